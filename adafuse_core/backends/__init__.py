@@ -1,0 +1,1 @@
+"""Where models run: token ids in, log-probabilities out."""

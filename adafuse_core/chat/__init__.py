@@ -1,0 +1,1 @@
+"""Conversations: messages, and each member's own template for them."""

@@ -1,0 +1,115 @@
+"""A conversation as plain values, from dictionaries in the form that OpenAI's API made common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from adafuse_core.errors import PromptError
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """An assistant's request to run a tool."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation.
+
+    Args:
+        role: `"system"`, `"user"`, `"assistant"` or `"tool"`.
+        content: Its text.
+        tool_calls: Of an assistant turn.
+        tool_call_id: Of a tool turn: the call it answers.
+        name: Of a tool turn: the tool that ran.
+    """
+
+    role: str
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def from_any(cls, value: Mapping[str, Any] | Message) -> Self:
+        """A message from itself or from a dictionary; unknown keys and roles raise `PromptError`."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise PromptError(f"got {value!r} as a message, expected a dict with 'role' and 'content'")
+        unknown = set(value) - {"role", "content", "tool_calls", "tool_call_id", "name"}
+        if unknown:
+            raise PromptError(f"unknown message keys {sorted(unknown)} in {dict(value)!r}")
+        role = value.get("role")
+        if role not in ROLES:
+            raise PromptError(f"got message role {role!r}, expected one of {', '.join(ROLES)}")
+        return cls(
+            role=role,
+            content=_text(value.get("content")),
+            tool_calls=tuple(_tool_call(call) for call in value.get("tool_calls") or ()),
+            tool_call_id=value.get("tool_call_id"),
+            name=value.get("name"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that chat templates read; absent parts are left out."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            message["name"] = self.name
+        return message
+
+
+def conversation(values: Sequence[Mapping[str, Any] | Message]) -> tuple[Message, ...]:
+    """The messages of a conversation, checked; an empty one raises `PromptError`."""
+    messages = tuple(Message.from_any(value) for value in values)
+    if not any(message.content.strip() or message.tool_calls for message in messages):
+        raise PromptError("the prompt is empty", hint="give at least one message with text")
+    return messages
+
+
+def _text(content: Any) -> str:
+    """Text of a message; content parts of type text are joined, others are refused."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        texts = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind != "text":
+                raise PromptError(f"got a content part of type {kind!r}, expected text", hint="members read text only")
+            texts.append(str(part["text"]))
+        return "".join(texts)
+    raise PromptError(f"got message content {content!r}, expected text")
+
+
+def _tool_call(value: Any) -> ToolCall:
+    if isinstance(value, ToolCall):
+        return value
+    function = value.get("function", value) if isinstance(value, Mapping) else {}
+    name, arguments = function.get("name"), function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError as error:
+            raise PromptError(f"the arguments of tool call {name!r} are not JSON: {arguments!r}") from error
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise PromptError(f"got {value!r} as a tool call, expected a name and a dict of arguments")
+    return ToolCall(name=name, arguments=arguments, id=value.get("id"))

@@ -1,0 +1,279 @@
+"""What a user can set: one frozen dataclass per noun, checked once, from arguments, dict or YAML.
+
+Defaults are written here and nowhere else; the command line and the adapters read them from these
+classes. Unknown options raise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from adafuse_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberConfig:
+    """One language model of the ensemble.
+
+    Args:
+        model: Hugging Face model name, local path, or `small:aspen` / `small:birch` for the models
+            shipped with this package.
+        name: Label in traces and errors. Default: the last part of `model`.
+        weight: Weight of this member's vote, > 0. Weights are normalised over the members.
+        revision: Branch, tag or commit of the model repository.
+        dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
+        device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
+        device_map: As in transformers (`"auto"` or a dict), in place of `device`.
+        attn_implementation: As in transformers (`"sdpa"`, `"eager"`, `"flash_attention_2"`, ...).
+        quantization_config: Options of a transformers quantization config, with `quant_method`.
+        trust_remote_code: As in transformers.
+        tokenizer: Name or path of the tokenizer, where it differs from `model`.
+        tokenizer_class: `"auto"` (transformers chooses) or `"file"` (exactly the `tokenizer.json`).
+        chat_template: Jinja template in place of the tokenizer's own.
+        template_kwargs: Variables handed to the chat template, such as `enable_thinking=False`.
+        end_tokens: Further token strings that end an answer, beside those the model declares.
+        context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
+        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`.
+    """
+
+    model: str
+    name: str | None = None
+    weight: float = 1.0
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    device_map: str | dict[str, Any] | None = None
+    attn_implementation: str | None = None
+    quantization_config: dict[str, Any] | None = None
+    trust_remote_code: bool = False
+    tokenizer: str | None = None
+    tokenizer_class: str = "auto"
+    chat_template: str | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    end_tokens: tuple[str, ...] = ()
+    context_window: int | None = None
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.model, str) and bool(self.model), "model", self.model, "a model name or path")
+        _expect_number("weight", self.weight, above=0.0)
+        _expect_choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32", "float64"))
+        _expect_choice("tokenizer_class", self.tokenizer_class, ("auto", "file"))
+        if self.device is not None and self.device_map is not None:
+            raise ConfigError(
+                f"device={self.device!r} and device_map={self.device_map!r} are both set",
+                member=self.label,
+                hint="set one of them",
+            )
+        if self.context_window is not None:
+            _expect_integer("context_window", self.context_window, at_least=1)
+        object.__setattr__(self, "end_tokens", _strings("end_tokens", self.end_tokens))
+
+    @property
+    def label(self) -> str:
+        """The name shown to people: `name`, or the last part of `model`."""
+        return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+
+    @property
+    def load_key(self) -> str:
+        """Identity of what is loaded: two configs with one key share one model in memory."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "weight")}
+        return json.dumps(values, sort_keys=True, default=repr)
+
+    def __hash__(self) -> int:
+        return hash((self.load_key, self.name, self.weight))
+
+    @classmethod
+    def from_any(cls, value: str | Path | Mapping[str, Any] | MemberConfig) -> Self:
+        """A config from a model name, a path, or a mapping of the fields above."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str | Path):
+            return cls(model=str(value))
+        if isinstance(value, Mapping):
+            return cls(**_known(cls, value, "member option"))
+        raise ConfigError(f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationParams:
+    """What may differ from call to call.
+
+    Args:
+        max_new_tokens: Longest answer, in tokens of the first member; the last word is cut where
+            the budget ends. None: until the members' context windows are full.
+        stop: Strings that end the answer. The first hit and all after it is left out.
+        temperature: 0 commits the best candidate. T > 0 draws it with probability proportional to
+            exp(-score / T) over the round's candidates (score: fused mean NLL, in nats per token).
+        seed: Makes the draws repeatable. None draws a fresh one.
+    """
+
+    max_new_tokens: int | None = 256
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None:
+            _expect_integer("max_new_tokens", self.max_new_tokens, at_least=1)
+        if self.seed is not None:
+            _expect_integer("seed", self.seed)
+        _expect_number("temperature", self.temperature, at_least=0.0)
+        object.__setattr__(self, "stop", _strings("stop", self.stop))
+        _expect(all(self.stop), "stop", self.stop, "non-empty strings")
+
+    def updated(self, options: Mapping[str, Any]) -> Self:
+        """A copy with some options changed; unknown ones raise `ConfigError`."""
+        return dataclasses.replace(self, **_known(type(self), options, "generation option"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleConfig:
+    """Members, the strategy that fuses them, and the defaults of generation.
+
+    Args:
+        members: At least one; model names, mappings or `MemberConfig`s. Names are made unique.
+        strategy: `"adafuse"`, or `"single"` for one member's plain greedy decoding.
+        tau: Confidence threshold (τ in the paper), 0..1: a member drafts on while its two likeliest
+            next tokens differ by at least this probability.
+        max_words: Most words a member drafts per round (M in the paper).
+        branches: First tokens tried where a member is unsure (B in the paper).
+        max_word_tokens: Most tokens one word may take before it is cut.
+        member: With `strategy="single"`, the name of the member that decodes. Default: the first.
+        generation: Defaults of `GenerationParams`.
+    """
+
+    members: tuple[MemberConfig, ...]
+    strategy: str = "adafuse"
+    tau: float = 0.7
+    max_words: int = 3
+    branches: int = 3
+    max_word_tokens: int = 24
+    member: str | None = None
+    generation: GenerationParams = field(default_factory=GenerationParams)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.members, str | Mapping) or not isinstance(self.members, Iterable):
+            raise ConfigError(f"got members={self.members!r}, expected a list of members")
+        members = _unique_names([MemberConfig.from_any(member) for member in self.members])
+        _expect(bool(members), "members", self.members, "at least one member")
+        object.__setattr__(self, "members", members)
+        if isinstance(self.generation, Mapping):
+            object.__setattr__(self, "generation", GenerationParams().updated(self.generation))
+        _expect_choice("strategy", self.strategy, ("adafuse", "single"))
+        _expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
+        _expect_integer("max_words", self.max_words, at_least=1)
+        _expect_integer("branches", self.branches, at_least=1)
+        _expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
+        names = tuple(member.label for member in members)
+        if self.member is not None:
+            _expect_choice("member", self.member, names)
+            if self.strategy != "single":
+                raise ConfigError(
+                    f"member={self.member!r} has no meaning for strategy {self.strategy!r}",
+                    hint="leave it out, or set strategy='single'",
+                )
+        if self.strategy == "single" and self.generation.temperature > 0:
+            raise ConfigError(
+                f"got temperature={self.generation.temperature} with strategy 'single', which has one candidate a round",
+                hint="temperature acts on the choice among candidates; use strategy='adafuse' or temperature=0",
+            )
+
+    @classmethod
+    def from_any(cls, value: Mapping[str, Any] | str | Path | EnsembleConfig) -> Self:
+        """A config from a mapping of the fields above, or the path of a YAML file holding one."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str | Path):
+            value = _read_yaml(Path(value))
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"got {value!r} as ensemble config, expected a mapping or the path of a YAML file")
+        options = _known(cls, value, "ensemble option")
+        if "members" not in options:
+            raise ConfigError("the ensemble config has no 'members'", hint="list at least one model name")
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON or YAML; `from_any` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't read ensemble config {str(path)!r}: {error.strerror}") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
+
+
+def _unique_names(members: list[MemberConfig]) -> tuple[MemberConfig, ...]:
+    """Number the members that would share a name: aspen, aspen-2, aspen-3."""
+    taken: set[str] = set()
+    named = []
+    for member in members:
+        label, number = member.label, 2
+        while label in taken:
+            label, number = f"{member.label}-{number}", number + 1
+        taken.add(label)
+        named.append(dataclasses.replace(member, name=label))
+    return tuple(named)
+
+
+def _known(cls: type[Any], options: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(cls)]
+    for option in options:
+        if option not in names:
+            close = difflib.get_close_matches(str(option), names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+            raise ConfigError(f"unknown {kind} {option!r}", hint=hint)
+    return dict(options)
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    values = (value,) if isinstance(value, str) else tuple(value)
+    _expect(all(isinstance(item, str) for item in values), name, value, "strings")
+    return values
+
+
+def _expect(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"got {name}={value!r}, expected {expected}")
+
+
+def _expect_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    _expect(value in choices, name, value, "one of " + ", ".join(map(repr, choices)))
+
+
+def _expect_integer(name: str, value: Any, *, at_least: int | None = None) -> None:
+    expected = "an integer" if at_least is None else f"an integer of at least {at_least}"
+    right = isinstance(value, int) and not isinstance(value, bool)
+    _expect(right and (at_least is None or value >= at_least), name, value, expected)
+
+
+def _expect_number(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None, at_most: float | None = None
+) -> None:
+    bounds = [f"above {above}"] * (above is not None) + [f"of at least {at_least}"] * (at_least is not None)
+    bounds += [f"of at most {at_most}"] * (at_most is not None)
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    holds = (
+        right
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most)
+    )
+    _expect(holds, name, value, " and ".join(["a number " + bounds[0], *bounds[1:]]))

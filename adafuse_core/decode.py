@@ -1,0 +1,46 @@
+"""The loop: play a round, let its safe text out, commit it, until a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from adafuse_core.config import GenerationParams
+from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+from adafuse_core.fusion import Chooser
+from adafuse_core.members.base import Prefix, WindowFull
+from adafuse_core.rounds import Usage
+from adafuse_core.stopping import StopMatcher
+from adafuse_core.strategies.base import Strategy
+
+
+def decode(prefixes: Sequence[Prefix], strategy: Strategy, params: GenerationParams) -> Iterator[Event]:
+    """Play rounds until a stop; yield text as soon as it is safe. The budget counts the first member's tokens."""
+    chooser = Chooser(params.temperature, params.seed)
+    stop = StopMatcher(params.stop)
+    reference, rounds = prefixes[0], 0
+    while not stop.reason:
+        try:
+            played = strategy.play(prefixes, chooser)
+        except WindowFull:
+            if text := stop.cut():
+                yield TextDelta(text=text)
+            break
+        rounds += 1
+        span = played.span
+        if params.max_new_tokens is not None:
+            span = reference.clip(span, params.max_new_tokens - reference.completion_tokens)
+        for prefix in prefixes:
+            prefix.commit(span)
+        spent = params.max_new_tokens is not None and reference.completion_tokens >= params.max_new_tokens
+        if text := stop.feed(span, out_of_budget=spent or span is not played.span):
+            yield TextDelta(text=text)
+        yield RoundDone(round=played)
+    yield Finished(reason=stop.reason or "length", stop=stop.hit, usage=_usage(prefixes, rounds))
+
+
+def _usage(prefixes: Sequence[Prefix], rounds: int) -> Usage:
+    return Usage(
+        prompt_tokens={prefix.name: prefix.prompt_tokens for prefix in prefixes},
+        completion_tokens={prefix.name: prefix.completion_tokens for prefix in prefixes},
+        rounds=rounds,
+    )

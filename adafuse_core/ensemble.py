@@ -1,0 +1,267 @@
+"""`Ensemble`: several language models that answer as one.
+
+Everything an application calls. Adapters join at `Ensemble.stream`; `generate` and `batch` fold it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from adafuse_core.chat.messages import Message, conversation
+from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.decode import decode
+from adafuse_core.errors import CancelledError, ConfigError, PromptError
+from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+from adafuse_core.members import registry
+from adafuse_core.members.base import Member, Prefix, Prompt
+from adafuse_core.rounds import Round, Usage
+from adafuse_core.small_models import NAMES
+from adafuse_core.strategies.base import build_strategy
+
+PromptLike = str | Sequence[Mapping[str, Any] | Message]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A whole answer.
+
+    Args:
+        text: The answer, exact to the byte.
+        reason: `"stop"` or `"length"`.
+        stop: The stop string that was hit, if one was.
+        usage: Tokens of prompt and answer per member.
+        rounds: The trace: every decision that was made.
+    """
+
+    text: str
+    reason: str
+    stop: str | None
+    usage: Usage
+    rounds: tuple[Round, ...]
+
+
+class Ensemble:
+    """Several models that decode together, word by word.
+
+    Nothing is loaded before the first use or `load()`; models are shared by all ensembles of the process.
+    Safe to use from many threads; copies and pickles carry the config only.
+
+    Args:
+        config: An `EnsembleConfig`, a mapping of its fields, or the path of a YAML file. Default: the
+            two small models shipped with the package.
+        members: Ready members in place of the config's, such as `ScriptedMember`s.
+        options: Fields of `EnsembleConfig` that override the config's.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
+        *,
+        members: Sequence[Member] | None = None,
+        **options: Any,
+    ) -> None:
+        if members is not None and config is None:
+            options["members"] = [MemberConfig(model=member.name, weight=member.weight) for member in members]
+        base = default_config() if config is None else EnsembleConfig.from_any(config)
+        self.config = EnsembleConfig.from_any({**_fields(base), **options})
+        self._strategy = build_strategy(self.config)
+        self._given = tuple(members) if members is not None else None
+        self._members: tuple[Member, ...] | None = self._given
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(cls, *models: str | Path | Mapping[str, Any] | MemberConfig, **options: Any) -> Self:
+        """Load an ensemble from model names, paths or member configs.
+
+        Example:
+            `Ensemble.from_pretrained("meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3")`
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+            ModelLoadError: A model can't be loaded.
+        """
+        return cls({"members": models, **options} if models else None, **({} if models else options)).load()
+
+    @classmethod
+    def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path) -> Self:
+        """An ensemble from a config, a mapping or a YAML file; models are loaded at first use."""
+        return cls(config)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The members, loaded now if they were not."""
+        with self._lock:
+            if self._members is None:
+                self._members = tuple(registry.acquire(member, self) for member in self.config.members)
+            return self._members
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' names, without loading them."""
+        return tuple(member.label for member in self.config.members)
+
+    def load(self) -> Self:
+        """Load all models now."""
+        _ = self.members
+        return self
+
+    def stream(
+        self,
+        prompt: PromptLike,
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        cancel: threading.Event | None = None,
+        **options: Any,
+    ) -> Iterator[Event]:
+        """Answer a prompt, event by event. Nothing runs before the first `next()`.
+
+        Closing the iterator frees its memory; setting `cancel` from any thread ends it within one step.
+
+        Args:
+            prompt: A plain text to continue, or the messages of a conversation.
+            tools: JSON schemas of tools, shown to each member by its own template.
+            cancel: Set it to stop.
+            options: Fields of `GenerationParams`.
+
+        Yields:
+            `TextDelta` and `RoundDone` events, and one `Finished` at the end.
+
+        Raises:
+            ConfigError: An option is unknown or out of range (at once, not at the first `next()`).
+            PromptError: The prompt is empty, or does not fit a member.
+            CancelledError: `cancel` was set.
+            MemberError: A member failed.
+        """
+        params = self.config.generation.updated(options)
+        if params.temperature > 0 and self.config.strategy == "single":
+            raise ConfigError(
+                f"got temperature={params.temperature} with strategy 'single', which has one candidate a round",
+                hint="use strategy='adafuse' or temperature=0",
+            )
+        return self._events(_checked(prompt), tools, cancel or threading.Event(), params)
+
+    def generate(self, prompt: PromptLike, **options: Any) -> Generation:
+        """The whole answer to a prompt; arguments and errors as of `stream`."""
+        return collect(self.stream(prompt, **options))
+
+    def batch(
+        self, prompts: Sequence[PromptLike], *, return_exceptions: bool = False, **options: Any
+    ) -> list[Generation] | list[Generation | Exception]:
+        """Answers to several prompts, in their order.
+
+        Args:
+            prompts: As of `stream`.
+            return_exceptions: Whether a failing prompt yields its exception in place of an answer.
+            options: As of `stream`, the same for all.
+        """
+        answers: list[Generation | Exception] = []
+        for prompt in prompts:
+            try:
+                answers.append(self.generate(prompt, **options))
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                answers.append(error)
+        return answers
+
+    def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
+        """Length of a prompt per member, each in its own tokens, template included."""
+        checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
+        return {member.name: member.count_tokens(checked, tools) for member in self.members}
+
+    @property
+    def context_window(self) -> int | None:
+        """The smallest context window of the members, each in its own tokens; None if all are unbounded."""
+        windows = [member.context_window for member in self.members if member.context_window is not None]
+        return min(windows) if windows else None
+
+    def supports_chat(self) -> bool:
+        """Whether every member has a chat template."""
+        return all(member.supports_chat() for member in self.members)
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded and how it runs, in plain values."""
+        return {
+            "strategy": self.config.strategy,
+            "tau": self.config.tau,
+            "max_words": self.config.max_words,
+            "branches": self.config.branches,
+            "members": [member.describe() for member in self.members],
+        }
+
+    def close(self) -> None:
+        """Give the models back; those that no other ensemble uses are freed. Use after it loads them again."""
+        with self._lock:
+            loaded, self._members = self._members, self._given
+        if loaded is not None and self._given is None:
+            for config in self.config.members:
+                registry.release(config, self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._given is not None:
+            raise TypeError("an ensemble of ready-made members can't be copied or pickled; build it from a config")
+        return type(self), (self.config,)
+
+    def __repr__(self) -> str:
+        return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy})"
+
+    def _events(
+        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, cancel: threading.Event, params: GenerationParams
+    ) -> Iterator[Event]:
+        prefixes: list[Prefix] = []
+        try:
+            for member in self._strategy.select(self.members):
+                prefixes.append(member.open(prompt, tools, self.config.max_word_tokens, cancel))
+            for event in decode(prefixes, self._strategy, params):
+                if cancel.is_set():
+                    raise CancelledError("the generation was cancelled")
+                yield event
+        finally:
+            for prefix in prefixes:
+                prefix.close()
+
+
+def collect(events: Iterator[Event]) -> Generation:
+    """Fold a stream into the whole answer."""
+    texts: list[str] = []
+    rounds: list[Round] = []
+    for event in events:
+        if isinstance(event, TextDelta):
+            texts.append(event.text)
+        elif isinstance(event, RoundDone):
+            rounds.append(event.round)
+        elif isinstance(event, Finished):
+            finished = event
+    return Generation(
+        text="".join(texts), reason=finished.reason, stop=finished.stop, usage=finished.usage, rounds=tuple(rounds)
+    )
+
+
+def default_config() -> EnsembleConfig:
+    """The two small models shipped with the package."""
+    return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
+
+
+def _fields(config: EnsembleConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def _checked(prompt: PromptLike) -> Prompt:
+    if isinstance(prompt, str):
+        if not prompt:
+            raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
+        return prompt
+    return conversation(prompt)

@@ -1,0 +1,78 @@
+"""Every error AdaFuse raises on purpose, each with a hint that says what to do.
+
+Messages say what was got, what was expected and which member it concerns. Nothing here knows how
+an error is shown; the command line prints `str(error)`.
+"""
+
+from __future__ import annotations
+
+
+class AdaFuseError(Exception):
+    """Base class of all errors raised by AdaFuse.
+
+    Args:
+        message: What was got and what was expected.
+        member: Name of the member concerned, if one is.
+        hint: What the user can do about it.
+    """
+
+    def __init__(self, message: str, *, member: str | None = None, hint: str | None = None) -> None:
+        self.message = message
+        self.member = member
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"member {self.member!r}: {self.message}" if self.member else self.message
+        return f"{text}\nHint: {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.member, self.hint)
+
+
+def _rebuild(kind: type[AdaFuseError], message: str, member: str | None, hint: str | None) -> AdaFuseError:
+    return kind(message, member=member, hint=hint)
+
+
+class ConfigError(AdaFuseError, ValueError):
+    """An option is unknown, or its value is out of range."""
+
+
+class ModelLoadError(AdaFuseError, RuntimeError):
+    """A model or its tokenizer could not be loaded."""
+
+
+class ModelNotFoundError(ModelLoadError):
+    """There is no model of that name or at that path."""
+
+
+class UnsupportedModelError(ModelLoadError):
+    """The model is no causal language model, or lacks what the strategy needs."""
+
+
+class TokenizerMismatchError(ModelLoadError):
+    """The loaded tokenizer disagrees with the `tokenizer.json` saved beside the model."""
+
+
+class PromptError(AdaFuseError, ValueError):
+    """The prompt is empty or has the wrong form."""
+
+
+class ContextOverflowError(PromptError):
+    """The prompt leaves no room in a member's context window."""
+
+
+class TemplateError(PromptError):
+    """A member's chat template can't express these messages."""
+
+
+class MemberError(AdaFuseError, RuntimeError):
+    """A member failed while it was drafting, scoring or committing."""
+
+
+class NonFiniteLogitsError(MemberError):
+    """A member's model returned NaN or infinite logits."""
+
+
+class CancelledError(AdaFuseError):
+    """The generation was cancelled from outside while a member was at work."""

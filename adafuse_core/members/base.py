@@ -1,0 +1,74 @@
+"""The seam between strategy and member: text and numbers. Ids, tensors and templates do not cross it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from adafuse_core.chat.messages import Message
+from adafuse_core.rounds import Draft, DraftPlan, Span
+
+Prompt = str | Sequence[Message]
+
+
+class WindowFull(Exception):
+    """A member's context window has no room for what comes next. The answer ends for its length."""
+
+
+class Prefix(Protocol):
+    """One member's view of prompt and committed text; it owns the memory of it."""
+
+    name: str
+    weight: float
+
+    def draft(self, plan: DraftPlan) -> Draft:
+        """Propose spans. Raises `WindowFull`."""
+
+    def score(self, spans: Sequence[Span]) -> list[float]:
+        """Mean NLL of each span in nats per own token. Raises `WindowFull`."""
+
+    def commit(self, span: Span) -> None:
+        """Extend the committed text."""
+
+    def clip(self, span: Span, tokens: int) -> Span:
+        """The longest beginning of the span that takes at most so many of this member's tokens."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt in own tokens."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Length of the committed text in own tokens."""
+
+    def close(self) -> None:
+        """Free the memory. May be called twice."""
+
+
+class Member(Protocol):
+    """One language model with its tokenizer."""
+
+    name: str
+    weight: float
+
+    def open(
+        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, max_word_tokens: int, cancel: threading.Event
+    ) -> Prefix:
+        """Render, encode and check a prompt. Nothing is computed by the model yet."""
+
+    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
+        """Length of a prompt in own tokens, template included."""
+
+    def supports_chat(self) -> bool:
+        """Whether the member has a chat template."""
+
+    @property
+    def context_window(self) -> int | None:
+        """Most tokens of prompt plus answer; None if unbounded."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts about the member, for people."""
+
+    def close(self) -> None:
+        """Free the model."""

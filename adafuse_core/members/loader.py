@@ -1,0 +1,206 @@
+"""Loads a member from its config: tokenizer, model, end tokens, and the checks that make it fit for an ensemble."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from adafuse_core import small_models
+from adafuse_core.backends.local import LocalBackend
+from adafuse_core.config import MemberConfig
+from adafuse_core.engine.forward import Model
+from adafuse_core.engine.selftest import is_causal
+from adafuse_core.errors import (
+    AdaFuseError,
+    ModelLoadError,
+    ModelNotFoundError,
+    TokenizerMismatchError,
+    UnsupportedModelError,
+)
+from adafuse_core.members.member import ModelMember
+from adafuse_core.text.tokens import Codec
+
+logger = logging.getLogger(__name__)
+
+_SMALL = "small:"
+_PROBES = (
+    "Hello world",
+    "Hello  world,   again",
+    "line one\nline two\r\n\n\tindented\n    four",
+    " leading and trailing ",
+    "1984 + 3.14 = 1987.14",
+    "don't (stop) [now] {ok} <a href='x'> a < b",
+    "Grüße aus Zürich, naïve façade, ½ €",
+    "日本語のテキスト。中文 한국어 ไทย",
+    "👩‍👩‍👧 🇩🇪 😀!",
+)
+
+
+def load_member(config: MemberConfig) -> ModelMember:
+    """Load tokenizer and model; the first failing check raises a `ModelLoadError` that names the member."""
+    name, source = config.label, _source(config.model)
+    try:
+        tokenizer = _load_tokenizer(config, source)
+        model = _load_model(config, source)
+    except AdaFuseError as error:
+        error.member = error.member or name
+        raise
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"can't load {config.model!r}: {_first_line(error)}",
+            member=name,
+            hint="give a Hugging Face model name that this machine can reach, or the path of a folder with config.json",
+        ) from error
+    except (ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelLoadError(f"can't load {config.model!r}: {_first_line(error)}", member=name) from error
+    _check_model(model, tokenizer, name)
+    window = _context_window(config, model)
+    return ModelMember(
+        name=name,
+        weight=config.weight,
+        tokenizer=tokenizer,
+        backend=LocalBackend(model, name=name, context_window=window),
+        end_ids=_end_ids(config, tokenizer, model, name),
+        context_window=window,
+        template_variables=config.template_kwargs,
+    )
+
+
+def _source(model: str) -> str:
+    if model.startswith(_SMALL):
+        return str(small_models.path(model.removeprefix(_SMALL)))
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if looks_like_path and not Path(model).expanduser().exists():
+        raise ModelNotFoundError(f"there is no folder {model!r}", hint="check the path")
+    return str(Path(model).expanduser()) if looks_like_path else model
+
+
+def _load_tokenizer(config: MemberConfig, source: str) -> Any:
+    name = _source(config.tokenizer) if config.tokenizer else source
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    options = {key: value for key, value in options.items() if value}
+    file = cached_file(name, "tokenizer.json", revision=config.revision, _raise_exceptions_for_missing_entries=False)
+    if config.tokenizer_class == "file":
+        if file is None:
+            raise ModelLoadError(f"{name!r} has no tokenizer.json", hint="set tokenizer_class='auto'")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UnsupportedModelError(
+            f"{type(tokenizer).__name__} is no fast tokenizer", hint="convert it to a tokenizer.json, or give another one"
+        )
+    if file is not None:
+        _check_against_file(tokenizer, Tokenizer.from_file(file))
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
+    codec = Codec(tokenizer)
+    lossy = [probe for probe in _PROBES if not codec.lossless(probe)]
+    if lossy:
+        logger.warning("the tokenizer of %r changes some texts, such as %r", config.label, lossy[0])
+    return tokenizer
+
+
+def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
+    """`AutoTokenizer` may put another class in place of the saved tokenizer, with other ids."""
+    saved.no_padding()
+    saved.no_truncation()
+    for probe in _PROBES:
+        expected = saved.encode(probe, add_special_tokens=False).ids
+        got = tokenizer(probe, add_special_tokens=False)["input_ids"]
+        if got != expected:
+            raise TokenizerMismatchError(
+                f"{type(tokenizer).__name__} encodes {probe!r} as {got[:12]}, its tokenizer.json as {expected[:12]}",
+                hint="set MemberConfig(tokenizer_class='file') to use the tokenizer.json as it is",
+            )
+
+
+def _load_model(config: MemberConfig, source: str) -> Model:
+    options: dict[str, Any] = {"dtype": config.dtype, "trust_remote_code": config.trust_remote_code}
+    for option in ("revision", "attn_implementation", "quantization_config", "device_map"):
+        if (value := getattr(config, option)) is not None:
+            options[option] = value
+    architecture = AutoConfig.from_pretrained(
+        source, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    if architecture.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
+            hint="members must be causal (decoder-only) language models",
+        )
+    if config.device_map is None:
+        options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Model(AutoModelForCausalLM.from_pretrained(source, **options, **config.model_kwargs))
+
+
+def _check_model(model: Model, tokenizer: Any, name: str) -> None:
+    rows = model.module.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise TokenizerMismatchError(
+            f"the tokenizer has ids up to {highest}, the model knows {rows}",
+            member=name,
+            hint="give the tokenizer that belongs to the model",
+        )
+    if not is_causal(model):
+        raise UnsupportedModelError(
+            "its predictions depend on later tokens, so it is no causal language model (encoder-only?)",
+            member=name,
+            hint="members must be causal (decoder-only) language models",
+        )
+
+
+def _context_window(config: MemberConfig, model: Model) -> int | None:
+    text_config = model.module.config.get_text_config()
+    declared = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+    windows = [window for window in (declared, config.context_window) if window]
+    return min(windows) if windows else None
+
+
+def _end_ids(config: MemberConfig, tokenizer: Any, model: Model, name: str) -> frozenset[int]:
+    """Every token that ends an answer: declared by model or tokenizer, written by the template, or given."""
+    declared = [tokenizer.eos_token_id, model.module.config.get_text_config().eos_token_id]
+    declared.append(getattr(model.module.generation_config, "eos_token_id", None))
+    ends: set[int] = set()
+    for value in declared:
+        ends |= set(value) if isinstance(value, list | tuple) else {value} - {None}
+    if (turn_end := _template_end(tokenizer)) is not None:
+        ends.add(turn_end)
+    vocab = tokenizer.get_vocab()
+    for token in config.end_tokens:
+        if token not in vocab:
+            raise ModelLoadError(f"end token {token!r} is not in the vocabulary", member=name)
+        ends.add(vocab[token])
+    if not ends:
+        raise UnsupportedModelError(
+            "neither model nor tokenizer declares an end token",
+            member=name,
+            hint="name one with MemberConfig(end_tokens=[...])",
+        )
+    return frozenset(ends)
+
+
+def _template_end(tokenizer: Any) -> int | None:
+    """The control token that the chat template writes after an assistant's turn."""
+    if not tokenizer.chat_template:
+        return None
+    answer = "adafuse-answer"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    with contextlib.suppress(jinja2.TemplateError, TypeError, ValueError, KeyError):
+        after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(answer)[2]
+        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        first = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"][:1]
+        return first[0] if first and first[0] in special else None
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

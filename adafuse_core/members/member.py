@@ -1,0 +1,397 @@
+"""A member on a backend: drafting, scoring and committing, written once for every backend.
+
+Texts are turned into ids by `text.tokens`, words are found by `members.writer`; the backend only ever
+sees ids. See `members.base` for the contract.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from adafuse_core.backends.base import Abilities, Backend, Ids, Step
+from adafuse_core.chat.templates import render_chat
+from adafuse_core.errors import (
+    AdaFuseError,
+    CancelledError,
+    ContextOverflowError,
+    MemberError,
+    PromptError,
+    TemplateError,
+)
+from adafuse_core.members.base import Prompt, WindowFull
+from adafuse_core.members.writer import Writer
+from adafuse_core.rounds import Draft, DraftPlan, Span
+from adafuse_core.text.tokens import Codec, Section, shared_length
+from adafuse_core.text.words import NewlineTail, WordRule
+
+_REMEMBERED = 2  # contexts kept per answer: the newest, and the one before it for a token on the seam
+
+
+class ModelMember:
+    """A language model with its tokenizer.
+
+    Args:
+        name: Label in traces and errors.
+        weight: Of its vote.
+        tokenizer: Fast transformers tokenizer.
+        backend: Its model.
+        end_ids: Tokens that end an answer.
+        context_window: Most tokens of prompt plus answer; None if unbounded.
+        template_variables: Handed to the chat template.
+        rule: Where words end.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        weight: float,
+        tokenizer: Any,
+        backend: Backend,
+        end_ids: frozenset[int],
+        context_window: int | None,
+        template_variables: dict[str, Any] | None = None,
+        rule: WordRule | None = None,
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.backend = backend
+        self.end_ids = end_ids
+        self.rule = rule or NewlineTail()
+        self._tokenizer = tokenizer
+        self._codec = Codec(tokenizer)
+        self._context_window = context_window
+        self._template_variables = template_variables or {}
+
+    @property
+    def context_window(self) -> int | None:
+        """Most tokens of prompt plus answer; None if unbounded."""
+        return self._context_window
+
+    def supports_chat(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return bool(self._tokenizer.chat_template)
+
+    def open(
+        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, max_word_tokens: int, cancel: threading.Event
+    ) -> ModelPrefix:
+        """Render, encode and check a prompt; the model computes nothing yet.
+
+        Raises:
+            PromptError: The prompt is empty.
+            TemplateError: The member has no chat template, or it can't render the messages.
+            ContextOverflowError: The prompt leaves no room for an answer.
+        """
+        ids, section = self._encode(prompt, tools)
+        if self._context_window is not None and len(ids) >= self._context_window:
+            raise ContextOverflowError(
+                f"the prompt has {len(ids)} tokens, the context window is {self._context_window}",
+                member=self.name,
+                hint="shorten the prompt, or leave this member out",
+            )
+        return ModelPrefix(self, ids, section, max_word_tokens, cancel)
+
+    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
+        """Length of a prompt in own tokens, template included."""
+        return len(self._encode(prompt, tools)[0]) if prompt else 0
+
+    def count_text_tokens(self, text: str) -> int:
+        """Length of a bare text in own tokens."""
+        return self._codec.count(text)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts about the member, for people."""
+        abilities: Abilities = self.backend.check()
+        return {
+            "name": self.name,
+            "weight": self.weight,
+            "context_window": self._context_window,
+            "vocab_size": abilities.vocab_size,
+            "dtype": abilities.dtype,
+            "device": abilities.device,
+            "cache": abilities.cache,
+            "end_tokens": [self._tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
+            "chat_template": self.supports_chat(),
+        }
+
+    def close(self) -> None:
+        """Free the model."""
+        self.backend.close()
+
+    def _encode(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None) -> tuple[Ids, Section]:
+        if isinstance(prompt, str):
+            if tools:
+                raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
+            encoded = self._codec.encode_prompt(prompt)
+        else:
+            encoded = self._codec.encode_rendered(self._render(prompt, tools))
+        if not encoded[0]:
+            raise PromptError("the prompt is empty", member=self.name, hint="give some text")
+        return encoded
+
+    def _render(self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> str:
+        if not self.supports_chat():
+            raise TemplateError(
+                "this member has no chat template, but messages were given",
+                member=self.name,
+                hint="give a plain string as prompt, or set MemberConfig(chat_template=...)",
+            )
+        return render_chat(
+            self._tokenizer,
+            messages,
+            tools=tools,
+            mark=self._codec.as_text,
+            variables=self._template_variables,
+            member=self.name,
+        )
+
+
+class ModelPrefix:
+    """Prompt and committed text as one member's ids.
+
+    The member keeps the ids it wrote itself where its own draft was committed; text by others is
+    encoded. So one member alone decodes exactly as its own greedy search does.
+    """
+
+    def __init__(
+        self, member: ModelMember, ids: Ids, section: Section, max_word_tokens: int, cancel: threading.Event
+    ) -> None:
+        self.name = member.name
+        self.weight = member.weight
+        self._member = member
+        self._section = section
+        self._max_word_tokens = max_word_tokens
+        self._cancel = cancel
+        self._ids = ids  # prompt and answer
+        self._prompt_length = len(ids)
+        self._text = ""  # of the answer
+        self._drafted: dict[Span, Ids] = {}  # own ids of this round's spans
+        self._remembered: deque[Ids] = deque()
+        self._remember(ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt in own tokens."""
+        return self._prompt_length
+
+    @property
+    def completion_tokens(self) -> int:
+        """Length of the committed text in own tokens."""
+        return max(0, len(self._ids) - self._prompt_length)
+
+    def draft(self, plan: DraftPlan) -> Draft:
+        """Write words while confident, branch at the first unsure one; see the rule in docs/architecture.md.
+
+        Raises:
+            WindowFull: No token more fits.
+        """
+        with self._blame("drafting"):
+            self._drafted = {}
+            ids, ended, unsure, margins = self._confident_run(plan)
+            if unsure is None:
+                spans = [self._span(ids, ended)]
+            else:
+                spans = [self._span(*variant) for variant in self._branch(ids, unsure.ids[: plan.branches])]
+            return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
+
+    def score(self, spans: Sequence[Span]) -> list[float]:
+        """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own.
+
+        Raises:
+            WindowFull: A span does not fit.
+        """
+        with self._blame("scoring"):
+            means: list[float | None] = [None] * len(spans)
+            groups: dict[Ids, list[int]] = {}
+            written = [self._section.extend(self._ids, self._text, span.text) for span in spans]
+            for index, (context, _) in enumerate(written):
+                groups.setdefault(context, []).append(index)
+            for context, members in groups.items():
+                pairs = [(written[index][1], spans[index].ends) for index in members]
+                for index, mean in zip(members, self._mean_nlls(context, pairs), strict=True):
+                    means[index] = mean
+            return [mean for mean in means if mean is not None]
+
+    def commit(self, span: Span) -> None:
+        """Extend the committed text."""
+        with self._blame("committing"):
+            self._ids = self._ids_after(span)
+            self._text += span.text
+            self._drafted = {}
+            self._remember(self._ids)
+
+    def clip(self, span: Span, tokens: int) -> Span:
+        """The longest beginning of the span that takes at most so many tokens; whole characters only."""
+        ids = self._ids_after(span)
+        excess = len(ids) - len(self._ids) - tokens
+        if excess <= 0:
+            return span
+        kept = shared_length(self._ids, ids)
+        seam = self._section.decode(ids[:kept], self._ids[kept:], opens=False)  # what a straddling token rewrites
+        for length in range(len(ids) - excess, kept, -1):
+            text = self._section.decode(ids[:kept], ids[kept:length], opens=not self._text)
+            if text.startswith(seam) and span.text.startswith(text[len(seam) :]):
+                clipped = Span(text=text[len(seam) :])
+                if kept == len(self._ids):
+                    self._drafted.setdefault(clipped, ids[kept:length])
+                return clipped
+        return Span(text="")
+
+    def close(self) -> None:
+        """Free the memory. May be called twice."""
+        while self._remembered:
+            self._member.backend.forget(self._remembered.popleft())
+
+    def _confident_run(self, plan: DraftPlan) -> tuple[Ids, bool, Step | None, list[float]]:
+        """The greedy words up to M, to the end of the answer, or to the first unsure word.
+
+        Returns:
+            Their ids, whether the answer ends after them, the unsure step if there is one, and the
+            margins that were looked at.
+        """
+        writer = self._writer()
+        margins: list[float] = []
+        goal = plan.max_words
+        unsure: Step | None = None
+
+        def until(_: int, steps: list[Step]) -> bool:
+            nonlocal goal, unsure
+            self._check_cancel()
+            writer.push(steps[-1].ids[0])
+            while len(margins) < goal and len(margins) <= writer.words and writer.word_starts[len(margins)] < len(steps):
+                step = steps[writer.word_starts[len(margins)]]
+                margins.append(_margin(step))
+                if margins[-1] < plan.tau:
+                    if plan.branches > 1:
+                        unsure = step
+                        return True
+                    goal = len(margins)  # one branch is the greedy word itself: finish it and stop
+            return writer.ended or writer.words >= goal
+
+        longest = (goal + 1) * (self._max_word_tokens + 4)
+        self._member.backend.draft([self._ids], min(longest, self._room()), max(2, plan.branches), until)
+        if unsure is not None:
+            return tuple(writer.ids[: writer.word_starts[len(margins) - 1]]), False, unsure, margins
+        return *self._finished(writer, goal), None, margins
+
+    def _branch(self, ids: Ids, tokens: Ids) -> list[tuple[Ids, bool]]:
+        """Variants that begin with each token and finish its word greedily: ids, and whether the answer ends."""
+        variants: dict[int, tuple[Ids, bool]] = {}
+        writers: dict[int, Writer] = {}
+        for branch, token in enumerate(tokens):
+            if token in self._member.end_ids:
+                variants[branch] = (ids, True)
+            else:
+                writers[branch] = self._writer(ids)
+                writers[branch].push(token)
+        rows = list(writers)
+
+        def until(row: int, steps: list[Step]) -> bool:
+            self._check_cancel()
+            writer = writers[rows[row]]
+            writer.push(steps[-1].ids[0])
+            return writer.ended or writer.words >= 1
+
+        room = self._room() - len(ids) - 1
+        if rows and room > 0:
+            contexts = [(*self._ids, *writers[branch].ids) for branch in rows]
+            self._member.backend.draft(contexts, min(2 * self._max_word_tokens, room), 1, until)
+        variants |= {branch: self._finished(writer, 1) for branch, writer in writers.items()}
+        return [variants[branch] for branch in sorted(variants)]
+
+    def _finished(self, writer: Writer, words: int) -> tuple[Ids, bool]:
+        """What a continuation proposes once it stopped, and whether the answer ends after it."""
+        if writer.words >= words:
+            return tuple(writer.ids[: writer.word_starts[words]]), False
+        if writer.at_end:
+            return tuple(writer.ids), True
+        if writer.words:
+            return tuple(writer.ids[: writer.word_starts[-1]]), False
+        return tuple(writer.ids), not writer.text(len(writer.ids))  # nothing visible in all that room: an end
+
+    def _writer(self, start: Ids = ()) -> Writer:
+        return Writer(self._decode, self._member.rule, self._member.end_ids, self._max_word_tokens, start)
+
+    def _decode(self, ids: Ids) -> str:
+        return self._section.decode(self._ids, ids, opens=not self._text)
+
+    def _span(self, ids: Ids, ends: bool) -> Span:
+        span = Span(text=self._decode(ids), ends=ends)
+        self._drafted.setdefault(span, ids)
+        return span
+
+    def _ids_after(self, span: Span) -> Ids:
+        drafted = self._drafted.get(span)
+        if drafted is not None:
+            return self._ids + drafted
+        context, ids = self._section.extend(self._ids, self._text, span.text)
+        return context + ids
+
+    def _mean_nlls(self, context: Ids, pairs: Sequence[tuple[Ids, bool]]) -> list[float]:
+        """Mean NLL of each continuation; ending counts as one token, whichever of the end tokens it is."""
+        self._check_cancel()
+        ends = sorted(self._member.end_ids)
+        requests: list[Ids] = []
+        for ids, ending in pairs:
+            requests += [(*ids, end) for end in ends] if ending else [ids]
+        window = self._member.context_window
+        if window is not None and len(context) + max(map(len, requests)) > window:
+            raise WindowFull
+        answers = iter(self._member.backend.score(context, requests))
+        means = []
+        for _, ending in pairs:
+            logprobs = next(answers)
+            if ending:
+                last = [logprobs[-1], *(next(answers)[-1] for _ in ends[1:])]
+                logprobs = [*logprobs[:-1], _logsumexp(last)]
+            means.append(-math.fsum(logprobs) / len(logprobs) if logprobs else 0.0)
+        return means
+
+    def _room(self) -> int:
+        """Tokens that still fit into the context window."""
+        window = self._member.context_window
+        if window is None:
+            return 1 << 30
+        if len(self._ids) >= window:
+            raise WindowFull
+        return window - len(self._ids)
+
+    def _remember(self, ids: Ids) -> None:
+        self._member.backend.remember(ids)
+        self._remembered.append(ids)
+        if len(self._remembered) > _REMEMBERED:
+            self._member.backend.forget(self._remembered.popleft())
+
+    def _check_cancel(self) -> None:
+        if self._cancel.is_set():
+            raise CancelledError("the generation was cancelled", member=self.name)
+
+    @contextmanager
+    def _blame(self, work: str) -> Iterator[None]:
+        """Name the member in whatever goes wrong."""
+        try:
+            yield
+        except WindowFull:
+            raise
+        except AdaFuseError as error:
+            error.member = error.member or self.name
+            raise
+        except Exception as error:
+            raise MemberError(f"failed while {work}: {type(error).__name__}: {error}", member=self.name) from error
+
+
+def _margin(step: Step) -> float:
+    """Top-1 minus top-2 probability (Δ in the paper)."""
+    if len(step.logprobs) < 2:
+        return 1.0
+    return math.exp(step.logprobs[0]) - math.exp(step.logprobs[1])
+
+
+def _logsumexp(logprobs: Sequence[float]) -> float:
+    highest = max(logprobs)
+    return highest + math.log(math.fsum(math.exp(value - highest) for value in logprobs))

@@ -1,0 +1,59 @@
+"""Loaded models, shared by the whole process: two ensembles that name the same model share its weights.
+
+The only module state of the library. Configs travel (copy, pickle, other threads), models stay here.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import defaultdict
+from weakref import WeakSet
+
+from adafuse_core.config import MemberConfig
+from adafuse_core.members.base import Member
+
+_members: dict[str, Member] = {}
+_users: defaultdict[str, WeakSet[object]] = defaultdict(WeakSet)
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_guard = threading.Lock()
+
+
+def acquire(config: MemberConfig, user: object) -> Member:
+    """The member of a config, loaded at the first call for its model.
+
+    Args:
+        config: What to load.
+        user: Who uses it; the model stays loaded while a user lives that has not released it.
+    """
+    key = config.load_key
+    with _guard:
+        lock = _locks[key]
+    with lock:  # loading one model does not hold up another
+        if key not in _members:
+            from adafuse_core.members.loader import load_member
+
+            _members[key] = load_member(config)
+        with _guard:
+            _users[key].add(user)
+        member = copy.copy(_members[key])
+    member.name, member.weight = config.label, config.weight
+    return member
+
+
+def release(config: MemberConfig, user: object) -> None:
+    """Give a member back; its model is freed once nobody uses it."""
+    key = config.load_key
+    with _guard:
+        lock = _locks[key]
+    with lock:
+        with _guard:
+            _users[key].discard(user)
+            unused = not _users[key]
+        if unused and key in _members:
+            _members.pop(key).close()
+
+
+def loaded() -> int:
+    """Number of models in memory."""
+    return len(_members)

@@ -1,0 +1,94 @@
+"""Follows one greedy continuation, token by token, and says where its words end.
+
+A word ends at the first token boundary that is also a word boundary of the text: nothing is cut
+inside a token, inside a word or inside a UTF-8 character. A word of `max_word_tokens` tokens is cut
+where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adafuse_core.text.tokens import INCOMPLETE, Ids
+from adafuse_core.text.words import WordRule, is_blank
+
+_LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
+
+
+class Writer:
+    """The words of one continuation.
+
+    Args:
+        decode: Text of the tokens written so far.
+        rule: Where words end.
+        end_ids: Tokens that end an answer.
+        max_word_tokens: Where a word without end is cut.
+        start: Tokens already written before the first word to be found.
+
+    Attributes:
+        ids: All tokens written, `start` first; an end token is not among them.
+        word_starts: Index in `ids` of each word's first token; the last word may be unfinished.
+        ended: Whether the answer ends after `ids`.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Ids], str],
+        rule: WordRule,
+        end_ids: frozenset[int],
+        max_word_tokens: int,
+        start: Ids = (),
+    ) -> None:
+        self._decode = decode
+        self._rule = rule
+        self._end_ids = end_ids
+        self._max_word_tokens = max_word_tokens
+        self._texts = [decode(start[:length]) for length in range(len(start) + 1)]  # by number of tokens
+        self.ids = list(start)
+        self.word_starts = [len(start)]
+        self.ended = False
+
+    def push(self, token: int) -> None:
+        """Write one more token, which may be an end token."""
+        if token in self._end_ids:
+            self.ended = True
+        else:
+            self.ids.append(token)
+            self._texts.append(self._decode(tuple(self.ids)))
+        while (end := self._word_end()) is not None:
+            self.word_starts.append(end)
+
+    def text(self, length: int) -> str:
+        """Text of the first `length` tokens."""
+        return self._texts[length]
+
+    @property
+    def words(self) -> int:
+        """Number of words that are complete."""
+        return len(self.word_starts) - 1
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing but blanks is left before the end of the answer."""
+        return self.ended and is_blank(self._since_word_start(len(self.ids)))
+
+    def _word_end(self) -> int | None:
+        """Index after the last token of the word that is being written, if it is complete."""
+        start, here = self.word_starts[-1], len(self.ids)
+        if start == here:
+            return None
+        word = self._since_word_start(here)
+        ends = self._rule.ends(word, final=self.ended)
+        if self.ended and ends:
+            ends.append(len(word))
+        for length in range(start + 1, here + 1):
+            text = self._texts[length]
+            whole = not text.endswith(INCOMPLETE) or (self.ended and length == here)
+            if whole and len(text) - len(self._texts[start]) in ends and self._texts[here].startswith(text):
+                return length
+        too_long = here - start >= self._max_word_tokens
+        cuttable = not word.endswith(INCOMPLETE) or here - start >= self._max_word_tokens + _LONGEST_CHARACTER - 1
+        return here if too_long and cuttable and word and not self.ended else None
+
+    def _since_word_start(self, length: int) -> str:
+        return self._texts[length][len(self._texts[self.word_starts[-1]]) :]

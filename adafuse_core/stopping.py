@@ -1,0 +1,52 @@
+"""When an answer is over, and which of its text is safe to show before."""
+
+from __future__ import annotations
+
+from adafuse_core.rounds import Span
+
+
+class StopMatcher:
+    """Finds stop strings in a growing text, also across spans.
+
+    Text that may be the beginning of a stop string is held back until it is known not to be one.
+
+    Args:
+        stop: Strings that end the answer; they and all after them are left out.
+
+    Attributes:
+        reason: `"stop"` or `"length"` once the answer is over, else None.
+        hit: The stop string that ended it, if one did.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self._stop = stop
+        self._held = ""
+        self.reason: str | None = None
+        self.hit: str | None = None
+
+    def feed(self, span: Span, *, out_of_budget: bool = False) -> str:
+        """Take the next span; returns the text that is safe to show now."""
+        text = self._held + span.text
+        hits = [(text.find(stop), -len(stop), stop) for stop in self._stop if stop in text]
+        if hits:
+            position, _, self.hit = min(hits)
+            self.reason, self._held = "stop", ""
+            return text[:position]
+        if span.ends or out_of_budget:
+            self.reason = "stop" if span.ends else "length"
+        keep = 0 if self.reason else self._hold(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def cut(self) -> str:
+        """End the answer for its length; returns what was held back."""
+        held, self._held, self.reason = self._held, "", "length"
+        return held
+
+    def _hold(self, text: str) -> int:
+        """Length of the longest end of `text` that a stop string begins with."""
+        longest = min(len(text), max(map(len, self._stop), default=0))
+        return next((size for size in range(longest, 0, -1) if self._begins_stop(text[-size:])), 0)
+
+    def _begins_stop(self, ending: str) -> bool:
+        return any(stop.startswith(ending) for stop in self._stop)

@@ -1,0 +1,39 @@
+"""AdaFuse (arXiv 2601.06022): draft while confident, branch where unsure, commit the best-scored candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adafuse_core.fusion import Chooser, fuse, pool
+from adafuse_core.members.base import Member, Prefix
+from adafuse_core.rounds import DraftPlan, Round
+
+
+class AdaFuse:
+    """The rule of the paper, with the decisions of docs/architecture.md where it is silent.
+
+    Args:
+        tau: Confidence threshold (τ).
+        max_words: Most words drafted per round (M).
+        branches: First tokens tried where a member is unsure (B).
+    """
+
+    def __init__(self, *, tau: float, max_words: int, branches: int) -> None:
+        self._plan = DraftPlan(tau=tau, max_words=max_words, branches=branches)
+
+    def select(self, members: Sequence[Member]) -> Sequence[Member]:
+        """All of them."""
+        return members
+
+    def play(self, prefixes: Sequence[Prefix], chooser: Chooser) -> Round:
+        """Draft, pool, score, choose."""
+        drafts = tuple(prefix.draft(self._plan) for prefix in prefixes)
+        candidates = pool(drafts)
+        if len(candidates) == 1:
+            return Round(drafts=drafts, candidates=candidates, scores=(), fused=(), chosen=0)
+        spans = [candidate.span for candidate in candidates]
+        scores = tuple(zip(*(prefix.score(spans) for prefix in prefixes), strict=True))
+        fused = fuse(scores, [prefix.weight for prefix in prefixes])
+        return Round(
+            drafts=drafts, candidates=candidates, scores=scores, fused=fused, chosen=chooser.choose(fused)
+        )

@@ -1,0 +1,188 @@
+"""Text to token ids and back, exactly, with one tokenizer.
+
+What makes this more than `tokenizer.encode`:
+
+- An answer is encoded *in the place where it stands*: together with the end of the prompt, because
+  tokens may straddle the seam and some tokenizers treat the start of a text in a special way.
+- Control tokens (`</s>`, `<|im_end|>`) are made by templates only. The same characters in a
+  message or in an answer are plain text.
+- Decoding uses the tokens before as left context, and knows when a character is still incomplete.
+
+No model is needed here, and no member is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import regex
+from tokenizers import AddedToken, Tokenizer
+
+Ids = tuple[int, ...]
+
+INCOMPLETE = "\ufffd"  # what decoders write for a character whose last bytes are still to come
+_WINDOW = 8  # tokens of left context for decoding
+_SECRET = secrets.token_hex(8)  # so that no prompt can contain the marks below
+_SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"
+_TEXT_OPEN = f"\uf8fftext-{_SECRET}\uf8ff"
+_TEXT_CLOSE = f"\uf8ffcontrol-{_SECRET}\uf8ff"
+
+
+class Codec:
+    """One tokenizer's way between text and ids.
+
+    Args:
+        tokenizer: A fast transformers tokenizer. It is copied, never changed.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._parsing = _copy(tokenizer)
+        self._plain = _copy(tokenizer)
+        self._plain.encode_special_tokens = True  # control tokens in text stay text
+        added = tokenizer.added_tokens_decoder
+        self.special_ids = frozenset(index for index, token in added.items() if token.special)
+        contents = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        self._control = regex.compile("|".join(map(regex.escape, contents)) if contents else r"(?!)")
+        self._dummy_blank = self._parsing.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
+
+    def encode_prompt(self, text: str) -> tuple[Ids, Section]:
+        """Ids of a plain prompt with the tokenizer's own opening tokens, and where its answer stands.
+
+        Control tokens written in the prompt are honoured: this is the way to bring one's own template.
+        """
+        body = self._parsing.encode(text, add_special_tokens=False)
+        whole = self._parsing.encode(text, add_special_tokens=True).ids
+        opening = next((i for i in range(len(whole)) if whole[i : i + len(body.ids)] == body.ids), 0)
+        ids = (*whole[:opening], *body.ids)
+        return ids, self._section(ids, text, body, after_text=False, lead="")
+
+    def encode_rendered(self, rendered: str) -> tuple[Ids, Section]:
+        """Ids of a rendered chat template (nothing is added), and where its answer stands.
+
+        Args:
+            rendered: Template output; what `as_text` marked is encoded as plain text.
+        """
+        ids: list[int] = []
+        for index, piece in enumerate(regex.split(f"{_TEXT_OPEN}(.*?){_TEXT_CLOSE}", rendered, flags=regex.S)):
+            tokenizer = self._plain if index % 2 else self._parsing
+            encoding = tokenizer.encode(piece if index == 0 else _SECTION + piece, add_special_tokens=False)
+            ids += encoding.ids[index > 0 :]
+        text = piece if index == 0 else _SECTION + piece
+        lead = " " if self._dummy_blank and not rendered[-1:].isspace() else ""
+        return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, lead=lead)
+
+    def as_text(self, value: Any) -> Any:
+        """Mark the control tokens in all strings of a JSON-like value, so that they are encoded as text."""
+        if isinstance(value, str):
+            return self._control.sub(lambda match: f"{_TEXT_OPEN}{match.group()}{_TEXT_CLOSE}", value)
+        if isinstance(value, dict):
+            return {key: self.as_text(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.as_text(item) for item in value]
+        return value
+
+    def decode(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """Text of `ids` standing after the ids `before`. Control tokens have no text."""
+        visible = [index for index in ids if index not in self.special_ids]
+        for width in (_WINDOW, 4 * _WINDOW):
+            window = list(before[-width:])
+            base = self._parsing.decode(window, skip_special_tokens=False)
+            if INCOMPLETE not in base:
+                break
+        text = self._parsing.decode(window + visible, skip_special_tokens=False)
+        return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
+
+    def count(self, text: str) -> int:
+        """Number of tokens of a plain text."""
+        return len(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def lossless(self, text: str) -> bool:
+        """Whether a text survives encoding and decoding to the byte."""
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        return str(self._parsing.decode(ids, skip_special_tokens=False)) == text
+
+    def _section(self, ids: Ids, text: str, encoding: Any, *, after_text: bool, lead: str) -> Section:
+        """The stretch of `text` after its last control token."""
+        starts = [end for index, (_, end) in zip(encoding.ids, encoding.offsets, strict=True) if index in self.special_ids]
+        opening = text[starts[-1] :] if starts else text.removeprefix(_SECTION)
+        at_start = not starts and not after_text
+        tail = self._encode_section(opening, at_start)
+        if ids[len(ids) - len(tail) :] != tail:  # this tokenizer looks across sections: let the answer stand alone
+            opening, at_start, tail = "", False, ()
+        return Section(self, ids[: len(ids) - len(tail)], opening, at_start, lead)
+
+    def _encode_section(self, text: str, at_start: bool) -> Ids:
+        if at_start:
+            return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        return tuple(self._plain.encode(_SECTION + text, add_special_tokens=False).ids[1:])
+
+
+class Section:
+    """The last stretch of a prompt without control tokens, in which the answer grows.
+
+    Args:
+        codec: The tokenizer.
+        head: Ids before the stretch.
+        opening: Its text.
+        at_start: Whether it is the very start of the text.
+        lead: A blank that belongs between opening and answer and is no part of the answer:
+            tokenizers of the SentencePiece kind put it before the first word.
+    """
+
+    def __init__(self, codec: Codec, head: Ids, opening: str, at_start: bool, lead: str) -> None:
+        self._codec = codec
+        self._head = head
+        self._opening = opening
+        self._at_start = at_start
+        self._lead = lead
+        self.encode = functools.lru_cache(maxsize=64)(self._encode)
+
+    def _encode(self, answer: str) -> Ids:
+        """Ids of prompt and answer, as the tokenizer writes them."""
+        text = self._opening + (self._lead + answer if answer else "")
+        return self._head + self._codec._encode_section(text, self._at_start)
+
+    def decode(self, kept: Sequence[int], ids: Sequence[int], *, opens: bool) -> str:
+        """Text of `ids` after the kept ids; where they open the answer the lead is not theirs."""
+        text = self._codec.decode(kept, ids)
+        return text.removeprefix(self._lead) if opens else text
+
+    def extend(self, kept: Ids, answer: str, addition: str) -> tuple[Ids, Ids]:
+        """Where and how `addition` is written after `answer`.
+
+        Args:
+            kept: The ids in use for prompt and answer. They may differ from the tokenizer's own
+                where the model wrote them itself.
+            answer: The committed text.
+            addition: New text.
+
+        Returns:
+            `(context, ids)`: the ids of answer plus addition, split at the first one that differs
+            from those of the answer alone. Usually `context` is `kept`; where a token straddles
+            the seam, or `kept` ends unlike the tokenizer would end it, it is shorter.
+        """
+        old, new = self.encode(answer), self.encode(answer + addition)
+        shared = shared_length(old, new)
+        dropped = old[shared:]
+        if not dropped:
+            return kept, new[shared:]
+        if kept[len(kept) - len(dropped) :] == dropped:
+            return kept[: len(kept) - len(dropped)], new[shared:]
+        return new[:shared], new[shared:]
+
+
+def shared_length(first: Ids, second: Ids) -> int:
+    """Length of the common beginning of two id sequences."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _copy(tokenizer: Any) -> Tokenizer:
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.add_tokens([AddedToken(_SECTION, normalized=False, special=False)])
+    return copy

@@ -1,0 +1,166 @@
+"""The decoding rule, written as plainly as it can be: no cache, no batch, float64, one token at a time.
+
+Every distribution comes from a fresh forward pass over the whole context (equal contexts are looked up).
+The product must give the very same text.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adafuse_core.text.words import NewlineTail, is_blank
+
+Candidate = tuple[str, bool]  # text, and whether the answer ends after it
+CAP = 24  # most tokens of one word
+
+
+class OracleMember:
+    def __init__(self, path, end_ids):
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+        self.ends = end_ids
+        self.special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        self.memo = {}
+
+    def start(self, prompt):
+        chat = not isinstance(prompt, str)
+        self.prompt = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if chat else prompt
+        self.bos = self.tokenizer(self.prompt, add_special_tokens=not chat)["input_ids"]
+        bare = self.tokenizer(self.prompt, add_special_tokens=False)["input_ids"]
+        self.bos = self.bos[: len(self.bos) - len(bare)]
+        marks_spaces = self.tokenizer.convert_ids_to_tokens(self.tokenizer("a", add_special_tokens=False)["input_ids"])[0][0] == "▁"
+        self.lead = " " if chat and marks_spaces and not self.prompt[-1].isspace() else ""
+        self.text = ""
+        self.ids = self.encode("")
+        self.begin = len(self.ids)
+
+    def encode(self, text):
+        return self.bos + self.tokenizer(self.prompt + (self.lead + text if text else ""), add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids):
+        """Text of ids after the committed ones."""
+        visible = [i for i in ids if i not in self.special]
+        before, whole = self.tokenizer.decode(self.ids), self.tokenizer.decode(self.ids + visible)
+        # A stray byte may spoil the characters before it; those are committed, so it is shown alone.
+        text = whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(visible)
+        return text if self.text else text.removeprefix(self.lead)
+
+    def logprobs(self, ids):
+        if tuple(ids) not in self.memo:
+            with torch.no_grad():
+                logits = self.model(torch.tensor([ids])).logits[0, -1]
+            self.memo[tuple(ids)] = torch.log_softmax(logits, -1)
+        return self.memo[tuple(ids)]
+
+    def likeliest(self, ids, count):
+        values, index = torch.sort(self.logprobs(ids), descending=True, stable=True)
+        return index[:count].tolist(), values[:count].tolist()
+
+    def draft(self, tau, max_words, branches) -> list[Candidate]:
+        run = []
+        self.own = {}
+        for _ in range(max_words):
+            tokens, values = self.likeliest(self.ids + run, max(2, branches))
+            if math.exp(values[0]) - math.exp(values[1]) < tau:
+                return [self.propose(*self.word(run, token)) for token in tokens[:branches]]
+            run, ended = self.word(run, tokens[0])
+            if ended:
+                return [self.propose(run, True)]
+        return [self.propose(run, False)]
+
+    def word(self, run, first):
+        """`run` and the greedy word that begins with token `first`; and whether the answer ends there."""
+        if first in self.ends:
+            return run, True
+        out = [*run, first]
+        while True:
+            if (end := self.word_end(run, out, final=False)) is not None:
+                return out[:end], False
+            size, text = len(out) - len(run), self.decode(out)[len(self.decode(run)) :]
+            if text and size >= CAP and (not text.endswith("\ufffd") or size >= CAP + 3):
+                return out, False
+            token = self.likeliest(self.ids + out, 1)[0][0]
+            if token in self.ends:
+                end = self.word_end(run, out, final=True)
+                return (out, True) if end is None else (out[:end], False)
+            out.append(token)
+
+    def word_end(self, run, out, final):
+        """The first token boundary after `run` that is a word boundary too."""
+        start, whole = len(self.decode(run)), self.decode(out)
+        ends = NewlineTail().ends(whole[start:], final=final)
+        for length in range(len(run) + 1, len(out) + 1):
+            text = self.decode(out[:length])
+            last = final and length == len(out)
+            on_word = len(text) - start in ends or (last and ends)
+            if on_word and (last or not text.endswith("\ufffd")) and whole.startswith(text):
+                return length
+        return None
+
+    def propose(self, ids, ended) -> Candidate:
+        candidate = (self.decode(ids), ended)
+        self.own.setdefault(candidate, ids)
+        return candidate
+
+    def place(self, text):
+        """Context and ids of `text` after the committed text: from the first id that differs."""
+        old, new = self.encode(self.text), self.encode(self.text + text)
+        same = 0
+        while same < min(len(old), len(new)) and old[same] == new[same]:
+            same += 1
+        dropped = old[same:]
+        if self.ids[len(self.ids) - len(dropped) :] == dropped:
+            return self.ids[: len(self.ids) - len(dropped)], new[same:]
+        return new[:same], new[same:]
+
+    def score(self, candidate: Candidate):
+        text, ended = candidate
+        context, ids = self.place(text)
+        values = [self.logprobs(context + ids[:i])[token].item() for i, token in enumerate(ids)]
+        if ended:
+            values.append(torch.logsumexp(self.logprobs(context + ids)[sorted(self.ends)], 0).item())
+        return -sum(values) / len(values) if values else 0.0
+
+    def commit(self, candidate: Candidate):
+        if candidate in self.own:
+            self.ids = self.ids + self.own[candidate]
+        else:
+            self.ids = sum(self.place(candidate[0]), [])
+        self.text += candidate[0]
+
+
+def oracle_text(members, prompt, *, tau, max_words, branches, max_new_tokens):
+    """The answer by the rule, cut where the first member has written `max_new_tokens`."""
+    for member in members:
+        member.start(prompt)
+    first = members[0]
+    while True:
+        pool = list(dict.fromkeys(c for member in members for c in member.draft(tau, max_words, branches)))
+        best = pool[0]
+        if len(pool) > 1:
+            fused = [sum(member.score(c) for member in members) / len(members) for c in pool]
+            best = pool[fused.index(min(fused))]
+        before = first.text
+        for member in members:
+            member.commit(best)
+        if len(first.ids) - first.begin >= max_new_tokens:
+            return before + cut(first, before, best[0], max_new_tokens)
+        if best[1]:
+            return first.text
+
+
+def cut(member, before, text, budget):
+    """The longest beginning of `text` that keeps the whole answer within the budget."""
+    for length in range(min(member.begin + budget, len(member.ids)), 0, -1):
+        decoded = member.tokenizer.decode([i for i in member.ids[:length] if i not in member.special or i in member.ids[: member.begin]])
+        whole = member.tokenizer.decode(member.encode(""))
+        answer = decoded[len(whole) :].removeprefix(member.lead)
+        if (before + text).startswith(answer):
+            return answer[len(before) :]
+    return ""
+
+
+__all__ = ["OracleMember", "is_blank", "oracle_text"]
