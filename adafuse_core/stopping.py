@@ -11,7 +11,8 @@ class StopMatcher:
     Text that may be the beginning of a stop string is held back until it is known not to be one.
 
     Args:
-        stop: Strings that end the answer; they and all after them are left out.
+        stop: Strings that end the answer; the first to be complete (the longest of several) and all
+            after it is left out.
 
     Attributes:
         reason: `"stop"` or `"length"` once the answer is over, else None.
@@ -27,11 +28,12 @@ class StopMatcher:
     def feed(self, span: Span, *, out_of_budget: bool = False) -> str:
         """Take the next span; returns the text that is safe to show now."""
         text = self._held + span.text
-        hits = [(text.find(stop), -len(stop), stop) for stop in self._stop if stop in text]
+        # The first to be complete counts, so that the answer does not depend on where spans end.
+        hits = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stop if stop in text]
         if hits:
-            position, _, self.hit = min(hits)
+            end, _, self.hit = min(hits)
             self.reason, self._held = "stop", ""
-            return text[:position]
+            return text[: end - len(self.hit)]
         if span.ends or out_of_budget:
             self.reason = "stop" if span.ends else "length"
         keep = 0 if self.reason else self._hold(text)

@@ -11,7 +11,7 @@ import math
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adafuse_core.text.words import NewlineTail, is_blank
+from adafuse_core.text.words import NewlineTail
 
 Candidate = tuple[str, bool]  # text, and whether the answer ends after it
 CAP = 24  # most tokens of one word
@@ -25,25 +25,36 @@ class OracleMember:
         self.special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         self.memo = {}
 
-    def start(self, prompt):
+    def start(self, prompt, tools=None):
         chat = not isinstance(prompt, str)
-        self.prompt = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if chat else prompt
+        self.prompt = prompt
+        if chat:
+            self.prompt = self.tokenizer.apply_chat_template(
+                prompt, tools=tools, tokenize=False, add_generation_prompt=True
+            )
         self.bos = self.tokenizer(self.prompt, add_special_tokens=not chat)["input_ids"]
         bare = self.tokenizer(self.prompt, add_special_tokens=False)["input_ids"]
         self.bos = self.bos[: len(self.bos) - len(bare)]
-        marks_spaces = self.tokenizer.convert_ids_to_tokens(self.tokenizer("a", add_special_tokens=False)["input_ids"])[0][0] == "▁"
+        marks_spaces = (
+            self.tokenizer.convert_ids_to_tokens(self.tokenizer("a", add_special_tokens=False)["input_ids"])[0][0]
+            == "▁"
+        )
         self.lead = " " if chat and marks_spaces and not self.prompt[-1].isspace() else ""
         self.text = ""
         self.ids = self.encode("")
         self.begin = len(self.ids)
 
     def encode(self, text):
-        return self.bos + self.tokenizer(self.prompt + (self.lead + text if text else ""), add_special_tokens=False)["input_ids"]
+        return (
+            self.bos
+            + self.tokenizer(self.prompt + (self.lead + text if text else ""), add_special_tokens=False)["input_ids"]
+        )
 
-    def decode(self, ids):
-        """Text of ids after the committed ones."""
+    def decode(self, ids, after=None):
+        """Text of ids after the committed ones, or after others."""
+        after = self.ids if after is None else after
         visible = [i for i in ids if i not in self.special]
-        before, whole = self.tokenizer.decode(self.ids), self.tokenizer.decode(self.ids + visible)
+        before, whole = self.tokenizer.decode(after), self.tokenizer.decode(after + visible)
         # A stray byte may spoil the characters before it; those are committed, so it is shown alone.
         text = whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(visible)
         return text if self.text else text.removeprefix(self.lead)
@@ -112,6 +123,8 @@ class OracleMember:
         while same < min(len(old), len(new)) and old[same] == new[same]:
             same += 1
         dropped = old[same:]
+        if same == 0 and dropped:  # nothing stands before the first token to predict it
+            return new[:1], new[1:]
         if self.ids[len(self.ids) - len(dropped) :] == dropped:
             return self.ids[: len(self.ids) - len(dropped)], new[same:]
         return new[:same], new[same:]
@@ -124,18 +137,31 @@ class OracleMember:
             values.append(torch.logsumexp(self.logprobs(context + ids)[sorted(self.ends)], 0).item())
         return -sum(values) / len(values) if values else 0.0
 
+    def written(self, candidate: Candidate):
+        """Context and ids of a candidate: as this member drafted it, or as its tokenizer writes it."""
+        return (self.ids, self.own[candidate]) if candidate in self.own else self.place(candidate[0])
+
     def commit(self, candidate: Candidate):
-        if candidate in self.own:
-            self.ids = self.ids + self.own[candidate]
-        else:
-            self.ids = sum(self.place(candidate[0]), [])
+        context, ids = self.written(candidate)
+        self.ids = context + ids
         self.text += candidate[0]
 
+    def cut(self, candidate: Candidate, budget):
+        """The longest beginning of the candidate that keeps the whole answer within the budget; None if it fits."""
+        context, ids = self.written(candidate)
+        room = self.begin + budget - len(context)
+        if len(ids) < room or (len(ids) == room and candidate[1]):
+            return None
+        seam = self.decode(self.ids[len(context) :], after=context)
+        texts = [self.decode(ids[:length], after=context) for length in range(min(room, len(ids)), 0, -1)]
+        fitting = [text[len(seam) :] for text in texts if text.startswith(seam)]
+        return next((text for text in fitting if candidate[0].startswith(text)), "")
 
-def oracle_text(members, prompt, *, tau, max_words, branches, max_new_tokens):
+
+def oracle_text(members, prompt, *, tools=None, tau, max_words, branches, max_new_tokens):
     """The answer by the rule, cut where the first member has written `max_new_tokens`."""
     for member in members:
-        member.start(prompt)
+        member.start(prompt, tools)
     first = members[0]
     while True:
         pool = list(dict.fromkeys(c for member in members for c in member.draft(tau, max_words, branches)))
@@ -143,24 +169,9 @@ def oracle_text(members, prompt, *, tau, max_words, branches, max_new_tokens):
         if len(pool) > 1:
             fused = [sum(member.score(c) for member in members) / len(members) for c in pool]
             best = pool[fused.index(min(fused))]
-        before = first.text
+        if (last := first.cut(best, max_new_tokens)) is not None:
+            return first.text + last
         for member in members:
             member.commit(best)
-        if len(first.ids) - first.begin >= max_new_tokens:
-            return before + cut(first, before, best[0], max_new_tokens)
         if best[1]:
             return first.text
-
-
-def cut(member, before, text, budget):
-    """The longest beginning of `text` that keeps the whole answer within the budget."""
-    for length in range(min(member.begin + budget, len(member.ids)), 0, -1):
-        decoded = member.tokenizer.decode([i for i in member.ids[:length] if i not in member.special or i in member.ids[: member.begin]])
-        whole = member.tokenizer.decode(member.encode(""))
-        answer = decoded[len(whole) :].removeprefix(member.lead)
-        if (before + text).startswith(answer):
-            return answer[len(before) :]
-    return ""
-
-
-__all__ = ["OracleMember", "is_blank", "oracle_text"]

@@ -103,9 +103,7 @@ class ForkStore:
         # Shorter rows are filled up on the right: what comes later can't change what came before.
         padded = [[*ids, *[0] * (longest - len(ids))] for ids in continuations]
         logits = self._model.forward(padded, cache)  # [rows, longest, vocab]
-        return [
-            torch.cat([base.logits[None], logits[row, : len(ids)]]) for row, ids in enumerate(continuations)
-        ]
+        return [torch.cat([base.logits[None], logits[row, : len(ids)]]) for row, ids in enumerate(continuations)]
 
     def _read(self, context: Ids) -> Snapshot:
         """The snapshot of a context, from the longest remembered beginning of it."""

@@ -16,21 +16,21 @@ class PrefillRows:
     def __init__(self, model: Model, contexts: Sequence[Ids]) -> None:
         self._model = model
         self._contexts = [list(context) for context in contexts]
-        self._read()
+        self.logits = self._read()  # [rows, vocab], after each row's last token
 
     def step(self, tokens: Sequence[int]) -> None:
         """Append one token to each row."""
         for context, token in zip(self._contexts, tokens, strict=True):
             context.append(token)
-        self._read()
+        self.logits = self._read()
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows."""
         self._contexts = [self._contexts[row] for row in rows]
         self.logits = self.logits[torch.tensor(rows, device=self.logits.device)]
 
-    def _read(self) -> None:
-        self.logits = self._model.forward(self._contexts, last_only=True)[:, -1]  # [rows, vocab]
+    def _read(self) -> torch.Tensor:
+        return self._model.forward(self._contexts, last_only=True)[:, -1]
 
 
 class PrefillStore:

@@ -96,7 +96,8 @@ def _load_tokenizer(config: MemberConfig, source: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UnsupportedModelError(
-            f"{type(tokenizer).__name__} is no fast tokenizer", hint="convert it to a tokenizer.json, or give another one"
+            f"{type(tokenizer).__name__} is no fast tokenizer",
+            hint="convert it to a tokenizer.json, or give another one",
         )
     if file is not None:
         _check_against_file(tokenizer, Tokenizer.from_file(file))

@@ -263,7 +263,9 @@ class ModelPrefix:
             nonlocal goal, unsure
             self._check_cancel()
             writer.push(steps[-1].ids[0])
-            while len(margins) < goal and len(margins) <= writer.words and writer.word_starts[len(margins)] < len(steps):
+            while (
+                len(margins) < goal and len(margins) <= writer.words and writer.word_starts[len(margins)] < len(steps)
+            ):
                 step = steps[writer.word_starts[len(margins)]]
                 margins.append(_margin(step))
                 if margins[-1] < plan.tau:

@@ -34,6 +34,4 @@ class AdaFuse:
         spans = [candidate.span for candidate in candidates]
         scores = tuple(zip(*(prefix.score(spans) for prefix in prefixes), strict=True))
         fused = fuse(scores, [prefix.weight for prefix in prefixes])
-        return Round(
-            drafts=drafts, candidates=candidates, scores=scores, fused=fused, chosen=chooser.choose(fused)
-        )
+        return Round(drafts=drafts, candidates=candidates, scores=scores, fused=fused, chosen=chooser.choose(fused))

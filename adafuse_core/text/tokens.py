@@ -47,6 +47,9 @@ class Codec:
         contents = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
         self._control = regex.compile("|".join(map(regex.escape, contents)) if contents else r"(?!)")
         self._dummy_blank = self._parsing.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
+        # Whether every section gets such a blank, also in front of one that stands there.
+        bare, blank = (self._parsing.encode(_SECTION + text, add_special_tokens=False).tokens for text in ("a", " a"))
+        self._dummy_everywhere = bare[1].startswith("▁") and bare != blank
 
     def encode_prompt(self, text: str) -> tuple[Ids, Section]:
         """Ids of a plain prompt with the tokenizer's own opening tokens, and where its answer stands.
@@ -55,8 +58,9 @@ class Codec:
         """
         body = self._parsing.encode(text, add_special_tokens=False)
         whole = self._parsing.encode(text, add_special_tokens=True).ids
-        opening = next((i for i in range(len(whole)) if whole[i : i + len(body.ids)] == body.ids), 0)
-        ids = (*whole[:opening], *body.ids)
+        at = next((i for i in range(len(whole)) if whole[i : i + len(body.ids)] == body.ids), 0)
+        opening = whole[:at] if body.ids[:at] != whole[:at] else []  # the prompt may bring its own
+        ids = (*opening, *body.ids)
         return ids, self._section(ids, text, body, after_text=False, lead="")
 
     def encode_rendered(self, rendered: str) -> tuple[Ids, Section]:
@@ -79,7 +83,7 @@ class Codec:
         if isinstance(value, str):
             return self._control.sub(lambda match: f"{_TEXT_OPEN}{match.group()}{_TEXT_CLOSE}", value)
         if isinstance(value, dict):
-            return {key: self.as_text(item) for key, item in value.items()}
+            return {self.as_text(key): self.as_text(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.as_text(item) for item in value]
         return value
@@ -87,7 +91,7 @@ class Codec:
     def decode(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text of `ids` standing after the ids `before`. Control tokens have no text."""
         visible = [index for index in ids if index not in self.special_ids]
-        for width in (_WINDOW, 4 * _WINDOW):
+        for width in range(_WINDOW, _WINDOW + 4):  # one of these does not begin inside a character of bytes
             window = list(before[-width:])
             base = self._parsing.decode(window, skip_special_tokens=False)
             if INCOMPLETE not in base:
@@ -106,7 +110,9 @@ class Codec:
 
     def _section(self, ids: Ids, text: str, encoding: Any, *, after_text: bool, lead: str) -> Section:
         """The stretch of `text` after its last control token."""
-        starts = [end for index, (_, end) in zip(encoding.ids, encoding.offsets, strict=True) if index in self.special_ids]
+        starts = [
+            end for index, (_, end) in zip(encoding.ids, encoding.offsets, strict=True) if index in self.special_ids
+        ]
         opening = text[starts[-1] :] if starts else text.removeprefix(_SECTION)
         at_start = not starts and not after_text
         tail = self._encode_section(opening, at_start)
@@ -142,7 +148,9 @@ class Section:
 
     def _encode(self, answer: str) -> Ids:
         """Ids of prompt and answer, as the tokenizer writes them."""
-        text = self._opening + (self._lead + answer if answer else "")
+        own = self._codec._dummy_everywhere and not self._opening  # the tokenizer writes the lead itself
+        lead = "" if own or not answer else self._lead
+        text = self._opening + lead + answer
         return self._head + self._codec._encode_section(text, self._at_start)
 
     def decode(self, kept: Sequence[int], ids: Sequence[int], *, opens: bool) -> str:
@@ -169,6 +177,8 @@ class Section:
         dropped = old[shared:]
         if not dropped:
             return kept, new[shared:]
+        if shared == 0:  # the very first token changes, and nothing stands before it to predict it
+            return new[:1], new[1:]
         if kept[len(kept) - len(dropped) :] == dropped:
             return kept[: len(kept) - len(dropped)], new[shared:]
         return new[:shared], new[shared:]

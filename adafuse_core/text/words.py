@@ -17,9 +17,15 @@ _BLANK = regex.compile(r"\s*")
 _SCRIPTS = "Han Hiragana Katakana Bopomofo Thai Lao Khmer Myanmar Tibetan Javanese Balinese Tai_Le New_Tai_Lue Tai_Tham"
 _SPACELESS = regex.compile("[" + "".join(rf"\p{{Script={name}}}" for name in _SCRIPTS.split()) + "]")
 _BOUNDARY = regex.compile(r"\b", flags=regex.WORD)
+_CLUSTER = regex.compile(r"\X")  # what a reader sees as one character: a boundary may lie inside, as in Thai "ทำ"
 _OPENING = regex.compile(r"[\p{Ps}\p{Pi}]")
 _CLOSING = regex.compile(r"[\p{P}--[\p{Ps}\p{Pi}]]", flags=regex.V1)
 _JOINING = regex.compile(r"[\p{P}\p{M}\p{Cf}]")
+# Whether there is a boundary before these depends on what follows them (rules WB6, 7, 11 and 12 of UAX #29).
+_HINGE = regex.compile(
+    r"(?<=[\p{WB=ALetter}\p{WB=Hebrew_Letter}\p{WB=Numeric}][\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*)"
+    r"[\p{WB=MidLetter}\p{WB=MidNum}\p{WB=MidNumLet}]"
+)
 
 
 class WordRule(Protocol):
@@ -42,6 +48,7 @@ class NewlineTail:
     """The default rule: `\\s*\\S+(\\s*[\\r\\n]+)?`, and UAX #29 words in scripts without spaces."""
 
     def ends(self, text: str, *, final: bool = False) -> list[int]:
+        """Ends of the complete words; see `WordRule.ends`."""
         ends: list[int] = []
         position = 0
         while match := _WORD.match(text, position):
@@ -62,13 +69,14 @@ def _ends_without_spaces(text: str, start: int, end: int) -> list[int]:
     run = text[start:end]
     if not _SPACELESS.search(run):
         return []
+    whole = {match.end() for match in _CLUSTER.finditer(run)}
     cuts = (match.start() for match in _BOUNDARY.finditer(run))
-    return [start + cut for cut in cuts if 0 < cut < len(run) and _separates(run, cut)]
+    return [start + cut for cut in cuts if 0 < cut < len(run) and cut in whole and _separates(run, cut)]
 
 
 def _separates(run: str, cut: int) -> bool:
     """Whether a Unicode word boundary inside a run ends a word of ours."""
-    if _CLOSING.match(run[cut]) or _OPENING.match(run[cut - 1]):
+    if _CLOSING.match(run[cut]) or _OPENING.match(run[cut - 1]) or _HINGE.match(run, cut):
         return False
     before = cut - 1
     while before > 0 and _JOINING.match(run[before]):

@@ -1,0 +1,100 @@
+"""AdaFuse: several open LLMs with different tokenizers decode together, word by word, and answer as one.
+
+Importing this package loads neither torch nor transformers; the names below are fetched when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adafuse_core.chat.messages import Message, ToolCall
+    from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+    from adafuse_core.ensemble import Ensemble, Generation, collect
+    from adafuse_core.errors import (
+        AdaFuseError,
+        CancelledError,
+        ConfigError,
+        ContextOverflowError,
+        MemberError,
+        ModelLoadError,
+        ModelNotFoundError,
+        NonFiniteLogitsError,
+        PromptError,
+        TemplateError,
+        TokenizerMismatchError,
+        UnsupportedModelError,
+    )
+    from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+    from adafuse_core.members.scripted import ScriptedMember
+    from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "adafuse_core.chat.messages": ["Message", "ToolCall"],
+    "adafuse_core.config": ["EnsembleConfig", "GenerationParams", "MemberConfig"],
+    "adafuse_core.ensemble": ["Ensemble", "Generation", "collect"],
+    "adafuse_core.errors": [
+        "AdaFuseError",
+        "CancelledError",
+        "ConfigError",
+        "ContextOverflowError",
+        "MemberError",
+        "ModelLoadError",
+        "ModelNotFoundError",
+        "NonFiniteLogitsError",
+        "PromptError",
+        "TemplateError",
+        "TokenizerMismatchError",
+        "UnsupportedModelError",
+    ],
+    "adafuse_core.events": ["Event", "Finished", "RoundDone", "TextDelta"],
+    "adafuse_core.members.scripted": ["ScriptedMember"],
+    "adafuse_core.rounds": ["Candidate", "Draft", "Round", "Span", "Usage"],
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "AdaFuseError",
+    "CancelledError",
+    "Candidate",
+    "ConfigError",
+    "ContextOverflowError",
+    "Draft",
+    "Ensemble",
+    "EnsembleConfig",
+    "Event",
+    "Finished",
+    "Generation",
+    "GenerationParams",
+    "MemberConfig",
+    "MemberError",
+    "Message",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "NonFiniteLogitsError",
+    "PromptError",
+    "Round",
+    "RoundDone",
+    "ScriptedMember",
+    "Span",
+    "TemplateError",
+    "TextDelta",
+    "TokenizerMismatchError",
+    "ToolCall",
+    "UnsupportedModelError",
+    "Usage",
+    "collect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

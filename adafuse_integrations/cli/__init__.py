@@ -1,0 +1,1 @@
+"""The command line: `adafuse demo`, `adafuse ask`, `adafuse chat`."""

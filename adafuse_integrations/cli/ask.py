@@ -1,0 +1,34 @@
+"""`adafuse ask`: one question, each member alone and the ensemble, side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from adafuse_integrations.cli.options import build_ensemble, singles
+from adafuse_integrations.cli.painter import Painter
+
+HELP = "ask each member alone and the ensemble, and see who proposed which word"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of this command."""
+    parser.add_argument("question")
+    parser.add_argument("--raw", action="store_true", help="continue the text as it is, without chat templates")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask and print."""
+    ensemble = build_ensemble(args)
+    console = Console()
+    raw = args.raw or not ensemble.supports_chat()
+    prompt = args.question if raw else [{"role": "user", "content": args.question}]
+    for name, single in singles(ensemble).items():
+        console.print(f"[dim]{name} alone:[/dim] ", end="")
+        console.print(single.generate(prompt).text, markup=False)
+    painter = Painter(console, ensemble.names)
+    console.print("[dim]together:[/dim] ", end="")
+    finished = painter.stream(ensemble.stream(prompt))
+    console.print(painter.legend(), f"[dim]({finished.usage.rounds} rounds)[/dim]")
+    return 0

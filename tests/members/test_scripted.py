@@ -1,0 +1,159 @@
+"""`ScriptedMember` keeps the contract of members, so that tests and applications can rely on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from adafuse_core import Ensemble, Span
+from adafuse_core.chat.messages import Message
+from adafuse_core.errors import (
+    CancelledError,
+    ConfigError,
+    ContextOverflowError,
+    MemberError,
+    PromptError,
+    TemplateError,
+)
+from adafuse_core.members.base import WindowFull
+from adafuse_core.members.scripted import AGREES, DISAGREES, ScriptedMember
+from adafuse_core.rounds import DraftPlan
+
+PLAN = DraftPlan(tau=0.7, max_words=3, branches=3)
+
+
+def opened(reply, prompt="go", cancel=None, **options):
+    return ScriptedMember("a", reply, **options).open(prompt, None, 24, cancel or threading.Event())
+
+
+def test_a_confident_member_drafts_as_many_words_as_the_plan_allows():
+    draft = opened("one  two\nthree four").draft(PLAN)
+    assert draft.spans == (Span(text="one  two\nthree"),)
+    assert draft.margins == (1.0, 1.0, 1.0)
+
+
+def test_an_unsure_member_drafts_one_word_and_its_alternatives():
+    draft = opened("one two", margin=0.2, alternatives=["uno", "one", "eins", "un"]).draft(PLAN)
+    assert draft.spans == (Span(text="one"), Span(text="uno"), Span(text="eins"))
+    assert draft.margins == (0.2,)
+
+
+def test_the_last_word_ends_the_answer_with_its_trailing_blanks():
+    prefix = opened("one two  ")
+    assert prefix.draft(PLAN).spans == (Span(text="one two  ", ends=True),)
+    prefix.commit(Span(text="one two  "))
+    assert prefix.draft(PLAN).spans == (Span(text="", ends=True),)
+
+
+def test_a_script_without_end_starts_over():
+    prefix = opened("a b ", ends_answer=False)
+    written = ""
+    for _ in range(4):
+        (span,) = prefix.draft(PLAN).spans
+        assert prefix.score([span]) == [AGREES]
+        assert not span.ends
+        prefix.commit(span)
+        written += span.text
+    assert written == "a b " * 6
+
+
+def test_a_blank_script_without_end_is_refused():
+    with pytest.raises(ConfigError, match="blank"):
+        opened("  ", ends_answer=False)
+
+
+@pytest.mark.parametrize(
+    ("span", "score"),
+    [
+        (Span(text="one"), AGREES),
+        (Span(text="one two", ends=True), AGREES),
+        (Span(text="one two"), AGREES),
+        (Span(text="one", ends=True), DISAGREES),
+        (Span(text="", ends=True), DISAGREES),
+        (Span(text="two"), DISAGREES),
+    ],
+)
+def test_what_continues_the_script_scores_better(span, score):
+    assert opened("one two").score([span]) == [score]
+
+
+def test_led_away_it_goes_on_with_the_word_of_the_same_number():
+    prefix = opened("one two three")
+    prefix.commit(Span(text="uno"))
+    assert prefix.draft(PLAN).spans == (Span(text=" two three", ends=True),)
+    prefix.commit(Span(text=" dos tres cuatro"))
+    assert prefix.draft(PLAN).spans == (Span(text="", ends=True),)
+
+
+def test_a_word_cut_by_the_budget_is_written_on():
+    prefix = opened("one two")
+    prefix.commit(Span(text="on"))
+    assert prefix.draft(PLAN).spans == (Span(text="e two", ends=True),)
+
+
+def test_clipping_counts_words():
+    prefix, span = opened("one"), Span(text=" one  two three", ends=True)
+    assert prefix.clip(span, 3) is span
+    assert prefix.clip(span, 2) == Span(text=" one  two")
+    assert prefix.clip(span, 0) == Span(text="")
+
+
+def test_the_reply_may_depend_on_the_prompt():
+    member = ScriptedMember(reply=lambda prompt: prompt[0].content.upper())
+    assert Ensemble(members=[member]).generate([{"role": "user", "content": "hi you"}]).text == "HI YOU"
+    assert member.prompts == [(Message(role="user", content="hi you"),)]
+
+
+def test_usage_counts_words_and_one_more_per_message():
+    member = ScriptedMember(reply="one two")
+    usage = Ensemble(members=[member]).generate([{"role": "user", "content": "hi you"}]).usage
+    assert usage.prompt_tokens == {"scripted": 3}
+    assert usage.completion_tokens == {"scripted": 2}
+
+
+def test_a_window_ends_the_answer():
+    answer = Ensemble(members=[ScriptedMember(reply="one two three", context_window=4)]).generate("a b")
+    assert (answer.text, answer.reason) == ("one two", "length")
+
+
+def test_what_does_not_fit_the_window_is_not_scored():
+    with pytest.raises(WindowFull):
+        opened("one two", context_window=2).score([Span(text="one two")])
+
+
+def test_a_prompt_as_long_as_the_window_is_refused():
+    with pytest.raises(ContextOverflowError, match=r"'a'.*2 tokens.*2"):
+        opened("one", "go on", context_window=2)
+
+
+def test_bad_prompts_are_refused():
+    with pytest.raises(PromptError, match="empty"):
+        opened("one", "")
+    with pytest.raises(TemplateError, match="chat template"):
+        opened("one", [Message(role="user", content="hi")], chat=False)
+    with pytest.raises(PromptError, match="tools"):
+        ScriptedMember().count_tokens("go", [{"type": "function"}])
+
+
+def test_drafting_fails_after_so_many_rounds_of_each_answer():
+    member = ScriptedMember("a", "one two three", margin=0.0, fail_after=1)
+    for _ in range(2):
+        prefix = member.open("go", None, 24, threading.Event())
+        prefix.commit(prefix.draft(PLAN).spans[0])
+        with pytest.raises(MemberError, match="'a': scripted failure"):
+            prefix.draft(PLAN)
+    assert member.drafts == 4
+
+
+def test_cancelling_cuts_a_delay_short():
+    cancel = threading.Event()
+    prefix = opened("one", cancel=cancel, delay=30.0)
+    threading.Timer(0.05, cancel.set).start()
+    started = time.monotonic()
+    with pytest.raises(CancelledError):
+        prefix.draft(PLAN)
+    assert time.monotonic() - started < 5
+    with pytest.raises(CancelledError):
+        prefix.score([Span(text="one")])

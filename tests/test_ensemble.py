@@ -1,0 +1,335 @@
+"""`Ensemble` as an application uses it: streaming, stopping, cancelling, threads, errors, sharing."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from adafuse_core import (
+    CancelledError,
+    ConfigError,
+    ContextOverflowError,
+    Ensemble,
+    Finished,
+    MemberError,
+    NonFiniteLogitsError,
+    PromptError,
+    RoundDone,
+    ScriptedMember,
+    TemplateError,
+    TextDelta,
+)
+from adafuse_core.members import registry
+
+CODE = "def f(a, b):\n    if a < b:\n\treturn  a\n\n\n    return b  # </s> ok\n"
+TABLE = "| name  | value |\n|-------|------:|\n| a < b |    17 |\n"
+TEXTS = {
+    "code": CODE,
+    "table": TABLE,
+    "emoji": "Hi 👩‍👩‍👧!  Flags 🇩🇪🇯🇵 and 👋🏽\u00a0now",
+    "cjk": "「世界」とHello世界です。明日は晴れ。\n中文也可以，谢谢！",
+    "blanks": "  leading\t\ttabs   and \r\n\r\n  CRLF, then trailing  ",
+    "thai": "สวัสดีครับ ผมชื่อเอดา",
+    "one blank": " ",
+    "nothing": "",
+}
+
+
+def scripted(reply, **options):
+    return Ensemble(members=[ScriptedMember(name="a", reply=reply, **options)])
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_models):
+    """Two random models of float64, and their ensemble."""
+    members = [{"model": str(tiny_models[name]), "dtype": "float64"} for name in ("bytes", "pieces")]
+    return Ensemble.from_pretrained(*members)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("margin", [1.0, 0.0])
+def test_text_comes_through_to_the_byte(text, margin):
+    assert scripted(text, margin=margin).generate("go", max_new_tokens=None).text == text
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_two_members_that_agree_keep_text_to_the_byte(text):
+    members = [ScriptedMember(name="a", reply=text), ScriptedMember(name="b", reply=text, margin=0.0)]
+    assert Ensemble(members=members).generate("go", max_new_tokens=None).text == text
+
+
+def test_deltas_join_to_the_text_and_one_finished_comes_last(pair):
+    events = list(pair.stream("The quick", max_new_tokens=20))
+    assert [type(event) for event in events].count(Finished) == 1
+    assert isinstance(events[-1], Finished)
+    joined = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert joined == pair.generate("The quick", max_new_tokens=20).text
+
+
+def test_the_trace_tells_who_proposed_what_and_how_it_was_scored(pair):
+    for played in pair.generate("The quick", max_new_tokens=20).rounds:
+        assert [draft.member for draft in played.drafts] == ["bytes", "pieces"]
+        assert played.winner.proposers
+        if len(played.candidates) > 1:
+            assert len(played.scores) == len(played.fused) == len(played.candidates)
+            assert played.fused[played.chosen] == min(played.fused)
+        else:
+            assert played.scores == ()
+
+
+def test_usage_counts_prompt_and_answer_of_every_member(pair):
+    answer = pair.generate("The quick", max_new_tokens=10)
+    assert answer.usage.prompt_tokens == pair.count_tokens("The quick")
+    assert answer.usage.completion_tokens["bytes"] == 10
+    assert answer.reason == "length"
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 8])
+def test_budget_counts_tokens_of_the_first_member(pair, budget):
+    answer = pair.generate("The quick", max_new_tokens=budget)
+    longer = pair.generate("The quick", max_new_tokens=30).text
+    assert answer.usage.completion_tokens["bytes"] <= budget
+    assert longer.startswith(answer.text)
+
+
+def test_stop_string_across_words_is_found_cut_and_never_shown():
+    ensemble = scripted("one two. Observation: three")
+    shown = ""
+    for event in ensemble.stream("go", stop=["two. Obs"]):
+        if isinstance(event, TextDelta):
+            shown += event.text
+            assert "two" not in shown
+    assert shown == "one "
+    assert event.reason == "stop"
+    assert event.stop == "two. Obs"
+
+
+def test_text_that_only_began_a_stop_string_is_shown_in_the_end():
+    answer = scripted("one two. Obs").generate("go", stop=["two. Observation"])
+    assert answer.text == "one two. Obs"
+    assert answer.stop is None
+
+
+def test_nothing_runs_before_the_first_event():
+    member = ScriptedMember(name="a", reply="one two")
+    stream = Ensemble(members=[member]).stream("go")
+    assert member.prompts == []
+    next(stream)
+    assert len(member.prompts) == 1
+
+
+def test_bad_options_are_refused_before_the_first_event():
+    ensemble = scripted("one")
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        ensemble.stream("go", max_new_token=3)
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        ensemble.stream("go", max_new_tokens=0)
+
+
+@pytest.mark.parametrize("prompt", ["", [], [{"role": "user", "content": " "}]])
+def test_an_empty_prompt_is_refused(prompt):
+    with pytest.raises(PromptError, match="empty"):
+        scripted("one").generate(prompt)
+
+
+@pytest.mark.parametrize(
+    "option", [{"tau": 1.5}, {"tau": -0.1}, {"tau": float("nan")}, {"branches": 0}, {"max_words": 0}]
+)
+def test_options_out_of_range_are_refused(option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        Ensemble(**option)
+
+
+def test_temperature_needs_a_choice():
+    with pytest.raises(ConfigError, match="single"):
+        Ensemble(strategy="single").stream("go", temperature=0.5)
+
+
+def test_draws_are_repeatable_by_seed_and_differ_between_seeds(pair):
+    def draw(seed):
+        return pair.generate("The quick", max_new_tokens=24, temperature=5.0, seed=seed).text
+
+    texts = {draw(seed) for seed in range(6)}
+    assert draw(3) == draw(3)
+    assert len(texts) > 1
+
+
+def test_prompt_longer_than_a_window_names_the_member_and_both_numbers(tiny_models):
+    ensemble = Ensemble.from_pretrained(str(tiny_models["bytes"]), str(tiny_models["pieces"]))
+    with pytest.raises(ContextOverflowError, match=r"'bytes'.*\d+ tokens.*512"):
+        ensemble.generate("quick brown " * 600)
+
+
+def test_an_answer_ends_where_a_window_is_full(tiny_models):
+    config = {"model": str(tiny_models["bytes"]), "dtype": "float64", "context_window": 24}
+    ensemble = Ensemble.from_pretrained(config, {"model": str(tiny_models["pieces"]), "dtype": "float64"})
+    answer = ensemble.generate("The quick", max_new_tokens=None)
+    assert answer.reason in ("length", "stop")
+    assert answer.usage.prompt_tokens["bytes"] + answer.usage.completion_tokens["bytes"] <= 24
+
+
+def test_messages_for_a_member_without_template_are_refused(tmp_path):
+    from tests import tiny
+
+    path = tiny.save_tiny(tmp_path / "plain", tiny.byte_level(chat=False))
+    with pytest.raises(TemplateError, match="no chat template"):
+        Ensemble.from_pretrained(path).generate([{"role": "user", "content": "hi"}])
+
+
+def test_nan_logits_name_the_member_and_end_the_stream(tmp_path, tiny_models):
+    from tests import tiny
+
+    path = tiny.save_tiny(tmp_path / "sick", tiny.byte_level())
+    ensemble = Ensemble.from_pretrained(str(tiny_models["pieces"]), path)
+    with torch.no_grad():
+        ensemble.members[1].backend.model.module.lm_head.weight[7] = float("nan")
+    with pytest.raises(NonFiniteLogitsError, match="'sick'"):
+        ensemble.generate("The quick")
+
+
+def test_a_member_failing_in_mid_stream_reaches_the_consumer_at_once():
+    ensemble = scripted("one two three four", margin=0.0, fail_after=2)
+    stream = ensemble.stream("go")
+    seen = []
+    with pytest.raises(MemberError, match="'a'"):
+        seen.extend(iter(lambda: seen.append(next(stream)), 1))
+    assert sum(isinstance(event, RoundDone) for event in seen) == 2
+
+
+def test_cancelling_from_another_thread_ends_within_a_round():
+    member = ScriptedMember(name="a", reply="word " * 500, margin=0.0, delay=0.005)
+    cancel = threading.Event()
+    stream = Ensemble(members=[member]).stream("go", cancel=cancel, max_new_tokens=None)
+    next(stream)
+    threading.Timer(0.05, cancel.set).start()
+    with pytest.raises(CancelledError):
+        for _ in stream:
+            pass
+    assert member.drafts < 60
+
+
+def test_a_cancelled_model_stops_inside_its_draft(pair):
+    cancel = threading.Event()
+    stream = pair.stream("The quick", cancel=cancel)
+    next(stream)
+    cancel.set()
+    with pytest.raises(CancelledError):
+        next(stream)
+    assert held(pair) == 0
+
+
+def held(ensemble):
+    """Tokens whose keys and values are in memory."""
+    return sum(member.backend.tokens_held() for member in ensemble.members)
+
+
+def test_an_abandoned_stream_frees_its_memory(pair):
+    stream = pair.stream("The quick")
+    next(stream)
+    assert held(pair) > 0
+    stream.close()
+    assert held(pair) == 0
+    list(pair.stream("The quick", max_new_tokens=4))
+    assert held(pair) == 0
+
+
+def test_gradient_mode_of_the_consumer_is_left_alone(pair):
+    for _ in pair.stream("The quick", max_new_tokens=8):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_a_stream_may_be_made_here_and_consumed_there(pair):
+    stream = pair.stream("The quick", max_new_tokens=8)
+    with ThreadPoolExecutor(1) as pool:
+        events = pool.submit(list, stream).result()
+    assert isinstance(events[-1], Finished)
+
+
+def test_interleaved_streams_on_one_thread_do_not_disturb_each_other(pair):
+    prompts = ["The quick", "Grüße"]
+    alone = [pair.generate(prompt, max_new_tokens=16).text for prompt in prompts]
+    streams = [pair.stream(prompt, max_new_tokens=16) for prompt in prompts]
+    texts = ["", ""]
+    running = {0, 1}
+    while running:
+        for index in sorted(running):
+            event = next(streams[index], None)
+            if event is None:
+                running.discard(index)
+            elif isinstance(event, TextDelta):
+                texts[index] += event.text
+    assert texts == alone
+
+
+def test_sixteen_threads_each_get_the_text_they_get_alone(pair):
+    prompts = [f"The {number} quick brown" for number in range(16)]
+    alone = [pair.generate(prompt, max_new_tokens=16).text for prompt in prompts]
+    barrier = threading.Barrier(16)
+
+    def answer(prompt):
+        barrier.wait()
+        return "".join(event.text for event in pair.stream(prompt, max_new_tokens=16) if isinstance(event, TextDelta))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(answer, prompts)) == alone
+    assert held(pair) == 0
+
+
+def test_batch_keeps_order_and_isolates_failures(pair):
+    prompts = ["The quick", "x" * 5000, "Grüße"]
+    answers = pair.batch(prompts, return_exceptions=True, max_new_tokens=6)
+    assert answers[0].text == pair.generate(prompts[0], max_new_tokens=6).text
+    assert isinstance(answers[1], ContextOverflowError)
+    assert answers[2].text == pair.generate(prompts[2], max_new_tokens=6).text
+    with pytest.raises(ContextOverflowError):
+        pair.batch(prompts, max_new_tokens=6)
+
+
+def test_single_is_the_members_own_greedy_answer(pair):
+    alone = Ensemble.from_pretrained(pair.config.members[1], branches=1)
+    single = Ensemble(pair.config, strategy="single", member="pieces")
+    assert single.generate("The quick", max_new_tokens=20).text == alone.generate("The quick", max_new_tokens=20).text
+
+
+def test_weights_move_the_vote():
+    def answer(weight):
+        members = [ScriptedMember(name="a", reply="left"), ScriptedMember(name="b", reply="right", weight=weight)]
+        return Ensemble(members=members).generate("go").text
+
+    assert answer(0.01) == "left"
+    assert answer(100.0) == "right"
+
+
+def test_ties_go_to_the_earlier_member():
+    members = [ScriptedMember(name="a", reply="left"), ScriptedMember(name="b", reply="right")]
+    assert Ensemble(members=members).generate("go").text == "left"
+
+
+def test_copies_and_pickles_share_the_models(pair):
+    before = registry.loaded()
+    for twin in (copy.copy(pair), copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        assert twin.members[0].backend is pair.members[0].backend
+    assert len(pickle.dumps(pair)) < 10_000
+    assert registry.loaded() == before
+
+
+def test_models_are_freed_when_the_last_user_closes(tmp_path):
+    from tests import tiny
+
+    path = tiny.save_tiny(tmp_path / "own", tiny.byte_level())
+    first, second = Ensemble.from_pretrained(path), Ensemble.from_pretrained(path)
+    count = registry.loaded()
+    first.close()
+    assert registry.loaded() == count
+    second.close()
+    gc.collect()
+    assert registry.loaded() == count - 1
+    assert second.generate("The", max_new_tokens=2).reason  # loads again
+    second.close()

@@ -1,0 +1,49 @@
+"""Each example runs as a user would run it, on the small models, and says what it should."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adafuse_core import small_models
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, *arguments, typed=""):
+    """What an example prints."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, input=typed, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+CASES = {
+    "quickstart.py": ([], "", ["Lima", "Hello", "proposed by"]),
+    "langchain_rag.py": ([], "", ["Clara Denholm."]),
+    "llama_index_rag.py": ([], "", ["Ida Marlow.", "plum jam.", "Greta Olsson."]),
+    "compare_members.py": ([], "", ["aspen:", "birch:", "together: The capital of Peru is Lima and"]),
+    "terminal_chat.py": ([], "Hello!\nThank you\n\n", ["Hello!", "you>"]),
+    "hugging_face_models.py": (
+        [*(str(small_models.path(name)) for name in small_models.NAMES), "--", "What is the capital of Peru?"],
+        "",
+        ["Lima"],
+    ),
+}
+
+
+def test_every_example_has_a_case():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_example_says_what_it_should(name):
+    arguments, typed, expected = CASES[name]
+    printed = run(name, *arguments, typed=typed)
+    for text in expected:
+        assert text in printed

@@ -1,0 +1,89 @@
+"""The real path gives the text of the plain oracle, on every generation."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from adafuse_core import Ensemble, MemberConfig, small_models
+from adafuse_core.small_models.curriculum.held_out import skill_prompts
+from tests.oracle import OracleMember, oracle_text
+
+PROPERTY = "generations equal to the oracle"
+
+
+def float64(path):
+    return MemberConfig(model=str(path), dtype="float64")
+
+
+def build(paths, **options):
+    """The real ensemble, and the oracle's members with the same end tokens."""
+    ensemble = Ensemble.from_pretrained(*map(float64, paths), **options)
+    return ensemble, [OracleMember(path, member.end_ids) for path, member in zip(paths, ensemble.members, strict=True)]
+
+
+def differences(ensemble, oracle, prompts, settings, max_new_tokens):
+    """The generations that differ, and how many were compared."""
+    wrong, count = [], 0
+    for prompt, tools in prompts:
+        for tau, max_words, branches in settings:
+            options = {"tau": tau, "max_words": max_words, "branches": branches}
+            expected = oracle_text(oracle, prompt, tools=tools, **options, max_new_tokens=max_new_tokens)
+            real = Ensemble(ensemble.config, **options)
+            got = real.generate(prompt, tools=tools, max_new_tokens=max_new_tokens).text
+            count += 1
+            if got != expected:
+                wrong.append((prompt, options, got, expected))
+    return wrong, count
+
+
+HAND_MADE = [
+    ["bytes"],
+    ["pieces"],
+    ["crossing"],
+    ["bytes", "pieces"],
+    ["modern", "pieces"],
+    ["pieces", "characters"],
+    ["crossing", "bytes"],
+    ["bytes", "pieces", "modern"],
+]
+ODD_PROMPTS = [
+    "The quick",
+    "Answer: ",
+    "x = [1984,\n    ",
+    "Grüße 日本",
+    [{"role": "user", "content": "Smile 😀\n\n| a < b |"}],
+]
+
+
+@pytest.mark.parametrize("names", HAND_MADE, ids="+".join)
+def test_tokenizers_that_disagree_give_the_oracles_text(tiny_models, names, record_property):
+    ensemble, oracle = build([tiny_models[name] for name in names])
+    settings = list(itertools.product((0.2, 0.7), (1, 3), (1, 3)))
+    prompts = [(prompt, None) for prompt in ODD_PROMPTS]
+    wrong, count = differences(ensemble, oracle, prompts, settings, max_new_tokens=12)
+    assert not wrong
+    record_property(PROPERTY, count)
+
+
+SETTINGS = list(itertools.product((0.3, 0.7, 0.95), (1, 2, 3), (1, 3, 5)))  # tau, M, B
+PLAIN_SKILLS = ["fact", "composed", "translation", "reading", "small_talk"]
+TOOL_SKILLS = ["tool_call", "tool_answer"]
+CASES = [
+    *itertools.product([["aspen"], ["aspen", "birch"]], PLAIN_SKILLS + TOOL_SKILLS),
+    *itertools.product([["birch", "aspen", "modern"]], PLAIN_SKILLS),
+    *itertools.product([["birch", "aspen", "birch"]], TOOL_SKILLS),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "skill"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value)
+)
+def test_every_skill_gives_the_oracles_text(tiny_models, names, skill, record_property):
+    ensemble, oracle = build([tiny_models.get(name) or small_models.path(name) for name in names])
+    prompts = [(list(q.messages), q.tools) for q in skill_prompts(2, seed=5) if q.kind == skill]
+    assert prompts
+    wrong, count = differences(ensemble, oracle, prompts, SETTINGS, max_new_tokens=16)
+    assert not wrong
+    record_property(PROPERTY, count)
