@@ -98,7 +98,10 @@ class MemberConfig:
         if isinstance(value, str | Path):
             return cls(model=str(value))
         if isinstance(value, Mapping):
-            return cls(**_known(cls, value, "member option"))
+            options = _known(cls, value, "member option")
+            if "model" not in options:
+                raise ConfigError(f"the member {options!r} has no 'model'", hint="give a model name or path")
+            return cls(**options)
         raise ConfigError(f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig")
 
 
@@ -167,6 +170,7 @@ class EnsembleConfig:
         object.__setattr__(self, "members", members)
         if isinstance(self.generation, Mapping):
             object.__setattr__(self, "generation", GenerationParams().updated(self.generation))
+        _expect(isinstance(self.generation, GenerationParams), "generation", self.generation, "a mapping")
         _expect_choice("strategy", self.strategy, ("adafuse", "single"))
         _expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
         _expect_integer("max_words", self.max_words, at_least=1)
@@ -182,7 +186,8 @@ class EnsembleConfig:
                 )
         if self.strategy == "single" and self.generation.temperature > 0:
             raise ConfigError(
-                f"got temperature={self.generation.temperature} with strategy 'single', which has one candidate a round",
+                f"got temperature={self.generation.temperature} with strategy 'single', "
+                "which has one candidate a round",
                 hint="temperature acts on the choice among candidates; use strategy='adafuse' or temperature=0",
             )
 
@@ -209,12 +214,10 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read ensemble config {str(path)!r}: {error.strerror}") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
 
 
@@ -244,6 +247,7 @@ def _known(cls: type[Any], options: Mapping[str, Any], kind: str) -> dict[str, A
 def _strings(name: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
+    _expect(isinstance(value, Iterable), name, value, "strings")
     values = (value,) if isinstance(value, str) else tuple(value)
     _expect(all(isinstance(item, str) for item in values), name, value, "strings")
     return values

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from adafuse_core.config import GenerationParams
 from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 from adafuse_core.fusion import Chooser
 from adafuse_core.members.base import Prefix, WindowFull
-from adafuse_core.rounds import Usage
+from adafuse_core.rounds import Round, Usage
 from adafuse_core.stopping import StopMatcher
 from adafuse_core.strategies.base import Strategy
 
@@ -26,16 +27,23 @@ def decode(prefixes: Sequence[Prefix], strategy: Strategy, params: GenerationPar
                 yield TextDelta(text=text)
             break
         rounds += 1
-        span = played.span
-        if params.max_new_tokens is not None:
-            span = reference.clip(span, params.max_new_tokens - reference.completion_tokens)
+        played, spent = _within_budget(played, reference, params.max_new_tokens)
         for prefix in prefixes:
-            prefix.commit(span)
-        spent = params.max_new_tokens is not None and reference.completion_tokens >= params.max_new_tokens
-        if text := stop.feed(span, out_of_budget=spent or span is not played.span):
+            prefix.commit(played.span)
+        if text := stop.feed(played.span, out_of_budget=spent):
             yield TextDelta(text=text)
         yield RoundDone(round=played)
     yield Finished(reason=stop.reason or "length", stop=stop.hit, usage=_usage(prefixes, rounds))
+
+
+def _within_budget(played: Round, reference: Prefix, budget: int | None) -> tuple[Round, bool]:
+    """The round, its span cut to the tokens that are left, and whether none are left after it."""
+    if budget is None:
+        return played, False
+    left = budget - reference.completion_tokens
+    if reference.cost(played.span) > left:
+        return replace(played, cut=reference.clip(played.span, left)), True
+    return played, reference.cost(played.span) == left
 
 
 def _usage(prefixes: Sequence[Prefix], rounds: int) -> Usage:

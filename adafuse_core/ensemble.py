@@ -103,6 +103,11 @@ class Ensemble:
             return self._members
 
     @property
+    def ready_made(self) -> bool:
+        """Whether the members were given as objects, so that the config does not tell how to make them."""
+        return self._given is not None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The members' names, without loading them."""
         return tuple(member.label for member in self.config.members)
@@ -176,11 +181,24 @@ class Ensemble:
         checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
         return {member.name: member.count_tokens(checked, tools) for member in self.members}
 
+    def count_text_tokens(self, text: str) -> dict[str, int]:
+        """Length of a bare text per member, each in its own tokens, nothing added."""
+        return {member.name: member.count_text_tokens(text) for member in self.members}
+
     @property
     def context_window(self) -> int | None:
-        """The smallest context window of the members, each in its own tokens; None if all are unbounded."""
-        windows = [member.context_window for member in self.members if member.context_window is not None]
-        return min(windows) if windows else None
+        """The smallest context window of the members, each in its own tokens; None if all are unbounded.
+
+        Known without loading any weights.
+        """
+        if self._members is not None:
+            windows = [member.context_window for member in self._members]
+        else:
+            from adafuse_core.members.sources import declared_window
+
+            windows = [declared_window(member) for member in self.config.members]
+        bounded = [window for window in windows if window is not None]
+        return min(bounded) if bounded else None
 
     def supports_chat(self) -> bool:
         """Whether every member has a chat template."""

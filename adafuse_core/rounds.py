@@ -61,6 +61,7 @@ class Round:
             member. Empty where a lone candidate was committed unscored.
         fused: `fused[c]` is the weighted mean of `scores[c]`; empty as above.
         chosen: Index of the committed candidate.
+        cut: What was committed of it, where the token budget ended inside it.
     """
 
     drafts: tuple[Draft, ...]
@@ -68,16 +69,17 @@ class Round:
     scores: tuple[tuple[float, ...], ...]
     fused: tuple[float, ...]
     chosen: int
+    cut: Span | None = None
 
     @property
     def winner(self) -> Candidate:
-        """The committed candidate."""
+        """The chosen candidate."""
         return self.candidates[self.chosen]
 
     @property
     def span(self) -> Span:
         """The committed span."""
-        return self.winner.span
+        return self.winner.span if self.cut is None else self.cut
 
 
 @dataclass(frozen=True, kw_only=True)

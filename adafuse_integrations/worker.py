@@ -33,7 +33,7 @@ class Worker:
     async def iterate(self, start: Callable[[threading.Event], Iterator[Item]]) -> AsyncGenerator[Item]:
         """Items of a blocking iterator, in order, as they come; its errors too.
 
-        Closing or cancelling sets the event, so that the iterator can stop within a step; the
+        Closing or cancelling sets the event, upon which the iterator is to raise within a step; the
         consumer does not wait for it.
 
         Args:
@@ -52,7 +52,7 @@ class Worker:
             try:
                 iterator = start(cancel)
                 with contextlib.closing(iterator):  # type: ignore[type-var]
-                    while not cancel.is_set() and (item := next(iterator, _DONE)) is not _DONE:
+                    for item in iterator:
                         send(item)
                 send(_DONE)
             except BaseException as error:

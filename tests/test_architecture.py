@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "text": set(),
     "chat": set(),
     "backends": {"engine", "text"},
-    "engine": {"backends", "text"},
+    "engine": {"text"},
     "members": {"backends", "chat", "engine", "text", "small_models"},
     "strategies": {"members"},
     "small_models": set(),

@@ -116,7 +116,7 @@ def test_member_has_meaning_for_single_only():
         ensemble(member="one")
     assert "single" in caught.value.hint
     assert ensemble(strategy="single", member="two").member == "two"
-    with pytest.raises(ConfigError, match="'three'.*'one', 'two'"):
+    with pytest.raises(ConfigError, match=r"'three'.*'one', 'two'"):
         ensemble(strategy="single", member="three")
 
 
@@ -268,7 +268,7 @@ def test_a_broken_yaml_file_says_what_is_wrong(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         EnsembleConfig.from_any(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match=tmp_path.name):
         EnsembleConfig.from_any(tmp_path)

@@ -197,8 +197,13 @@ def test_a_member_failing_in_mid_stream_reaches_the_consumer_at_once():
     ensemble = scripted("one two three four", margin=0.0, fail_after=2)
     stream = ensemble.stream("go")
     seen = []
+
+    def consume():
+        for event in stream:
+            seen.append(event)
+
     with pytest.raises(MemberError, match="'a'"):
-        seen.extend(iter(lambda: seen.append(next(stream)), 1))
+        consume()
     assert sum(isinstance(event, RoundDone) for event in seen) == 2
 
 

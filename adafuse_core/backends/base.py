@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-Ids = tuple[int, ...]
+from adafuse_core.text.tokens import Ids
 
 
 @dataclass(frozen=True, slots=True)

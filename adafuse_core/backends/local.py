@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import torch
 
-from adafuse_core.backends.base import Abilities, Ids, Step, Until
+from adafuse_core.backends.base import Abilities, Step, Until
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.numbers import likeliest, logprobs
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.selftest import fork_problem
 from adafuse_core.errors import NonFiniteLogitsError
+from adafuse_core.text.tokens import Ids
 
 logger = logging.getLogger(__name__)
 

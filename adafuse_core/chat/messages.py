@@ -48,14 +48,17 @@ class Message:
             raise PromptError(f"got {value!r} as a message, expected a dict with 'role' and 'content'")
         unknown = set(value) - {"role", "content", "tool_calls", "tool_call_id", "name"}
         if unknown:
-            raise PromptError(f"unknown message keys {sorted(unknown)} in {dict(value)!r}")
+            raise PromptError(f"unknown message keys {sorted(map(str, unknown))} in {dict(value)!r}")
         role = value.get("role")
         if role not in ROLES:
             raise PromptError(f"got message role {role!r}, expected one of {', '.join(ROLES)}")
+        calls = value.get("tool_calls") or ()
+        if not isinstance(calls, Sequence):
+            raise PromptError(f"got {calls!r} as tool calls, expected a list")
         return cls(
             role=role,
             content=_text(value.get("content")),
-            tool_calls=tuple(_tool_call(call) for call in value.get("tool_calls") or ()),
+            tool_calls=tuple(_tool_call(call) for call in calls),
             tool_call_id=value.get("tool_call_id"),
             name=value.get("name"),
         )
@@ -95,7 +98,9 @@ def _text(content: Any) -> str:
             kind = part.get("type") if isinstance(part, Mapping) else None
             if kind != "text":
                 raise PromptError(f"got a content part of type {kind!r}, expected text", hint="members read text only")
-            texts.append(str(part["text"]))
+            if not isinstance(part.get("text"), str):
+                raise PromptError(f"got content part {dict(part)!r}, expected a string as its 'text'")
+            texts.append(part["text"])
         return "".join(texts)
     raise PromptError(f"got message content {content!r}, expected text")
 
@@ -103,7 +108,9 @@ def _text(content: Any) -> str:
 def _tool_call(value: Any) -> ToolCall:
     if isinstance(value, ToolCall):
         return value
-    function = value.get("function", value) if isinstance(value, Mapping) else {}
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise PromptError(f"got {value!r} as a tool call, expected a name and a dict of arguments")
     name, arguments = function.get("name"), function.get("arguments", {})
     if isinstance(arguments, str):
         try:

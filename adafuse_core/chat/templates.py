@@ -61,11 +61,14 @@ def render_chat(
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             problems.append(str(error))
             continue
-        lost = [part for part in _texts(form) if mark(part) not in text and _in_json(mark(part)) not in text]
-        if lost:
-            problems.append(f"it drops {lost[0][:60]!r}")
+        if (lost := _lost(list(_texts(form)), text, mark)) is not None:
+            problems.append(f"it drops {lost[:60]!r}")
             continue
-        if tools and text == render(form, None):
+        without_calls = tuple(replace(message, tool_calls=()) for message in form)
+        if without_calls != form and _gives(text, render, without_calls):
+            problems.append("it drops tool calls")
+            continue
+        if tools and _gives(text, render, form, None):
             raise TemplateError("the chat template ignores tools", member=member, hint="use a template that shows them")
         return text
     raise TemplateError(
@@ -82,7 +85,9 @@ def _forms(messages: Messages) -> Iterable[Messages]:
     yield gathered
     yield _merge_runs(gathered)
     yield _merge_runs(_fold_system(gathered))
-    yield _merge_runs(_fold_system(_gather_system(_tools_as_text(messages))))
+    without_tools = _gather_system(_tools_as_text(messages))
+    yield _merge_runs(without_tools)
+    yield _merge_runs(_fold_system(without_tools))
 
 
 def _gather_system(messages: Messages) -> Messages:
@@ -131,6 +136,23 @@ def _tools_as_text(messages: Messages) -> Messages:
         else:
             plain.append(message)
     return tuple(plain)
+
+
+def _lost(parts: Sequence[str], text: str, mark: Callable[[Any], Any]) -> str | None:
+    """A part that stands in the text less often than in all parts together."""
+    for part in parts:
+        shown = {mark(part), _in_json(mark(part))}
+        if sum(map(text.count, shown)) < sum(mark(other).count(mark(part)) for other in parts):
+            return part
+    return None
+
+
+def _gives(text: str, render: Callable[..., str], *arguments: Any) -> bool:
+    """Whether a poorer conversation is rendered as the same text, so that the template ignores the difference."""
+    try:
+        return text == render(*arguments)
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+        return False
 
 
 def _in_json(text: str) -> str:

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from adafuse_core.backends.base import Ids
 from adafuse_core.engine.forward import Model
-from adafuse_core.text.tokens import shared_length
+from adafuse_core.text.tokens import Ids, shared_length
 
 
 @dataclass

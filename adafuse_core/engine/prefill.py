@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from adafuse_core.backends.base import Ids
+from adafuse_core.text.tokens import Ids
 from adafuse_core.engine.forward import Model
 
 

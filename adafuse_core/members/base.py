@@ -31,6 +31,9 @@ class Prefix(Protocol):
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
 
+    def cost(self, span: Span) -> int:
+        """Tokens by which committing the span would lengthen this member's ids."""
+
     def clip(self, span: Span, tokens: int) -> Span:
         """The longest beginning of the span that takes at most so many of this member's tokens."""
 
@@ -59,6 +62,9 @@ class Member(Protocol):
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Length of a prompt in own tokens, template included."""
+
+    def count_text_tokens(self, text: str) -> int:
+        """Length of a bare text in own tokens, nothing added."""
 
     def supports_chat(self) -> bool:
         """Whether the member has a chat template."""

@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from adafuse_core import small_models
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
@@ -21,16 +20,15 @@ from adafuse_core.engine.selftest import is_causal
 from adafuse_core.errors import (
     AdaFuseError,
     ModelLoadError,
-    ModelNotFoundError,
     TokenizerMismatchError,
     UnsupportedModelError,
 )
 from adafuse_core.members.member import ModelMember
+from adafuse_core.members.sources import context_window, not_found, source
 from adafuse_core.text.tokens import Codec
 
 logger = logging.getLogger(__name__)
 
-_SMALL = "small:"
 _PROBES = (
     "Hello world",
     "Hello  world,   again",
@@ -46,23 +44,27 @@ _PROBES = (
 
 def load_member(config: MemberConfig) -> ModelMember:
     """Load tokenizer and model; the first failing check raises a `ModelLoadError` that names the member."""
-    name, source = config.label, _source(config.model)
+    name = config.label
     try:
-        tokenizer = _load_tokenizer(config, source)
-        model = _load_model(config, source)
+        files = source(config.model)
+        _check_architecture(config, files)
+        tokenizer = _load_tokenizer(config, source(config.tokenizer) if config.tokenizer else files)
+        model = _load_model(config, files)
     except AdaFuseError as error:
         error.member = error.member or name
         raise
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"can't load {config.model!r}: {_first_line(error)}",
+    except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
+        folder = Path(files)
+        if not (folder / "config.json").is_file() and (isinstance(error, OSError) or folder.is_dir()):
+            raise not_found(config.model, error, name) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelLoadError(
+            f"can't load {config.model!r}: {reason}",
             member=name,
-            hint="give a Hugging Face model name that this machine can reach, or the path of a folder with config.json",
+            hint="check the options of this member and the files of its model; the cause is chained to this error",
         ) from error
-    except (ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelLoadError(f"can't load {config.model!r}: {_first_line(error)}", member=name) from error
     _check_model(model, tokenizer, name)
-    window = _context_window(config, model)
+    window = context_window(config, model.module.config)
     return ModelMember(
         name=name,
         weight=config.weight,
@@ -74,17 +76,18 @@ def load_member(config: MemberConfig) -> ModelMember:
     )
 
 
-def _source(model: str) -> str:
-    if model.startswith(_SMALL):
-        return str(small_models.path(model.removeprefix(_SMALL)))
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_like_path and not Path(model).expanduser().exists():
-        raise ModelNotFoundError(f"there is no folder {model!r}", hint="check the path")
-    return str(Path(model).expanduser()) if looks_like_path else model
+def _check_architecture(config: MemberConfig, files: str) -> None:
+    architecture = AutoConfig.from_pretrained(
+        files, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    if architecture.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
+            hint="members must be causal (decoder-only) language models",
+        )
 
 
-def _load_tokenizer(config: MemberConfig, source: str) -> Any:
-    name = _source(config.tokenizer) if config.tokenizer else source
+def _load_tokenizer(config: MemberConfig, name: str) -> Any:
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     file = cached_file(name, "tokenizer.json", revision=config.revision, _raise_exceptions_for_missing_entries=False)
@@ -124,22 +127,14 @@ def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
             )
 
 
-def _load_model(config: MemberConfig, source: str) -> Model:
+def _load_model(config: MemberConfig, files: str) -> Model:
     options: dict[str, Any] = {"dtype": config.dtype, "trust_remote_code": config.trust_remote_code}
     for option in ("revision", "attn_implementation", "quantization_config", "device_map"):
         if (value := getattr(config, option)) is not None:
             options[option] = value
-    architecture = AutoConfig.from_pretrained(
-        source, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
-    if architecture.is_encoder_decoder:
-        raise UnsupportedModelError(
-            f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
-            hint="members must be causal (decoder-only) language models",
-        )
     if config.device_map is None:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(AutoModelForCausalLM.from_pretrained(source, **options, **config.model_kwargs))
+    return Model(AutoModelForCausalLM.from_pretrained(files, **options, **config.model_kwargs))
 
 
 def _check_model(model: Model, tokenizer: Any, name: str) -> None:
@@ -159,13 +154,6 @@ def _check_model(model: Model, tokenizer: Any, name: str) -> None:
         )
 
 
-def _context_window(config: MemberConfig, model: Model) -> int | None:
-    text_config = model.module.config.get_text_config()
-    declared = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
-    windows = [window for window in (declared, config.context_window) if window]
-    return min(windows) if windows else None
-
-
 def _end_ids(config: MemberConfig, tokenizer: Any, model: Model, name: str) -> frozenset[int]:
     """Every token that ends an answer: declared by model or tokenizer, written by the template, or given."""
     declared = [tokenizer.eos_token_id, model.module.config.get_text_config().eos_token_id]
@@ -178,7 +166,11 @@ def _end_ids(config: MemberConfig, tokenizer: Any, model: Model, name: str) -> f
     vocab = tokenizer.get_vocab()
     for token in config.end_tokens:
         if token not in vocab:
-            raise ModelLoadError(f"end token {token!r} is not in the vocabulary", member=name)
+            raise ModelLoadError(
+                f"end token {token!r} is not in the vocabulary",
+                member=name,
+                hint="write each end token as it stands in the tokenizer's vocabulary",
+            )
         ends.add(vocab[token])
     if not ends:
         raise UnsupportedModelError(
@@ -201,7 +193,3 @@ def _template_end(tokenizer: Any) -> int | None:
         first = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"][:1]
         return first[0] if first and first[0] in special else None
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

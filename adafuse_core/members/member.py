@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from adafuse_core.backends.base import Abilities, Backend, Ids, Step
+from adafuse_core.backends.base import Abilities, Backend, Step
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.errors import (
     AdaFuseError,
@@ -26,7 +26,7 @@ from adafuse_core.errors import (
 from adafuse_core.members.base import Prompt, WindowFull
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.tokens import Codec, Section, shared_length
+from adafuse_core.text.tokens import Codec, Ids, Section, shared_length
 from adafuse_core.text.words import NewlineTail, WordRule
 
 _REMEMBERED = 2  # contexts kept per answer: the newest, and the one before it for a token on the seam
@@ -224,6 +224,10 @@ class ModelPrefix:
             self._text += span.text
             self._drafted = {}
             self._remember(self._ids)
+
+    def cost(self, span: Span) -> int:
+        """Tokens by which committing the span would lengthen the ids."""
+        return len(self._ids_after(span)) - len(self._ids)
 
     def clip(self, span: Span, tokens: int) -> Span:
         """The longest beginning of the span that takes at most so many tokens; whole characters only."""

@@ -212,6 +212,10 @@ class ScriptedPrefix:
         self._text += span.text
         self._completion_tokens += _words(span.text)
 
+    def cost(self, span: Span) -> int:
+        """Words of the span."""
+        return _words(span.text)
+
     def clip(self, span: Span, tokens: int) -> Span:
         """The first so many words of the span."""
         ends = _RULE.ends(span.text, final=True)

@@ -83,8 +83,9 @@ def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
     from adafuse_integrations.langchain import AdaFuseLLM
 
     class ShowWords(BaseCallbackHandler):
-        def on_llm_new_token(self, token: str, *, chunk: Any = None, **_: Any) -> None:
-            painter.show(token, ((chunk and chunk.generation_info) or {}).get("proposers", ()))
+        def on_llm_new_token(self, token: str, *, chunk: Any = None, **kwargs: Any) -> None:  # type: ignore[override]
+            rounds = chunk.generation_info["adafuse"]["rounds"]
+            painter.show(token, rounds[-1]["proposers"] if rounds else ())
 
     console.print(Rule(f"LangChain: retriever | prompt | ensemble | parser, over {_count()} documents"))
     retriever = langchain_retriever() | (lambda found: "\n\n".join(document.page_content for document in found))
@@ -103,6 +104,7 @@ def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
 
 def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None:
     """A query engine and a chat engine over the same documents, streamed."""
+    from llama_index.core.base.response.schema import StreamingResponse
     from llama_index.core.chat_engine import ContextChatEngine
     from llama_index.core.prompts import PromptTemplate
     from llama_index.core.query_engine import RetrieverQueryEngine
@@ -118,8 +120,9 @@ def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None
     )
     for question in QUERY_QUESTIONS:
         console.print(Text(question, "bold"))
-        for _ in engine.query(question).response_gen:
-            pass
+        answer = engine.query(question)
+        assert isinstance(answer, StreamingResponse)
+        answer.get_response()  # the words are shown as they come
         console.print()
     chat = ContextChatEngine.from_defaults(retriever, llm=llm, context_template="Context:\n{context_str}")
     for question in CHAT_QUESTIONS:

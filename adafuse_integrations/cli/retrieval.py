@@ -39,7 +39,8 @@ def llama_index_retriever(folder: Path = DOCUMENTS, k: int = 2) -> LlamaIndexRet
     from llama_index.retrievers.bm25 import BM25Retriever
 
     nodes = [TextNode(text=text) for text in _texts(folder).values()]
-    return BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=min(k, len(nodes)), verbose=False)
+    retriever: LlamaIndexRetriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=min(k, len(nodes)))
+    return retriever
 
 
 def _texts(folder: Path) -> dict[str, str]:

@@ -95,6 +95,7 @@ def test_a_word_cut_by_the_budget_is_written_on():
 
 def test_clipping_counts_words():
     prefix, span = opened("one"), Span(text=" one  two three", ends=True)
+    assert prefix.cost(span) == 3
     assert prefix.clip(span, 3) is span
     assert prefix.clip(span, 2) == Span(text=" one  two")
     assert prefix.clip(span, 0) == Span(text="")

@@ -1,0 +1,423 @@
+"""`AdaFuseLLM`: an ensemble as a LlamaIndex language model.
+
+Each of the eight endpoints drains `Ensemble.stream` by itself; none calls another one, so a call is one
+event for callbacks, traces and rate limiters. Words become responses in `answers`, messages are turned into
+the core's in `messages`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import inspect
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.llm import default_completion_to_prompt
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.span import active_span_id
+from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator
+
+from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.ensemble import Ensemble, PromptLike, default_config
+from adafuse_core.errors import CancelledError, ConfigError, TemplateError
+from adafuse_core.rounds import Round
+from adafuse_integrations.llama_index.answers import Chunk, chunks, is_last
+from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
+from adafuse_integrations.llama_index.messages import to_message
+from adafuse_integrations.worker import Worker
+
+logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
+
+OnWord = Callable[[EnsembleWord], Any]
+Response = TypeVar("Response", CompletionResponse, ChatResponse)
+Ask = Callable[[Ensemble], PromptLike]  # the prompt, once it is known what the members can read
+Start = Callable[[threading.Event], Iterator[Response]]  # begins a generation that the event cancels
+
+_STRUCTURE = ("strategy", "tau", "max_words", "branches", "max_word_tokens", "member")
+_GENERATION = ("max_new_tokens", "temperature", "stop", "seed")
+_TEMPLATE_TOKENS = 64  # what a chat template writes around a question and its context
+_LEAST_ROOM = 600  # tokens for context and question below which LlamaIndex's refine mode gives up
+
+
+class AdaFuseLLM(CustomLLM):
+    """Several open language models that answer as one, for LlamaIndex.
+
+    Example:
+        `AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])`
+
+    Models are loaded at the first answer and shared by all copies. Calls may come from many threads.
+    Per call, `max_new_tokens` (or `max_tokens`), `temperature`, `stop` and `seed` override the fields; other
+    keyword arguments raise `ConfigError`.
+
+    **Prompts.** Messages go to every member by its own chat template. `complete(prompt)` is one user turn, or
+    the text as it is if a member has no template; `complete(prompt, formatted=True)` is always the text as it
+    is. A `messages_to_prompt` or `completion_to_prompt` of your own replaces the templates and writes the
+    whole prompt of all members.
+
+    **System prompt.** `system_prompt` opens every conversation, also in `chat()` and unformatted `complete()`,
+    unless it stands in it already. A `completion_to_prompt` of your own must write it itself.
+
+    **Responses.** `raw` of the last (or only) response holds `usage` in tokens of the first member,
+    `usage_by_member`, `finish_reason` ("stop" or "length"), the `stop` string that was hit and `rounds`, the
+    whole trace; that of earlier chunks holds their `round`. All of it is JSON.
+
+    **Words.** `on_word` callables get an `EnsembleWord` for each round, in every endpoint, before its text is
+    returned: on the caller's thread, or for the async endpoints on a worker thread. What they raise ends the
+    generation and reaches the consumer. The same value is sent to LlamaIndex's instrumentation
+    as `EnsembleWordEvent`; errors in its handlers are swallowed there.
+
+    **Settings.** Engines put their own callback manager on the LLM, so give yours to
+    `Settings.callback_manager`. `Settings.tokenizer = llm.tokenizer_fn` makes LlamaIndex count as the members do.
+
+    Args:
+        members: Model names, paths, mappings or `MemberConfig`s. Default: the two small models shipped
+            with the package.
+        strategy: As of `EnsembleConfig`, like the next five.
+        max_new_tokens: As of `GenerationParams`, like the next three.
+        context_window: What LlamaIndex may fill. Default: the smallest window that the members' config files
+            declare, less 64 tokens for the chat template; 3900 if none is declared.
+        is_chat_model: Whether LlamaIndex should send messages. Set it to False for members without a
+            chat template: conversations are then written out as plain text.
+        on_word: A callable or several; see above. Not part of `to_dict()`.
+
+    Raises:
+        ValidationError: An option is unknown or out of range. A field that is set to such a value later raises
+            `ConfigError` at the next call. Both are `ValueError`s.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    members: list[Any] | None = Field(default=None, description="Models of the ensemble.")
+    strategy: str = Field(default=EnsembleConfig.strategy, description="How the members are fused.")
+    tau: float = Field(default=EnsembleConfig.tau, description="Confidence threshold.")
+    max_words: int = Field(default=EnsembleConfig.max_words, description="Most words drafted per round.")
+    branches: int = Field(default=EnsembleConfig.branches, description="First tokens tried where unsure.")
+    max_word_tokens: int = Field(default=EnsembleConfig.max_word_tokens, description="Most tokens of one word.")
+    member: str | None = Field(default=EnsembleConfig.member, description="Who decodes with strategy 'single'.")
+    max_new_tokens: int | None = Field(
+        default=GenerationParams.max_new_tokens, description="Longest answer, in tokens of the first member."
+    )
+    temperature: float = Field(default=GenerationParams.temperature, description="0 commits the best candidate.")
+    stop: str | tuple[str, ...] | None = Field(default=GenerationParams.stop, description="Strings that end it.")
+    seed: int | None = Field(default=GenerationParams.seed, description="Makes draws repeatable.")
+    context_window: int | None = Field(default=None, description="What LlamaIndex may fill.", gt=0)
+    is_chat_model: bool = Field(default=True, description="Whether LlamaIndex should send messages.")
+    on_word: Annotated[OnWord | Sequence[OnWord] | None, WithJsonSchema({"type": "string"})] = Field(
+        default=None, description="Called with each word.", exclude=True
+    )
+
+    _given: Ensemble | None = PrivateAttr(default=None)  # by from_ensemble
+    _built: Ensemble | None = PrivateAttr(default=None)  # from the fields
+    _window: tuple[tuple[MemberConfig, ...], int | None] | None = PrivateAttr(default=None)
+    _running: set[threading.Event] = PrivateAttr(default_factory=set)
+    _worker: Worker = PrivateAttr(default_factory=Worker)
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _plain_members(cls, members: Any) -> Any:
+        return members if members is None or isinstance(members, str) else [_plain(member) for member in members]
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check what the fields say together."""
+        super().model_post_init(context)
+        self._config()
+        self._listeners()
+
+    @classmethod
+    def from_ensemble(cls, ensemble: Ensemble, **options: Any) -> Self:
+        """An LLM on an ensemble that exists already, whose models it uses as they are.
+
+        Args:
+            ensemble: Its members and strategy stay as they are; the defaults of generation are taken over.
+            options: Fields of this class, but for those that describe the ensemble.
+
+        Raises:
+            ConfigError: An option would change the ensemble.
+        """
+        config = ensemble.config
+        taken = {name: getattr(config, name) for name in _STRUCTURE}
+        taken |= {name: getattr(config.generation, name) for name in _GENERATION}
+        llm = cls(**{"members": list(config.members), **taken, **options})
+        llm._given = ensemble
+        _ = llm.ensemble
+        return llm
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in serialised forms."""
+        return "AdaFuseLLM"
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble that the fields describe; its models are loaded at first use."""
+        config = self._config()
+        if self._given is not None:
+            if dataclasses.replace(self._given.config, generation=config.generation) != config:
+                raise ConfigError(
+                    "the members or the strategy differ from those of the ensemble that this LLM was made from",
+                    hint="make an ensemble with these options and call from_ensemble again",
+                )
+            return self._given
+        if self._built is None or self._built.config != config:
+            self._built = Ensemble(config)
+        return self._built
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What LlamaIndex wants to know before it asks. Reads config files once; loads no weights."""
+        return LLMMetadata(
+            context_window=self.context_window or self._declared_window(),
+            num_output=-1 if self.max_new_tokens is None else self.max_new_tokens,
+            is_chat_model=self.is_chat_model,
+            is_function_calling_model=False,
+            model_name=f"adafuse({'+'.join(self.ensemble.names)})",
+        )
+
+    @property
+    def tokenizer_fn(self) -> Callable[[str], list[int]]:
+        """For `Settings.tokenizer`: as many entries as the member that needs most tokens for a text.
+
+        The entries are no token ids, each member has its own. The first call loads the models.
+        """
+        return self._tokenize
+
+    def cancel(self) -> None:
+        """Stop all generations of this LLM that are running, on any thread, within a step.
+
+        Their consumers get `CancelledError`.
+        """
+        for cancel in tuple(self._running):
+            cancel.set()
+
+    # The endpoints. Their arguments are explained in LlamaIndex's base class.
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answer a prompt."""
+        return _last(self._completion(prompt, formatted, kwargs)(threading.Event()))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """Answer a prompt, word by word. Nothing runs before the first `next()`; closing stops within a word."""
+        return _generator(self._completion(prompt, formatted, kwargs)(threading.Event()))
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a conversation."""
+        return _last(self._turn(messages, kwargs)(threading.Event()))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Answer a conversation, word by word. Nothing runs before the first `next()`; closing stops within a word."""
+        return _generator(self._turn(messages, kwargs)(threading.Event()))
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answer a prompt without holding up the event loop."""
+        return await _alast(self._on_worker(self._completion(prompt, formatted, kwargs)))
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """Answer a prompt, word by word, without holding up the event loop."""
+        return self._on_worker(self._completion(prompt, formatted, kwargs))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a conversation without holding up the event loop."""
+        return await _alast(self._on_worker(self._turn(messages, kwargs)))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """Answer a conversation, word by word, without holding up the event loop."""
+        return self._on_worker(self._turn(messages, kwargs))
+
+    # What they share, in the order in which it happens.
+
+    def _completion(self, prompt: str, formatted: bool, options: dict[str, Any]) -> Start[CompletionResponse]:
+        return self._generation(self._ask_text(prompt, formatted), options, Chunk.as_completion)
+
+    def _turn(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> Start[ChatResponse]:
+        return self._generation(self._ask_messages(messages), options, Chunk.as_chat)
+
+    def _ask_text(self, prompt: str, formatted: bool) -> Ask:
+        if formatted:
+            return lambda _: prompt
+        if self.completion_to_prompt not in (None, default_completion_to_prompt):
+            written = self.completion_to_prompt(prompt)
+            return lambda _: written
+        plain = self._extend_prompt(prompt)
+        if not self.is_chat_model:
+            return lambda _: plain
+        turn = self._ask_messages([ChatMessage(role=MessageRole.USER, content=prompt)])
+        if self._writes_messages:
+            return turn
+        return lambda ensemble: turn(ensemble) if ensemble.supports_chat() else plain
+
+    def _ask_messages(self, messages: Sequence[ChatMessage]) -> Ask:
+        turns = [to_message(message) for message in messages]
+        if self.system_prompt and not any(
+            turn.role == "system" and turn.content == self.system_prompt for turn in turns
+        ):
+            messages = self._extend_messages(list(messages))
+            turns = [to_message(messages[0]), *turns]
+        if self._writes_messages or not self.is_chat_model:
+            written = (self.messages_to_prompt or generic_messages_to_prompt)(messages)
+            return lambda _: written
+
+        def ask(ensemble: Ensemble) -> PromptLike:
+            if not ensemble.supports_chat():
+                raise TemplateError(
+                    "messages were given, but not every member has a chat template",
+                    hint="set is_chat_model=False to send plain text, or give MemberConfig(chat_template=...)",
+                )
+            return turns
+
+        return ask
+
+    @property
+    def _writes_messages(self) -> bool:
+        """Whether the user brought a way of their own to write conversations."""
+        return self.messages_to_prompt not in (None, generic_messages_to_prompt)
+
+    def _generation(self, ask: Ask, options: dict[str, Any], form: Callable[[Chunk], Response]) -> Start[Response]:
+        """Check a call now; what is returned begins it, lazily, on whichever thread consumes it."""
+        ensemble, params = self.ensemble, self._params(options)
+        listeners, span_id = self._listeners(), active_span_id.get()
+
+        def announce(number: int, played: Round) -> None:
+            word = EnsembleWord.of(number, played)
+            dispatcher.event(EnsembleWordEvent(word=word, span_id=span_id))
+            for listener in listeners:
+                listener(word)
+
+        def start(cancel: threading.Event) -> Iterator[Response]:
+            self._running.add(cancel)
+            try:
+                events = ensemble.stream(ask(ensemble), cancel=cancel, **params)
+                with contextlib.closing(_generator(events)):
+                    for chunk in chunks(events, announce):
+                        yield form(chunk)
+            finally:
+                self._running.discard(cancel)
+
+        return start
+
+    async def _on_worker(self, start: Start[Response]) -> AsyncGenerator[Response, None]:
+        """The responses of a generation that runs on a worker thread."""
+        ended = False
+        async with contextlib.aclosing(self._worker.iterate(start)) as responses:
+            async for response in responses:
+                ended = is_last(response)
+                yield response
+        if not ended:  # the worker stops in silence when its event is set by `cancel()`
+            raise CancelledError("the generation was cancelled")
+
+    def _params(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The fields, overridden by a call's options."""
+        options = dict(options)
+        if "max_tokens" in options:
+            if "max_new_tokens" in options:
+                raise ConfigError("max_tokens and max_new_tokens are both given", hint="they mean the same; give one")
+            options["max_new_tokens"] = options.pop("max_tokens")
+        return dict(vars(self._config().generation.updated(options)))
+
+    def _config(self) -> EnsembleConfig:
+        """The fields as the core's config, checked."""
+        return EnsembleConfig(
+            members=default_config().members if self.members is None else self.members,  # type: ignore[arg-type]
+            generation=GenerationParams(**{name: getattr(self, name) for name in _GENERATION}),
+            **{name: getattr(self, name) for name in _STRUCTURE},
+        )
+
+    def _listeners(self) -> tuple[OnWord, ...]:
+        listeners = self.on_word or ()
+        listeners = (listeners,) if callable(listeners) else tuple(listeners)
+        for listener in listeners:
+            if not callable(listener) or inspect.iscoroutinefunction(listener):
+                raise ConfigError(f"got {listener!r} as on_word, expected a plain callable", hint="it can't be async")
+        return listeners
+
+    def _declared_window(self) -> int:
+        """The smallest window of the members, less what their templates take; found once per set of members."""
+        members = self.ensemble.config.members
+        if self._window is None or self._window[0] != members:
+            window = self.ensemble.context_window
+            self._window = members, window
+            self._warn_if_narrow(window)
+        window = self._window[1]
+        if window is None:
+            return DEFAULT_CONTEXT_WINDOW
+        return max(1, window - _TEMPLATE_TOKENS) if self.is_chat_model else window
+
+    def _warn_if_narrow(self, window: int | None) -> None:
+        if window is not None and window - (self.max_new_tokens or 0) < _LEAST_ROOM:
+            logger.warning(
+                "a context window of %d tokens less %s for the answer is little for query engines; "
+                "lower max_new_tokens, or use members with longer windows",
+                window,
+                self.max_new_tokens,
+            )
+
+    def _tokenize(self, text: str) -> list[int]:
+        return list(range(max(self.ensemble.count_text_tokens(text).values())))
+
+    # Copies share the models and callbacks, but not what is running.
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._running, copied._worker = set(), Worker()
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        copied = self.__copy__()
+        copied.members = copy.deepcopy(self.members, memo)
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._given is not None:
+            self._given.__reduce__()  # refuses ready-made members
+        return super(AdaFuseLLM, copy.copy(self)).__getstate__()
+
+
+def _plain(member: Any) -> str | dict[str, Any]:
+    """A member as plain values, without the defaults."""
+    if isinstance(member, str | Path):
+        return str(member)
+    config = MemberConfig.from_any(member)
+    default = MemberConfig(model=config.model)
+    return {name: value for name, value in vars(config).items() if name == "model" or value != vars(default)[name]}
+
+
+def _generator(items: Iterator[Any]) -> Generator[Any, None, None]:
+    assert isinstance(items, Generator), items  # LlamaIndex knows streams by this type
+    return items
+
+
+def _last(responses: Iterator[Response]) -> Response:
+    *_, response = responses
+    return response
+
+
+async def _alast(responses: AsyncGenerator[Response, None]) -> Response:
+    return [response async for response in responses][-1]

@@ -1,0 +1,78 @@
+"""LlamaIndex's chat messages as core messages. Nothing is left out in silence: what has no text is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from pydantic import BaseModel
+
+from adafuse_core.chat.messages import Message
+from adafuse_core.errors import PromptError
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.FUNCTION: "tool",
+    MessageRole.TOOL: "tool",
+}
+
+
+def to_message(message: ChatMessage) -> Message:
+    """A chat message in the core's form.
+
+    Text blocks are joined by newlines, as `ChatMessage.content` does; of quoted blocks the text is
+    taken. Thinking is no part of what was said and cache points are advice to hosted models:
+    both are passed over.
+
+    Raises:
+        PromptError: A block holds an image, audio, video or document, or a tool call is malformed.
+    """
+    if not isinstance(message, ChatMessage):
+        raise PromptError(f"got {message!r} as a message, expected a ChatMessage")
+    role = _ROLES[message.role]
+    return Message.from_any(
+        {
+            "role": role,
+            "content": "\n".join(_texts(message.blocks)),
+            "tool_calls": _tool_calls(message) if role == "assistant" else (),
+            "tool_call_id": message.additional_kwargs.get("tool_call_id") if role == "tool" else None,
+            "name": message.additional_kwargs.get("name") if role == "tool" else None,
+        }
+    )
+
+
+def _texts(blocks: Sequence[Any]) -> list[str]:
+    texts: list[str] = []
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, CitableBlock | CitationBlock):
+            texts += _texts(block.nested_blocks)
+        elif not isinstance(block, ToolCallBlock | ThinkingBlock | CachePoint):
+            kind = getattr(block, "block_type", type(block).__name__)
+            raise PromptError(f"got a content block of type {kind!r}, expected text", hint="members read text only")
+    return texts
+
+
+def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
+    """The calls of an assistant turn, from its blocks or, in older code, from `additional_kwargs`."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if blocks:
+        return [{"id": block.tool_call_id, "name": block.tool_name, "arguments": block.tool_kwargs} for block in blocks]
+    calls = message.additional_kwargs.get("tool_calls") or ()
+    return [call.model_dump() if isinstance(call, BaseModel) else call for call in calls]

@@ -1,0 +1,84 @@
+"""Serialising, pickling and copying: specs travel, models are shared."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+
+from adafuse_core.members import registry
+from adafuse_integrations.llama_index import AdaFuseLLM
+from tests.integrations.llama_index.conftest import scripted
+
+
+@pytest.fixture
+def llm(pair):
+    members = [pair[0], {"model": pair[1], "weight": 2.0}]
+    return AdaFuseLLM(members=members, max_new_tokens=6, stop=["###"], seed=1, system_prompt="S", on_word=lambda _: 0)
+
+
+def test_dict_and_json_round_trip(llm):
+    for twin in (AdaFuseLLM.from_dict(llm.to_dict()), AdaFuseLLM.from_json(llm.to_json())):
+        assert twin.to_json() == llm.to_json()
+        assert twin.ensemble.config == llm.ensemble.config
+        assert twin.system_prompt == "S"
+    assert "on_word" not in llm.to_dict()
+    assert json.loads(llm.to_json())["class_name"] == "AdaFuseLLM"
+
+
+def test_default_options_round_trip():
+    assert AdaFuseLLM.from_dict(AdaFuseLLM().to_dict()).to_dict() == AdaFuseLLM().to_dict()
+
+
+def test_pickles_are_small_and_load_no_second_model(llm):
+    text = llm.complete("The quick").text
+    before = registry.loaded()
+    blob = pickle.dumps(llm)
+    assert len(blob) < 10_000
+    twin = pickle.loads(blob)
+    assert twin.complete("The quick").text == text
+    assert twin.ensemble.members[0].backend is llm.ensemble.members[0].backend
+    assert registry.loaded() == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [copy.copy, copy.deepcopy, lambda llm: llm.model_copy(), lambda llm: llm.model_copy(deep=True)],
+    ids=["copy", "deepcopy", "model_copy", "model_copy deep"],
+)
+def test_copies_share_models_and_callbacks(llm, make):
+    llm.complete("The quick")
+    before = registry.loaded()
+    twin = make(llm)
+    assert twin.complete("The quick").text == llm.complete("The quick").text
+    assert twin.ensemble.members[0].backend is llm.ensemble.members[0].backend
+    assert twin.on_word is llm.on_word
+    assert registry.loaded() == before
+
+
+def test_a_changed_copy_leaves_the_original_as_it_was(llm):
+    twin = llm.model_copy(update={"max_new_tokens": 2})
+    assert twin.complete("The quick").raw["usage"]["completion_tokens"] == 2
+    assert llm.complete("The quick").raw["usage"]["completion_tokens"] == 6
+    deep = copy.deepcopy(llm)
+    deep.members.pop()
+    assert len(llm.members) == 2
+
+
+def test_copying_and_pickling_while_a_stream_runs_works(llm):
+    stream = llm.stream_complete("The quick")
+    next(stream)
+    copy.deepcopy(llm)
+    pickle.loads(pickle.dumps(llm))
+    assert list(stream)[-1].raw["finish_reason"]
+
+
+def test_ready_members_are_shared_by_copies_and_refuse_to_be_pickled():
+    llm, _ = scripted("one")
+    for twin in (copy.copy(llm), copy.deepcopy(llm)):
+        assert twin.complete("go").text == "one"
+        assert twin.ensemble is llm.ensemble
+    with pytest.raises(TypeError, match="ready-made"):
+        pickle.dumps(llm)

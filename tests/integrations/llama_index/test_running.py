@@ -1,0 +1,199 @@
+"""How generations run: lazily, on any thread, beside an event loop, until they are stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from adafuse_core import CancelledError
+from adafuse_integrations.llama_index import AdaFuseLLM
+from tests.integrations.llama_index.conftest import ENDPOINTS, STREAMS, Heartbeat, begin, respond, scripted, text_of
+
+LONG = " ".join(f"word{number}" for number in range(400))
+SYNC_STREAMS = [name for name in STREAMS if not name.startswith("a")]
+ASYNC_STREAMS = [name for name in STREAMS if name.startswith("a")]
+
+
+async def settled(member):
+    """Drafts that a member makes no more of, once it has stopped."""
+    while True:
+        before = member.drafts
+        await asyncio.sleep(0.1)
+        if member.drafts == before:
+            return before
+
+
+@pytest.mark.parametrize("endpoint", STREAMS)
+async def test_nothing_runs_before_the_first_next(endpoint):
+    llm, member = scripted()
+    stream = begin(llm, endpoint)
+    if endpoint.startswith("a"):
+        stream = await stream
+    await asyncio.sleep(0.02)
+    assert member.prompts == []
+    assert not llm._running
+    del stream
+    assert (await respond(llm, endpoint))[-1].raw["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("endpoint", SYNC_STREAMS)
+def test_closing_stops_within_a_word(endpoint):
+    llm, member = scripted(LONG)
+    stream = begin(llm, endpoint)
+    next(stream)
+    stream.close()
+    drafts = member.drafts
+    assert drafts <= 2
+    assert not llm._running
+    assert llm.complete("again").text == LONG
+
+
+@pytest.mark.parametrize("endpoint", ASYNC_STREAMS)
+async def test_closing_an_async_stream_stops_within_a_word(endpoint):
+    llm, member = scripted(LONG, delay=0.005)
+    stream = await begin(llm, endpoint)
+    await anext(stream)
+    await stream.aclose()
+    assert await settled(member) < 100
+    assert not llm._running
+
+
+@pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
+async def test_cancelling_a_task_stops_its_generation(endpoint):
+    llm, member = scripted(LONG, delay=0.005)
+    task = asyncio.create_task(respond(llm, endpoint))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await settled(member) < 100
+    assert not llm._running
+
+
+@pytest.mark.parametrize("endpoint", ["complete", "chat", *SYNC_STREAMS])
+def test_cancel_stops_generations_on_other_threads(endpoint):
+    llm, member = scripted(LONG, delay=0.005)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(asyncio.run, respond(llm, endpoint)) for _ in range(2)]
+        while member.drafts < 4:
+            time.sleep(0.005)
+        before = time.perf_counter()
+        llm.cancel()
+        for run in runs:
+            with pytest.raises(CancelledError):
+                run.result(timeout=5)
+    assert time.perf_counter() - before < 2
+    assert not llm._running
+
+
+@pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
+async def test_cancel_reaches_async_consumers_as_an_error(endpoint):
+    llm, member = scripted(LONG, delay=0.005)
+    task = asyncio.create_task(respond(llm, endpoint))
+    while member.drafts < 2:
+        await asyncio.sleep(0.005)
+    llm.cancel()
+    with pytest.raises(CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert await settled(member) < 100
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_a_callback_may_cancel(endpoint):
+    llm, member = scripted(LONG)
+    llm.on_word = lambda _: llm.cancel()
+    with pytest.raises(CancelledError):
+        await respond(llm, endpoint)
+    assert member.drafts <= 2
+
+
+def test_cancel_of_a_copy_leaves_the_original_alone():
+    llm, _ = scripted("one two three")
+    stream = llm.stream_complete("go")
+    next(stream)
+    llm.model_copy().cancel()
+    assert [chunk.delta for chunk in stream] == [" two", " three", ""]
+
+
+@pytest.mark.parametrize("endpoint", STREAMS)
+async def test_the_first_word_arrives_long_before_the_last(endpoint):
+    llm, _ = scripted("one two three four five six seven eight", delay=0.02)
+    start, times = time.perf_counter(), []
+    stream = begin(llm, endpoint)
+    if endpoint.startswith("a"):
+        async for _ in await stream:
+            times.append(time.perf_counter() - start)
+    else:
+        times = [time.perf_counter() - start for _ in stream]
+    assert times[0] < times[-1] / 3
+
+
+@pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
+async def test_the_event_loop_is_not_held_up(endpoint):
+    llm, _ = scripted("one two three four five six seven eight", delay=0.02)
+    beats = []
+    for _ in range(3):  # other processes hold it up too, but not each time
+        async with Heartbeat() as beat:
+            await asyncio.gather(*(respond(llm, endpoint) for _ in range(3)))
+        beats.append(beat.longest)
+        if min(beats) < 0.05:
+            break
+    assert min(beats) < 0.05
+
+
+async def test_five_calls_at_once_answer_as_one_after_the_other(pair):
+    llm = AdaFuseLLM(members=pair, max_new_tokens=8)
+    prompts = [f"Number {number} is" for number in range(5)]
+    alone = [llm.complete(prompt).text for prompt in prompts]
+    together = await asyncio.gather(*(llm.acomplete(prompt) for prompt in prompts))
+    assert [answer.text for answer in together] == alone
+    streams = await asyncio.gather(*(respond(llm, "astream_complete", prompt) for prompt in prompts))
+    assert [text_of(stream[-1]) for stream in streams] == alone
+    with ThreadPoolExecutor(5) as pool:
+        assert [answer.text for answer in pool.map(llm.complete, prompts)] == alone
+
+
+def test_two_interleaved_streams_on_one_thread_do_not_block_each_other(pair):
+    llm = AdaFuseLLM(members=pair, max_new_tokens=12)
+    alone = [llm.complete(prompt).text for prompt in ("The quick", "Grüße")]
+    first, second = llm.stream_complete("The quick"), llm.stream_complete("Grüße")
+    texts = ["", ""]
+    running = {0: first, 1: second}
+    while running:
+        for index, stream in list(running.items()):
+            chunk = next(stream, None)
+            if chunk is None:
+                del running[index]
+            else:
+                texts[index] = chunk.text
+    assert texts == alone
+
+
+def test_a_stream_may_be_made_on_one_thread_and_consumed_on_another():
+    llm, _ = scripted("one two three")
+    stream = llm.stream_complete("go")
+    texts = []
+    thread = threading.Thread(target=lambda: texts.extend(chunk.delta for chunk in stream))
+    thread.start()
+    thread.join(5)
+    assert "".join(texts) == "one two three"
+
+
+def test_gradient_mode_of_the_consumer_is_left_alone(pair):
+    llm = AdaFuseLLM(members=pair[:1], max_new_tokens=8)
+    for _ in llm.stream_complete("The quick"):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_an_abandoned_stream_blocks_nobody():
+    llm, _ = scripted("one two three")
+    abandoned = llm.stream_complete("go")
+    next(abandoned)
+    assert llm.complete("go").text == "one two three"
+    assert [chunk.delta for chunk in abandoned] == [" two", " three", ""]
