@@ -102,7 +102,7 @@ class OracleMember:
     def word_end(self, run, out, final):
         """The first token boundary after `run` that is a word boundary too."""
         start, whole = len(self.decode(run)), self.decode(out)
-        ends = NewlineTail().ends(whole[start:], final=final)
+        ends = NewlineTail().ends(whole[start:] if final else whole[start:].rstrip("\ufffd"), final=final)
         for length in range(len(run) + 1, len(out) + 1):
             text = self.decode(out[:length])
             last = final and length == len(out)

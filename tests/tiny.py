@@ -85,9 +85,10 @@ def metaspace(vocab: int = 450, *, chat: bool = True) -> PreTrainedTokenizerFast
     )
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=["<unk>", "<s>", "</s>", *bytes_], limit_alphabet=60, show_progress=False
+        vocab_size=vocab, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    common = "".join(map(chr, range(128))) + "üßé日本世"  # all other characters fall back to bytes
+    tokenizer.train_from_iterator(["".join(c for c in text if c in common) for text in CORPUS], trainer)
     plain = Tokenizer.from_str(_bytes_not_special(tokenizer.to_str()))
     fast = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     fast.chat_template = BRACKETS if chat else None

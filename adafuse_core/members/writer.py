@@ -78,7 +78,8 @@ class Writer:
         if start == here:
             return None
         word = self._since_word_start(here)
-        ends = self._rule.ends(word, final=self.ended)
+        # A character whose last bytes are still to come may be anything, a full stop or an accent too.
+        ends = self._rule.ends(word if self.ended else word.rstrip(INCOMPLETE), final=self.ended)
         if self.ended and ends:
             ends.append(len(word))
         for length in range(start + 1, here + 1):

@@ -247,7 +247,7 @@ class AdaFuseLLM(BaseLLM):
         params = dataclasses.asdict(self._params(stop, options))
         with shared_errors():
             ensemble = self._running()
-            events = ensemble.stream(self._formatted(ensemble, prompt), **params)
+            events = ensemble.stream(self._formatted(ensemble, prompt), cancel=cancel, **params)
             with closing(cast(Any, events)):
                 yield from chunks(events)
 
@@ -282,6 +282,7 @@ class AdaFuseLLM(BaseLLM):
         rest = {name: value for name, value in kwargs.items() if name in _LANGCHAIN}
         options = {name: value for name, value in kwargs.items() if name not in _LANGCHAIN}
         params = dataclasses.asdict(self._params(stop, options))
+        self._running()  # so that this object, not the copy, holds the ensemble and keeps its models in memory
         return self.model_copy(update={**params, "stop": list(params["stop"])}), rest
 
     def _config(self) -> EnsembleConfig:

@@ -808,6 +808,16 @@ def test_an_llm_on_an_ensemble_of_a_config_can_be_pickled_and_shares_its_models(
         assert backends == [member.backend for member in ensemble.members]
 
 
+def test_models_in_use_stay_when_another_ensemble_closes(tmp_path):
+    path = tiny.save_tiny(tmp_path / "own", tiny.byte_level())
+    llm = AdaFuseLLM(members=[path], max_tokens=2)
+    llm.invoke("The")
+    before = registry.loaded()
+    other = Ensemble.from_pretrained(path)
+    other.close()
+    assert registry.loaded() == before
+
+
 def test_configurable_fields_reach_ready_made_members():
     llm, member = scripted()
     tuned = llm.configurable_fields(tau=ConfigurableField(id="tau"), stop=ConfigurableField(id="stop"))
