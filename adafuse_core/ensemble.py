@@ -99,7 +99,11 @@ class Ensemble:
         """The members, loaded now if they were not."""
         with self._lock:
             if self._members is None:
-                self._members = tuple(registry.acquire(member, self) for member in self.config.members)
+                try:
+                    self._members = tuple(registry.acquire(member, self) for member in self.config.members)
+                except Exception:
+                    self._release()
+                    raise
             return self._members
 
     @property
@@ -215,12 +219,14 @@ class Ensemble:
         }
 
     def close(self) -> None:
-        """Give the models back; those that no other ensemble uses are freed. Use after it loads them again."""
+        """Give the models back; those that no other ensemble uses are freed. Use after it loads them again.
+
+        An ensemble that is dropped without this leaves its models ready for the next one of the same kind.
+        """
         with self._lock:
             loaded, self._members = self._members, self._given
-        if loaded is not None and self._given is None:
-            for config in self.config.members:
-                registry.release(config, self)
+            if loaded is not None and self._given is None:
+                self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +241,10 @@ class Ensemble:
 
     def __repr__(self) -> str:
         return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy})"
+
+    def _release(self) -> None:
+        for config in self.config.members:
+            registry.release(config, self)
 
     def _events(
         self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, cancel: threading.Event, params: GenerationParams

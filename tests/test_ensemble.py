@@ -18,6 +18,7 @@ from adafuse_core import (
     Ensemble,
     Finished,
     MemberError,
+    ModelNotFoundError,
     NonFiniteLogitsError,
     PromptError,
     RoundDone,
@@ -338,3 +339,19 @@ def test_models_are_freed_when_the_last_user_closes(tmp_path):
     assert registry.loaded() == count - 1
     assert second.generate("The", max_new_tokens=2).reason  # loads again
     second.close()
+
+
+def test_a_member_that_can_not_be_loaded_leaves_none_behind(tmp_path):
+    from tests import tiny
+
+    path = tiny.save_tiny(tmp_path / "good", tiny.byte_level())
+    before = registry.loaded()
+    with pytest.raises(ModelNotFoundError, match="/no/such"):
+        Ensemble.from_pretrained(path, "/no/such")
+    assert registry.loaded() == before
+
+
+def test_a_failure_that_looks_like_the_end_of_an_iterator_is_named_too(pair, monkeypatch):
+    monkeypatch.setattr(pair.members[0].backend, "draft", lambda *_: next(iter(())))
+    with pytest.raises(MemberError, match=r"'bytes'.*StopIteration"):
+        pair.generate("The quick")

@@ -53,7 +53,8 @@ class LocalBackend:
         rows = dict(zip(inputs, self._logprobs_along(context, inputs), strict=True))
         scores = []
         for ids in continuations:
-            row = next(rows[known] for known in inputs if known[: len(ids) - 1] == ids[:-1])
+            read = ids[:-1]
+            row = next(rows[known] for known in inputs if known[: len(read)] == read)
             index = torch.tensor(ids, dtype=torch.long, device=row.device)
             scores.append(row[torch.arange(len(ids), device=row.device), index].tolist())
         return scores

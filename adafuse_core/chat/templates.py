@@ -83,11 +83,10 @@ def _forms(messages: Messages) -> Iterable[Messages]:
     yield messages
     gathered = _gather_system(messages)
     yield gathered
-    yield _merge_runs(gathered)
-    yield _merge_runs(_fold_system(gathered))
     without_tools = _gather_system(_tools_as_text(messages))
-    yield _merge_runs(without_tools)
-    yield _merge_runs(_fold_system(without_tools))
+    for form in (gathered, _fold_system(gathered), without_tools, _fold_system(without_tools)):
+        yield _merge_runs(form)
+        yield _open_with_user(_merge_runs(form))
 
 
 def _gather_system(messages: Messages) -> Messages:
@@ -98,7 +97,7 @@ def _gather_system(messages: Messages) -> Messages:
 
 
 def _merge_runs(messages: Messages) -> Messages:
-    """No two neighbours of one role, but for tool results; an assistant never opens."""
+    """No two neighbours of one role, but for tool results."""
     merged: list[Message] = []
     for message in messages:
         last = merged[-1] if merged else None
@@ -109,6 +108,15 @@ def _merge_runs(messages: Messages) -> Messages:
         else:
             merged.append(message)
     return tuple(merged)
+
+
+def _open_with_user(messages: Messages) -> Messages:
+    """An empty user turn before an assistant's greeting."""
+    system = messages[:1] if messages and messages[0].role == "system" else ()
+    rest = messages[len(system) :]
+    if rest and rest[0].role == "assistant":
+        return (*system, Message(role="user"), *rest)
+    return messages
 
 
 def _fold_system(messages: Messages) -> Messages:
@@ -163,7 +171,10 @@ def _in_json(text: str) -> str:
 def _texts(messages: Messages) -> Iterable[str]:
     """Every text that a rendering must contain. Templates may trim."""
     for message in messages:
-        if message.content.strip():
-            yield message.content.strip()
+        content = message.content.strip()
+        if message.role == "assistant":  # templates of reasoning models leave old thoughts out
+            content = content.rpartition("</think>")[2].strip()
+        if content:
+            yield content
         for call in message.tool_calls:
             yield call.name

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from adafuse_core.text.tokens import Ids
 from adafuse_core.engine.forward import Model
+from adafuse_core.text.tokens import Ids
 
 
 class PrefillRows:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from adafuse_core.backends.base import Abilities, Backend, Step
@@ -377,18 +377,23 @@ class ModelPrefix:
         if self._cancel.is_set():
             raise CancelledError("the generation was cancelled", member=self.name)
 
-    @contextmanager
-    def _blame(self, work: str) -> Iterator[None]:
-        """Name the member in whatever goes wrong."""
-        try:
-            yield
-        except WindowFull:
-            raise
-        except AdaFuseError as error:
-            error.member = error.member or self.name
-            raise
-        except Exception as error:
-            raise MemberError(f"failed while {work}: {type(error).__name__}: {error}", member=self.name) from error
+    def _blame(self, work: str) -> _Blame:
+        return _Blame(self.name, work)
+
+
+class _Blame(AbstractContextManager[None]):
+    """Names the member in whatever goes wrong."""
+
+    def __init__(self, member: str, work: str) -> None:
+        self._member = member
+        self._work = work
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, AdaFuseError):
+            error.member = error.member or self._member
+        elif isinstance(error, Exception) and not isinstance(error, WindowFull):
+            problem = f"failed while {self._work}: {type(error).__name__}: {error}"
+            raise MemberError(problem, member=self._member) from error
 
 
 def _margin(step: Step) -> float:

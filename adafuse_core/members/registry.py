@@ -24,7 +24,8 @@ def acquire(config: MemberConfig, user: object) -> Member:
 
     Args:
         config: What to load.
-        user: Who uses it; the model stays loaded while a user lives that has not released it.
+        user: Who uses it. A model stays loaded until a user releases it and no other one is alive that
+            has not; a user that vanishes without releasing leaves it loaded, ready for the next.
     """
     key = config.load_key
     with _guard:

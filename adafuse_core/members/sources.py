@@ -7,7 +7,7 @@ from typing import Any
 
 from adafuse_core import small_models
 from adafuse_core.config import MemberConfig
-from adafuse_core.errors import ModelNotFoundError
+from adafuse_core.errors import AdaFuseError, ModelLoadError, ModelNotFoundError
 
 _SMALL = "small:"
 
@@ -59,6 +59,11 @@ def declared_window(config: MemberConfig) -> int | None:
         architecture = AutoConfig.from_pretrained(
             source(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
+    except AdaFuseError as error:
+        error.member = error.member or config.label
+        raise
+    except (ValueError, KeyError) as error:
+        raise ModelLoadError(f"can't read the config of {config.model!r}: {error}", member=config.label) from error
     except OSError as error:
         raise not_found(config.model, error, config.label) from error
     return context_window(config, architecture)

@@ -13,7 +13,6 @@ No model is needed here, and no member is known.
 
 from __future__ import annotations
 
-import functools
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +24,7 @@ Ids = tuple[int, ...]
 
 INCOMPLETE = "\ufffd"  # what decoders write for a character whose last bytes are still to come
 _WINDOW = 8  # tokens of left context for decoding
+_RECENT = 32  # answers whose ids a section keeps
 _SECRET = secrets.token_hex(8)  # so that no prompt can contain the marks below
 _SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"
 _TEXT_OPEN = f"\uf8fftext-{_SECRET}\uf8ff"
@@ -144,14 +144,18 @@ class Section:
         self._opening = opening
         self._at_start = at_start
         self._lead = lead
-        self.encode = functools.lru_cache(maxsize=64)(self._encode)
+        self._encoded: dict[str, Ids] = {}  # recent answers
 
-    def _encode(self, answer: str) -> Ids:
+    def encode(self, answer: str) -> Ids:
         """Ids of prompt and answer, as the tokenizer writes them."""
-        own = self._codec._dummy_everywhere and not self._opening  # the tokenizer writes the lead itself
-        lead = "" if own or not answer else self._lead
-        text = self._opening + lead + answer
-        return self._head + self._codec._encode_section(text, self._at_start)
+        if answer not in self._encoded:
+            if len(self._encoded) >= _RECENT:
+                self._encoded.clear()
+            own = self._codec._dummy_everywhere and not self._opening  # the tokenizer writes the lead itself
+            lead = "" if own or not answer else self._lead
+            text = self._opening + lead + answer
+            self._encoded[answer] = self._head + self._codec._encode_section(text, self._at_start)
+        return self._encoded[answer]
 
     def decode(self, kept: Sequence[int], ids: Sequence[int], *, opens: bool) -> str:
         """Text of `ids` after the kept ids; where they open the answer the lead is not theirs."""

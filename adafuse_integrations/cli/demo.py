@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Play all parts."""
     if args.questions < 0:
-        raise ConfigError(f"got --questions {args.questions}, expected at least 0")
+        raise ConfigError(f"got --questions {args.questions}, expected at least 0", hint="0 leaves the quiz out")
     console = Console()
     ensemble = build_ensemble(args)
     painter = Painter(console, ensemble.names)

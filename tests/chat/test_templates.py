@@ -315,3 +315,21 @@ def test_messages_are_left_as_they_were():
     render(ALTERNATES, messages)
     assert repr(messages) == before
     assert messages[2].tool_calls == (ToolCall(name="add", arguments={"a": 1, "b": 2}, id="c"),)
+
+
+def test_a_greeting_by_the_assistant_may_open_where_roles_must_alternate():
+    tokenizer = tiny.byte_level()
+    for template in (ALTERNATES, SYSTEM_THEN_ALTERNATES):
+        tokenizer.chat_template = template
+        messages = conversation([{"role": "assistant", "content": "Welcome!"}, {"role": "user", "content": "Hi"}])
+        text = render_chat(tokenizer, messages)
+        assert text.index("Welcome!") < text.index("Hi")
+        assert text.startswith("<|im_start|>user\n<|im_end|>")
+
+
+def test_old_thoughts_that_a_template_leaves_out_are_not_missed():
+    tokenizer = tiny.byte_level()
+    tokenizer.chat_template = tiny.CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+    turns = [("user", "2 + 2?"), ("assistant", "<think>easy</think>4"), ("user", "Sure?")]
+    messages = conversation([{"role": role, "content": content} for role, content in turns])
+    assert "<|im_start|>assistant\n4<|im_end|>" in render_chat(tokenizer, messages)

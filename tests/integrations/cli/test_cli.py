@@ -1,0 +1,110 @@
+"""The command line, in process, on the small models."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+import adafuse_core
+from adafuse_integrations.cli.main import main
+
+
+def run(capsys, *arguments):
+    """Exit status, and what was printed and complained."""
+    status = main(arguments)
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Types lines into the terminal."""
+
+    def type_lines(*lines):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
+
+    return type_lines
+
+
+def test_ask_shows_each_member_and_the_ensemble(capsys):
+    status, out, _ = run(capsys, "ask", "What is the capital of Peru?")
+    assert status == 0
+    assert "aspen alone:" in out
+    assert "birch alone:" in out
+    assert "together: The capital of Peru is Lima." in " ".join(out.split())
+    assert "proposed by aspen, birch, by all" in " ".join(out.split())
+
+
+def test_ask_takes_settings_from_options(capsys):
+    status, out, _ = run(capsys, "ask", "What is the capital of Peru?", "--max-new-tokens", "1", "--branches", "1")
+    assert status == 0
+    assert "Lima" not in out.split("together:")[1]
+
+
+def test_ask_takes_settings_from_a_file(capsys, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text("members:\n  - model: small:birch\n    name: b\nmax_words: 1\n", encoding="utf-8")
+    status, out, _ = run(capsys, "ask", "Hello!", "--config", str(path))
+    assert status == 0
+    assert "proposed by b" in out
+
+
+def test_ask_in_raw_form_continues_the_text(capsys):
+    status, out, _ = run(capsys, "ask", "Hello", "--raw", "--max-new-tokens", "4")
+    assert status == 0
+    assert "together:" in out
+
+
+def test_chat_remembers_until_it_starts_over(capsys, typed):
+    typed("Hello!", "/new", "Thank you", "/quit")
+    status, out, _ = run(capsys, "chat")
+    assert status == 0
+    assert out.count("you>") == 4
+    assert "Hello! How can I help you?" in out
+
+
+def test_chat_ends_with_its_input(capsys, typed):
+    typed()
+    assert run(capsys, "chat")[0] == 0
+
+
+def test_chat_survives_a_question_that_is_too_long(capsys, typed):
+    typed("word " * 3000, "Hello!")
+    status, out, _ = run(capsys, "chat")
+    assert status == 0
+    assert "context window is 2048" in " ".join(out.split())
+    assert "How can I help you?" in out
+
+
+def test_demo_goes_through_all_its_parts(capsys):
+    status, out, _ = run(capsys, "demo", "--questions", "3")
+    assert status == 0
+    for text in ("LangChain", "Clara Denholm.", "LlamaIndex", "Ida Marlow.", "plum jam.", "Answered right", "together"):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["ask", "hi", "--tau", "2"], "tau=2.0"),
+        (["ask", "hi", "--models", "/no/such/model"], "/no/such/model"),
+        (["ask", "hi", "--models", "small:oak"], "oak"),
+        (["ask", "hi", "--config", "/no/such.yaml"], "/no/such.yaml"),
+        (["ask", "hi", "--models", "small:aspen", "--config", "x.yaml"], "--models and --config"),
+        (["ask", "hi", "--dtype", "float32"], "--models"),
+        (["ask", ""], "empty"),
+        (["demo", "--questions", "-1"], "--questions"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_a_line_with_a_hint(capsys, arguments, complaint):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert complaint in err
+
+
+def test_version_is_told(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert adafuse_core.__version__ in capsys.readouterr().out
