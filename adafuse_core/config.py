@@ -27,7 +27,7 @@ class MemberConfig:
             shipped with this package.
         name: Label in traces and errors. Default: the last part of `model`.
         weight: Weight of this member's vote, > 0. Weights are normalised over the members.
-        revision: Branch, tag or commit of the model repository.
+        revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
         dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
         device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
         device_map: As in transformers (`"auto"` or a dict), in place of `device`.
@@ -40,7 +40,8 @@ class MemberConfig:
         template_kwargs: Variables handed to the chat template, such as `enable_thinking=False`.
         end_tokens: Further token strings that end an answer, beside those the model declares.
         context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
-        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`.
+        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
+            `local_files_only` are used for the tokenizer too.
     """
 
     model: str
@@ -145,7 +146,7 @@ class EnsembleConfig:
         members: At least one; model names, mappings or `MemberConfig`s. Names are made unique.
         strategy: `"adafuse"`, or `"single"` for one member's plain greedy decoding.
         tau: Confidence threshold (τ in the paper), 0..1: a member drafts on while its two likeliest
-            next tokens differ by at least this probability.
+            next tokens differ by at least this probability. Like the next two, of "adafuse" only.
         max_words: Most words a member drafts per round (M in the paper).
         branches: First tokens tried where a member is unsure (B in the paper).
         max_word_tokens: Most tokens one word may take before it is cut.
@@ -184,12 +185,24 @@ class EnsembleConfig:
                     f"member={self.member!r} has no meaning for strategy {self.strategy!r}",
                     hint="leave it out, or set strategy='single'",
                 )
-        if self.strategy == "single" and self.generation.temperature > 0:
+        self.check_choice(self.generation)
+
+    def check_choice(self, params: GenerationParams) -> None:
+        """Refuse draws where there is never more than one candidate to draw from."""
+        one_candidate = self.strategy == "single" or (len(self.members) == 1 and self.branches == 1)
+        if params.temperature > 0 and one_candidate:
             raise ConfigError(
-                f"got temperature={self.generation.temperature} with strategy 'single', "
-                "which has one candidate a round",
-                hint="temperature acts on the choice among candidates; use strategy='adafuse' or temperature=0",
+                f"got temperature={params.temperature}, but strategy {self.strategy!r} "
+                f"with {len(self.members)} members and {self.branches} branches has one candidate a round",
+                hint="temperature acts on the choice among candidates: use more members or branches, or temperature=0",
             )
+
+    def updated(self, options: Mapping[str, Any]) -> Self:
+        """A copy with some options changed; of a `generation` mapping, only what it names."""
+        options = _known(type(self), options, "ensemble option")
+        if isinstance(generation := options.get("generation"), Mapping):
+            options["generation"] = self.generation.updated(generation)
+        return dataclasses.replace(self, **options)
 
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | str | Path | EnsembleConfig) -> Self:
@@ -240,6 +253,8 @@ def _known(cls: type[Any], options: Mapping[str, Any], kind: str) -> dict[str, A
         if option not in names:
             close = difflib.get_close_matches(str(option), names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+            if "generation" in names and option in GenerationParams.__dataclass_fields__:
+                hint = f"write generation={{'{option}': ...}}, or give it to generate() and stream()"
             raise ConfigError(f"unknown {kind} {option!r}", hint=hint)
     return dict(options)
 

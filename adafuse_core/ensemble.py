@@ -6,12 +6,13 @@ Everything an application calls. Adapters join at `Ensemble.stream`; `generate` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from adafuse_core.chat.messages import Message, conversation
+from adafuse_core.chat.messages import Message, conversation, encodable
 from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, PromptError
@@ -22,6 +23,7 @@ from adafuse_core.rounds import Round, Usage
 from adafuse_core.small_models import NAMES
 from adafuse_core.strategies.base import build_strategy
 
+MemberLike = str | Path | Mapping[str, Any] | MemberConfig
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
 
 
@@ -53,7 +55,8 @@ class Ensemble:
     Args:
         config: An `EnsembleConfig`, a mapping of its fields, or the path of a YAML file. Default: the
             two small models shipped with the package.
-        members: Ready members in place of the config's, such as `ScriptedMember`s.
+        members: Model names, paths, mappings or `MemberConfig`s in place of the config's; or ready-made
+            members, such as `ScriptedMember`s, whose names and weights a config must share if one is given.
         options: Fields of `EnsembleConfig` that override the config's.
 
     Raises:
@@ -64,15 +67,19 @@ class Ensemble:
         self,
         config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
         *,
-        members: Sequence[Member] | None = None,
+        members: Sequence[MemberLike] | Sequence[Member] | None = None,
         **options: Any,
     ) -> None:
-        if members is not None and config is None:
-            options["members"] = [MemberConfig(model=member.name, weight=member.weight) for member in members]
         base = default_config() if config is None else EnsembleConfig.from_any(config)
-        self.config = EnsembleConfig.from_any({**_fields(base), **options})
+        self._given = _ready_made(members)
+        if self._given is None and members is not None:
+            options["members"] = members
+        elif self._given is not None and config is None:
+            options["members"] = [MemberConfig(model=member.name, weight=member.weight) for member in self._given]
+        self.config = base.updated(options)
+        if self._given is not None:
+            _check_ready_made(self._given, self.config)
         self._strategy = build_strategy(self.config)
-        self._given = tuple(members) if members is not None else None
         self._members: tuple[Member, ...] | None = self._given
         self._lock = threading.Lock()
 
@@ -128,7 +135,7 @@ class Ensemble:
         tools: Sequence[dict[str, Any]] | None = None,
         cancel: threading.Event | None = None,
         **options: Any,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """Answer a prompt, event by event. Nothing runs before the first `next()`.
 
         Closing the iterator frees its memory; setting `cancel` from any thread ends it within one step.
@@ -149,11 +156,7 @@ class Ensemble:
             MemberError: A member failed.
         """
         params = self.config.generation.updated(options)
-        if params.temperature > 0 and self.config.strategy == "single":
-            raise ConfigError(
-                f"got temperature={params.temperature} with strategy 'single', which has one candidate a round",
-                hint="use strategy='adafuse' or temperature=0",
-            )
+        self.config.check_choice(params)
         return self._events(_checked(prompt), tools, cancel or threading.Event(), params)
 
     def generate(self, prompt: PromptLike, **options: Any) -> Generation:
@@ -248,21 +251,19 @@ class Ensemble:
 
     def _events(
         self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, cancel: threading.Event, params: GenerationParams
-    ) -> Iterator[Event]:
-        prefixes: list[Prefix] = []
-        try:
+    ) -> Generator[Event]:
+        with ExitStack() as opened:
+            prefixes: list[Prefix] = []
             for member in self._strategy.select(self.members):
                 prefixes.append(member.open(prompt, tools, self.config.max_word_tokens, cancel))
+                opened.callback(prefixes[-1].close)
             for event in decode(prefixes, self._strategy, params):
                 if cancel.is_set():
                     raise CancelledError("the generation was cancelled")
                 yield event
-        finally:
-            for prefix in prefixes:
-                prefix.close()
 
 
-def collect(events: Iterator[Event]) -> Generation:
+def collect(events: Iterable[Event]) -> Generation:
     """Fold a stream into the whole answer."""
     texts: list[str] = []
     rounds: list[Round] = []
@@ -283,13 +284,37 @@ def default_config() -> EnsembleConfig:
     return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
 
 
-def _fields(config: EnsembleConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+def _ready_made(members: Sequence[Any] | None) -> tuple[Member, ...] | None:
+    """The members if they are objects that can be used as they are, None if they are configs."""
+    if members is None or isinstance(members, str | Mapping):
+        return None
+    configs = [isinstance(member, str | Path | Mapping | MemberConfig) for member in members]
+    if any(configs) and not all(configs):
+        raise ConfigError("got ready-made members beside model names", hint="give one kind")
+    return None if all(configs) else tuple(members)
+
+
+def _check_ready_made(members: Sequence[Member], config: EnsembleConfig) -> None:
+    given = [(member.name, member.weight) for member in members]
+    expected = [(member.label, member.weight) for member in config.members]
+    if given != expected:
+        raise ConfigError(
+            f"got ready-made members {given} (name, weight), the config has {expected}",
+            hint="give each member a name of its own, and the config's names and weights if there is a config",
+        )
 
 
 def _checked(prompt: PromptLike) -> Prompt:
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
-        return prompt
-    return conversation(prompt)
+        return encodable(prompt)
+    if isinstance(prompt, Message | Mapping):
+        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages")
+    messages = conversation(prompt)
+    if messages[-1].role == "assistant":
+        raise PromptError(
+            "the conversation ends with the assistant's own turn, so there is nothing to answer",
+            hint="end it with a user or tool message",
+        )
+    return messages

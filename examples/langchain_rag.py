@@ -33,7 +33,7 @@ def join(found):
     return "\n\n".join(document.page_content for document in found)
 
 
-llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-8B"])
+llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])
 chain = (
     {"context": KeywordRetriever() | join, "question": RunnablePassthrough()}
     | PromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")

@@ -16,7 +16,7 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(str(files("adafuse_int
 nodes = [TextNode(text=path.read_text(encoding="utf-8").strip()) for path in sorted(folder.glob("*.txt"))]
 retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=2)
 
-llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-8B"])
+llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])
 
 engine = RetrieverQueryEngine.from_args(
     retriever,

@@ -171,8 +171,9 @@ def test_an_answer_ends_where_a_window_is_full(tiny_models):
     config = {"model": str(tiny_models["bytes"]), "dtype": "float64", "context_window": 24}
     ensemble = Ensemble.from_pretrained(config, {"model": str(tiny_models["pieces"]), "dtype": "float64"})
     answer = ensemble.generate("The quick", max_new_tokens=None)
-    assert answer.reason in ("length", "stop")
+    assert answer.reason == "length"
     assert answer.usage.prompt_tokens["bytes"] + answer.usage.completion_tokens["bytes"] <= 24
+    assert answer.usage.completion_tokens["bytes"] > 24 // 2
 
 
 def test_messages_for_a_member_without_template_are_refused(tmp_path):
@@ -217,15 +218,16 @@ def test_cancelling_from_another_thread_ends_within_a_round():
     with pytest.raises(CancelledError):
         for _ in stream:
             pass
-    assert member.drafts < 60
+    assert member.drafts < 400
 
 
 def test_a_cancelled_model_stops_inside_its_draft(pair):
     cancel = threading.Event()
     stream = pair.stream("The quick", cancel=cancel)
-    next(stream)
+    while not isinstance(next(stream), RoundDone):
+        pass
     cancel.set()
-    with pytest.raises(CancelledError):
+    with pytest.raises(CancelledError, match="'bytes'"):  # the member that was drafting
         next(stream)
     assert held(pair) == 0
 
@@ -355,3 +357,58 @@ def test_a_failure_that_looks_like_the_end_of_an_iterator_is_named_too(pair, mon
     monkeypatch.setattr(pair.members[0].backend, "draft", lambda *_: next(iter(())))
     with pytest.raises(MemberError, match=r"'bytes'.*StopIteration"):
         pair.generate("The quick")
+
+
+def test_members_may_be_given_by_name(tiny_models):
+    paths = [str(tiny_models[name]) for name in ("bytes", "modern")]
+    assert Ensemble(members=paths).names == ("bytes", "modern")
+
+
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [(["a", "a"], None), (["a"], {"members": ["a", "b"]}), (["a"], {"members": [{"model": "a", "weight": 2.0}]})],
+)
+def test_ready_made_members_must_be_those_of_the_config(names, config):
+    members = [ScriptedMember(name=name) for name in names]
+    with pytest.raises(ConfigError, match="ready-made"):
+        Ensemble(config, members=members)
+
+
+def test_options_of_generation_override_one_by_one():
+    base = Ensemble(generation={"max_new_tokens": 512}).config
+    assert Ensemble(base, generation={"seed": 3}).config.generation.max_new_tokens == 512
+
+
+def test_a_generation_option_in_the_wrong_place_is_told_where_it_belongs():
+    with pytest.raises(ConfigError, match=r"generation=\{'max_new_tokens'"):
+        Ensemble(max_new_tokens=5)
+
+
+def test_draws_with_one_candidate_are_refused():
+    with pytest.raises(ConfigError, match="one candidate"):
+        Ensemble(members=["small:aspen"], branches=1).stream("go", temperature=1.0)
+
+
+def test_closing_while_a_stream_runs_ends_it_with_a_clear_error(tmp_path):
+    from tests import tiny
+
+    path = tiny.save_tiny(tmp_path / "own", tiny.byte_level())
+    ensemble = Ensemble.from_pretrained(path)
+    stream = ensemble.stream("The quick", max_new_tokens=None)
+    while not isinstance(next(stream), RoundDone):
+        pass
+    ensemble.close()
+    with pytest.raises(MemberError, match="freed by close"):
+        next(stream)
+
+
+@pytest.mark.parametrize("prompt", ["half \ud83d", [{"role": "user", "content": "half \ud83d"}]])
+def test_half_a_character_is_refused(prompt):
+    with pytest.raises(PromptError, match="lone surrogate"):
+        scripted("one").generate(prompt)
+
+
+def test_a_conversation_that_ends_with_the_answer_is_refused():
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    with pytest.raises(PromptError, match="nothing to answer"):
+        scripted("one").generate(turns)

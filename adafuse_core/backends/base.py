@@ -31,14 +31,12 @@ class Abilities:
     """What a backend is and can do.
 
     Args:
-        context_window: Most tokens of prompt plus answer; None if the model sets no bound.
-        vocab_size: Rows of the model's output.
+        vocab_size: Token ids that the model can read.
         dtype: Of the weights.
         device: Where the model's input goes.
         cache: How it remembers contexts, and why so, for people.
     """
 
-    context_window: int | None
     vocab_size: int
     dtype: str
     device: str

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 
 from adafuse_core.backends.base import Abilities, Step, Until
-from adafuse_core.engine.fork import ForkStore
+from adafuse_core.engine.fork import ForkRows, ForkStore
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.numbers import likeliest, logprobs
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.selftest import fork_problem
-from adafuse_core.errors import NonFiniteLogitsError
+from adafuse_core.errors import MemberError, NonFiniteLogitsError
 from adafuse_core.text.tokens import Ids
 
 logger = logging.getLogger(__name__)
@@ -28,14 +28,12 @@ class LocalBackend:
     Args:
         model: The loaded model.
         name: The member's name, for the log.
-        context_window: Most tokens of prompt plus answer; None if unbounded.
     """
 
-    def __init__(self, model: Model, *, name: str, context_window: int | None) -> None:
+    def __init__(self, model: Model, *, name: str) -> None:
         self.model = model
-        self._context_window = context_window
         problem = fork_problem(model)
-        self._store: ForkStore | PrefillStore = PrefillStore(model) if problem else ForkStore(model)
+        self._store: ForkStore | PrefillStore | ClosedStore = PrefillStore(model) if problem else ForkStore(model)
         self._cache = f"none, every step reads the whole context ({problem})" if problem else "forks of KV snapshots"
         if problem:
             logger.warning("member %r runs without a KV cache: %s", name, problem)
@@ -74,16 +72,16 @@ class LocalBackend:
     def check(self) -> Abilities:
         """Limits and abilities."""
         return Abilities(
-            context_window=self._context_window,
-            vocab_size=self.model.module.config.get_text_config().vocab_size,
+            vocab_size=self.model.vocab_size,
             dtype=str(self.model.module.dtype).removeprefix("torch."),
             device=str(self.model.device),
             cache=self._cache,
         )
 
     def close(self) -> None:
-        """Free the model."""
-        del self.model, self._store
+        """Free the model. What is still running fails with an error that says so."""
+        self._store = ClosedStore()
+        del self.model
 
     def _draft_group(
         self,
@@ -122,6 +120,28 @@ class LocalBackend:
                 f"the model returned {error}",
                 hint="load it in another dtype (bfloat16 or float32), or check its weights",
             ) from error
+
+
+class ClosedStore:
+    """In place of the others once the model is freed."""
+
+    def remember(self, context: Ids) -> None:
+        """Nothing to do."""
+
+    def forget(self, context: Ids) -> None:
+        """Nothing to do."""
+
+    def tokens_held(self) -> int:
+        """None."""
+        return 0
+
+    def rows(self, contexts: Sequence[Ids]) -> ForkRows:
+        """Refused."""
+        raise MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
+
+    def logits_along(self, context: Ids, continuations: Sequence[Ids]) -> list[torch.Tensor]:
+        """Refused."""
+        raise MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
 
 
 def _groups(contexts: Sequence[Ids]) -> list[list[int]]:

@@ -86,12 +86,23 @@ def conversation(values: Sequence[Mapping[str, Any] | Message]) -> tuple[Message
     return messages
 
 
+def encodable(text: str) -> str:
+    """The text, if it is one: half a surrogate pair can't be written in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the prompt has a lone surrogate at character {error.start}", hint="mend the text"
+        ) from error
+    return text
+
+
 def _text(content: Any) -> str:
     """Text of a message; content parts of type text are joined, others are refused."""
     if content is None:
         return ""
     if isinstance(content, str):
-        return content
+        return encodable(content)
     if isinstance(content, Sequence):
         texts = []
         for part in content:
@@ -100,7 +111,7 @@ def _text(content: Any) -> str:
                 raise PromptError(f"got a content part of type {kind!r}, expected text", hint="members read text only")
             if not isinstance(part.get("text"), str):
                 raise PromptError(f"got content part {dict(part)!r}, expected a string as its 'text'")
-            texts.append(part["text"])
+            texts.append(encodable(part["text"]))
         return "".join(texts)
     raise PromptError(f"got message content {content!r}, expected text")
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jinja2
-
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import TemplateError
 
@@ -58,8 +56,8 @@ def render_chat(
     for form in _forms(tuple(messages)):
         try:
             text = render(form)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            problems.append(str(error))
+        except Exception as error:  # templates are programs: they fail in any way
+            problems.append(str(error) or type(error).__name__)
             continue
         if (lost := _lost(list(_texts(form)), text, mark)) is not None:
             problems.append(f"it drops {lost[:60]!r}")
@@ -159,7 +157,7 @@ def _gives(text: str, render: Callable[..., str], *arguments: Any) -> bool:
     """Whether a poorer conversation is rendered as the same text, so that the template ignores the difference."""
     try:
         return text == render(*arguments)
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+    except Exception:
         return False
 
 

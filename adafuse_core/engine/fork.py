@@ -117,7 +117,7 @@ class ForkStore:
             return base
         cache = _fork(base.cache) if base else self._model.new_cache()
         logits = self._model.forward([list(context[len(known) :])], cache, last_only=True)[0, -1]
-        snapshot = Snapshot(cache, logits)
+        snapshot = Snapshot(cache, logits.clone())  # not a view that keeps those of the whole prompt alive
         with self._lock:
             if context in self._wanted:
                 self._snapshots[context] = snapshot

@@ -28,9 +28,17 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where input ids go."""
-        device: torch.device = self.module.get_input_embeddings().weight.device
+        """Where input ids go; offloaded embeddings say where they run."""
+        embeddings = self.module.get_input_embeddings()
+        device: torch.device = embeddings.weight.device
+        if device.type == "meta":
+            device = torch.device(embeddings._hf_hook.execution_device)
         return device
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that can be read."""
+        return int(self.module.get_input_embeddings().weight.shape[0])
 
     def new_cache(self) -> DynamicCache:
         """An empty cache with the layer kinds this model wants."""

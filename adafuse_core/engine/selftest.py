@@ -12,6 +12,11 @@ _HALF_TOLERANCE = 0.15
 _LENGTH = 12
 
 
+def is_finite(model: Model) -> bool:
+    """Whether the model computes numbers at all; half precision may overflow."""
+    return bool(torch.isfinite(model.forward([_junk(model)])).all())
+
+
 def is_causal(model: Model) -> bool:
     """Whether later tokens leave earlier distributions alone; encoder-only models fail this."""
     ids = _junk(model)
@@ -44,8 +49,7 @@ def fork_problem(model: Model) -> str | None:
 
 def _junk(model: Model) -> list[int]:
     """Some token ids, spread over the vocabulary, all different."""
-    vocab = model.module.get_input_embeddings().weight.shape[0]
-    return [(7 + 31 * index) % vocab for index in range(_LENGTH)]
+    return [(7 + 31 * index) % model.vocab_size for index in range(_LENGTH)]
 
 
 def _agree(first: torch.Tensor, second: torch.Tensor) -> bool:

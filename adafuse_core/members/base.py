@@ -25,8 +25,11 @@ class Prefix(Protocol):
     def draft(self, plan: DraftPlan) -> Draft:
         """Propose spans. Raises `WindowFull`."""
 
+    def fits(self, span: Span) -> bool:
+        """Whether the context window has room for the span."""
+
     def score(self, spans: Sequence[Span]) -> list[float]:
-        """Mean NLL of each span in nats per own token. Raises `WindowFull`."""
+        """Mean NLL of each span in nats per own token; all of them fit."""
 
     def commit(self, span: Span) -> None:
         """Extend the committed text."""

@@ -16,15 +16,16 @@ from transformers.utils import cached_file
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import is_causal
+from adafuse_core.engine.selftest import is_causal, is_finite
 from adafuse_core.errors import (
     AdaFuseError,
     ModelLoadError,
+    NonFiniteLogitsError,
     TokenizerMismatchError,
     UnsupportedModelError,
 )
 from adafuse_core.members.member import ModelMember
-from adafuse_core.members.sources import context_window, not_found, source
+from adafuse_core.members.sources import context_window, hub_options, not_found, source
 from adafuse_core.text.tokens import Codec
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,17 @@ def load_member(config: MemberConfig) -> ModelMember:
         _check_architecture(config, files)
         tokenizer = _load_tokenizer(config, source(config.tokenizer) if config.tokenizer else files)
         model = _load_model(config, files)
+        _check_model(model, tokenizer)
+        window = context_window(config, model.module.config)
+        return ModelMember(
+            name=name,
+            weight=config.weight,
+            tokenizer=tokenizer,
+            backend=LocalBackend(model, name=name),
+            end_ids=_end_ids(config, tokenizer, model),
+            context_window=window,
+            template_variables=config.template_kwargs,
+        )
     except AdaFuseError as error:
         error.member = error.member or name
         raise
@@ -63,23 +75,10 @@ def load_member(config: MemberConfig) -> ModelMember:
             member=name,
             hint="check the options of this member and the files of its model; the cause is chained to this error",
         ) from error
-    _check_model(model, tokenizer, name)
-    window = context_window(config, model.module.config)
-    return ModelMember(
-        name=name,
-        weight=config.weight,
-        tokenizer=tokenizer,
-        backend=LocalBackend(model, name=name, context_window=window),
-        end_ids=_end_ids(config, tokenizer, model, name),
-        context_window=window,
-        template_variables=config.template_kwargs,
-    )
 
 
 def _check_architecture(config: MemberConfig, files: str) -> None:
-    architecture = AutoConfig.from_pretrained(
-        files, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    architecture = AutoConfig.from_pretrained(files, **hub_options(config))
     if architecture.is_encoder_decoder:
         raise UnsupportedModelError(
             f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
@@ -88,9 +87,9 @@ def _check_architecture(config: MemberConfig, files: str) -> None:
 
 
 def _load_tokenizer(config: MemberConfig, name: str) -> Any:
-    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    options = {key: value for key, value in options.items() if value}
-    file = cached_file(name, "tokenizer.json", revision=config.revision, _raise_exceptions_for_missing_entries=False)
+    options = hub_options(config, tokenizer=True)
+    at = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    file = cached_file(name, "tokenizer.json", **at, _raise_exceptions_for_missing_entries=False)
     if config.tokenizer_class == "file":
         if file is None:
             raise ModelLoadError(f"{name!r} has no tokenizer.json", hint="set tokenizer_class='auto'")
@@ -107,7 +106,7 @@ def _load_tokenizer(config: MemberConfig, name: str) -> Any:
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     codec = Codec(tokenizer)
-    lossy = [probe for probe in _PROBES if not codec.lossless(probe)]
+    lossy = [probe for probe in _PROBES if not codec.lossless("a" + probe)]  # an answer never stands at the start
     if lossy:
         logger.warning("the tokenizer of %r changes some texts, such as %r", config.label, lossy[0])
     return tokenizer
@@ -128,36 +127,40 @@ def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
 
 
 def _load_model(config: MemberConfig, files: str) -> Model:
-    options: dict[str, Any] = {"dtype": config.dtype, "trust_remote_code": config.trust_remote_code}
-    for option in ("revision", "attn_implementation", "quantization_config", "device_map"):
+    options: dict[str, Any] = {**config.model_kwargs, **hub_options(config), "dtype": config.dtype}
+    for option in ("attn_implementation", "quantization_config", "device_map"):
         if (value := getattr(config, option)) is not None:
             options[option] = value
     if config.device_map is None:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(AutoModelForCausalLM.from_pretrained(files, **options, **config.model_kwargs))
+    return Model(AutoModelForCausalLM.from_pretrained(files, **options))
 
 
-def _check_model(model: Model, tokenizer: Any, name: str) -> None:
-    rows = model.module.get_input_embeddings().weight.shape[0]
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= rows:
+def _check_model(model: Model, tokenizer: Any) -> None:
+    # Added tokens may lie beyond: text-only models share tokenizers that can name images.
+    size = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+    if size > model.vocab_size:
         raise TokenizerMismatchError(
-            f"the tokenizer has ids up to {highest}, the model knows {rows}",
-            member=name,
+            f"the tokenizer has {size} tokens, the model knows {model.vocab_size}",
             hint="give the tokenizer that belongs to the model",
+        )
+    if not is_finite(model):
+        raise NonFiniteLogitsError(
+            "the model returned NaN or infinite logits when it was tried out",
+            hint="load it in another dtype (bfloat16 or float32), or check its weights",
         )
     if not is_causal(model):
         raise UnsupportedModelError(
             "its predictions depend on later tokens, so it is no causal language model (encoder-only?)",
-            member=name,
             hint="members must be causal (decoder-only) language models",
         )
 
 
-def _end_ids(config: MemberConfig, tokenizer: Any, model: Model, name: str) -> frozenset[int]:
+def _end_ids(config: MemberConfig, tokenizer: Any, model: Model) -> frozenset[int]:
     """Every token that ends an answer: declared by model or tokenizer, written by the template, or given."""
-    declared = [tokenizer.eos_token_id, model.module.config.get_text_config().eos_token_id]
-    declared.append(getattr(model.module.generation_config, "eos_token_id", None))
+    declared = [tokenizer.eos_token_id]
+    for source_of_ends in (model.module.config.get_text_config(), model.module.generation_config):
+        declared.append(getattr(source_of_ends, "eos_token_id", None))
     ends: set[int] = set()
     for value in declared:
         ends |= set(value) if isinstance(value, list | tuple) else {value} - {None}
@@ -168,15 +171,18 @@ def _end_ids(config: MemberConfig, tokenizer: Any, model: Model, name: str) -> f
         if token not in vocab:
             raise ModelLoadError(
                 f"end token {token!r} is not in the vocabulary",
-                member=name,
                 hint="write each end token as it stands in the tokenizer's vocabulary",
             )
         ends.add(vocab[token])
     if not ends:
         raise UnsupportedModelError(
             "neither model nor tokenizer declares an end token",
-            member=name,
             hint="name one with MemberConfig(end_tokens=[...])",
+        )
+    if max(ends) >= model.vocab_size:
+        raise TokenizerMismatchError(
+            f"end token {max(ends)} is beyond the {model.vocab_size} tokens that the model knows",
+            hint="give the tokenizer that belongs to the model",
         )
     return frozenset(ends)
 

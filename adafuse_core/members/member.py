@@ -26,7 +26,7 @@ from adafuse_core.errors import (
 from adafuse_core.members.base import Prompt, WindowFull
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.tokens import Codec, Ids, Section, shared_length
+from adafuse_core.text.tokens import INCOMPLETE, Codec, Ids, Section, shared_length
 from adafuse_core.text.words import NewlineTail, WordRule
 
 _REMEMBERED = 2  # contexts kept per answer: the newest, and the one before it for a token on the seam
@@ -65,6 +65,7 @@ class ModelMember:
         self.rule = rule or NewlineTail()
         self._tokenizer = tokenizer
         self._codec = Codec(tokenizer)
+        self._vocab_size = backend.check().vocab_size
         self._context_window = context_window
         self._template_variables = template_variables or {}
 
@@ -132,6 +133,12 @@ class ModelMember:
             encoded = self._codec.encode_rendered(self._render(prompt, tools))
         if not encoded[0]:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
+        if max(encoded[0]) >= self._vocab_size:
+            raise PromptError(
+                f"the prompt has token {max(encoded[0])}, the model reads {self._vocab_size}",
+                member=self.name,
+                hint="leave out control tokens for images and the like",
+            )
         return encoded
 
     def _render(self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> str:
@@ -199,12 +206,16 @@ class ModelPrefix:
                 spans = [self._span(*variant) for variant in self._branch(ids, unsure.ids[: plan.branches])]
             return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
 
-    def score(self, spans: Sequence[Span]) -> list[float]:
-        """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own.
+    def fits(self, span: Span) -> bool:
+        """Whether the context window has room for the span, as it would be scored and as it would be committed."""
+        window = self._member.context_window
+        if window is None:
+            return True
+        context, ids = self._section.extend(self._ids, self._text, span.text)
+        return max(len(context) + len(ids) + span.ends, len(self._ids_after(span))) <= window
 
-        Raises:
-            WindowFull: A span does not fit.
-        """
+    def score(self, spans: Sequence[Span]) -> list[float]:
+        """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own."""
         with self._blame("scoring"):
             means: list[float | None] = [None] * len(spans)
             groups: dict[Ids, list[int]] = {}
@@ -318,7 +329,12 @@ class ModelPrefix:
             return tuple(writer.ids), True
         if writer.words:
             return tuple(writer.ids[: writer.word_starts[-1]]), False
-        return tuple(writer.ids), not writer.text(len(writer.ids))  # nothing visible in all that room: an end
+        if not writer.text(len(writer.ids)):  # nothing visible in all that room: an end
+            return tuple(writer.ids), True
+        whole = [n for n in range(1, len(writer.ids) + 1) if not writer.text(n).endswith(INCOMPLETE)]
+        if not whole:
+            raise WindowFull
+        return tuple(writer.ids[: whole[-1]]), False
 
     def _writer(self, start: Ids = ()) -> Writer:
         return Writer(self._decode, self._member.rule, self._member.end_ids, self._max_word_tokens, start)
@@ -345,9 +361,6 @@ class ModelPrefix:
         requests: list[Ids] = []
         for ids, ending in pairs:
             requests += [(*ids, end) for end in ends] if ending else [ids]
-        window = self._member.context_window
-        if window is not None and len(context) + max(map(len, requests)) > window:
-            raise WindowFull
         answers = iter(self._member.backend.score(context, requests))
         means = []
         for _, ending in pairs:

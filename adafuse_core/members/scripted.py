@@ -200,11 +200,13 @@ class ScriptedPrefix:
         margins = (self._member.margin,) * max(1, _words(own.text))
         return Draft(member=self.name, spans=tuple(spans[: plan.branches]), margins=margins)
 
+    def fits(self, span: Span) -> bool:
+        """Whether the context window has room for the words of the span."""
+        return _words(span.text) <= self._room()
+
     def score(self, spans: Sequence[Span]) -> list[float]:
         """`AGREES` for what continues the script at this place, `DISAGREES` for anything else."""
         self._check_cancel()
-        if max(_words(span.text) for span in spans) > self._room():
-            raise WindowFull
         return [AGREES if self._script.continues(self._text, span) else DISAGREES for span in spans]
 
     def commit(self, span: Span) -> None:

@@ -10,6 +10,8 @@ from adafuse_core.config import MemberConfig
 from adafuse_core.errors import AdaFuseError, ModelLoadError, ModelNotFoundError
 
 _SMALL = "small:"
+_HUB = ("token", "cache_dir", "local_files_only")  # of `model_kwargs`: where a model's files come from
+_WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # as model families call it
 
 
 def source(model: str) -> str:
@@ -35,14 +37,28 @@ def not_found(model: str, error: Exception, member: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"can't load {model!r}: {str(error).strip().splitlines()[0]}",
         member=member,
-        hint="give a Hugging Face model name that this machine can reach, or the path of a folder with config.json",
+        hint="give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), "
+        "or the path of a folder with config.json",
     )
+
+
+def hub_options(config: MemberConfig, *, tokenizer: bool = False) -> dict[str, Any]:
+    """What every call that reads the member's files is told about where they are, and whether to trust them.
+
+    A tokenizer of another repository has revisions of its own.
+    """
+    options = {name: config.model_kwargs[name] for name in _HUB if name in config.model_kwargs}
+    if config.revision is not None and not (tokenizer and config.tokenizer):
+        options["revision"] = config.revision
+    if config.trust_remote_code:
+        options["trust_remote_code"] = True
+    return options
 
 
 def context_window(config: MemberConfig, architecture: Any) -> int | None:
     """Most tokens of prompt plus answer, by a transformers config and the member's own bound; None if unbounded."""
     text = architecture.get_text_config()
-    declared = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    declared = next((window for name in _WINDOWS if (window := getattr(text, name, None))), None)
     windows = [window for window in (declared, config.context_window) if window]
     return min(windows) if windows else None
 
@@ -56,9 +72,7 @@ def declared_window(config: MemberConfig) -> int | None:
     from transformers import AutoConfig
 
     try:
-        architecture = AutoConfig.from_pretrained(
-            source(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        architecture = AutoConfig.from_pretrained(source(config.model), **hub_options(config))
     except AdaFuseError as error:
         error.member = error.member or config.label
         raise

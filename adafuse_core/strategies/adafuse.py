@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adafuse_core.fusion import Chooser, fuse, pool
-from adafuse_core.members.base import Member, Prefix
+from adafuse_core.members.base import Member, Prefix, WindowFull
 from adafuse_core.rounds import DraftPlan, Round
 
 
@@ -26,9 +26,13 @@ class AdaFuse:
         return members
 
     def play(self, prefixes: Sequence[Prefix], chooser: Chooser) -> Round:
-        """Draft, pool, score, choose."""
+        """Draft, pool, score, choose. Candidates that are too long for a member's context window drop out."""
         drafts = tuple(prefix.draft(self._plan) for prefix in prefixes)
-        candidates = pool(drafts)
+        candidates = tuple(
+            candidate for candidate in pool(drafts) if all(prefix.fits(candidate.span) for prefix in prefixes)
+        )
+        if not candidates:
+            raise WindowFull
         if len(candidates) == 1:
             return Round(drafts=drafts, candidates=candidates, scores=(), fused=(), chosen=0)
         spans = [candidate.span for candidate in candidates]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from adafuse_core.config import EnsembleConfig
-from adafuse_core.errors import ConfigError
 from adafuse_core.fusion import Chooser
 from adafuse_core.members.base import Member, Prefix
 from adafuse_core.rounds import Round
@@ -27,8 +26,6 @@ def build_strategy(config: EnsembleConfig) -> Strategy:
     from adafuse_core.strategies.adafuse import AdaFuse
     from adafuse_core.strategies.single import Single
 
-    if config.strategy == "adafuse":
-        return AdaFuse(tau=config.tau, max_words=config.max_words, branches=config.branches)
     if config.strategy == "single":
         return Single(config.member or config.members[0].label)
-    raise ConfigError(f"unknown strategy {config.strategy!r}")
+    return AdaFuse(tau=config.tau, max_words=config.max_words, branches=config.branches)

@@ -61,7 +61,7 @@ class Codec:
         at = next((i for i in range(len(whole)) if whole[i : i + len(body.ids)] == body.ids), 0)
         opening = whole[:at] if body.ids[:at] != whole[:at] else []  # the prompt may bring its own
         ids = (*opening, *body.ids)
-        return ids, self._section(ids, text, body, after_text=False, lead="")
+        return ids, self._section(ids, text, body, after_text=False, chat=False)
 
     def encode_rendered(self, rendered: str) -> tuple[Ids, Section]:
         """Ids of a rendered chat template (nothing is added), and where its answer stands.
@@ -75,8 +75,7 @@ class Codec:
             encoding = tokenizer.encode(piece if index == 0 else _SECTION + piece, add_special_tokens=False)
             ids += encoding.ids[index > 0 :]
         text = piece if index == 0 else _SECTION + piece
-        lead = " " if self._dummy_blank and not rendered[-1:].isspace() else ""
-        return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, lead=lead)
+        return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, chat=True)
 
     def as_text(self, value: Any) -> Any:
         """Mark the control tokens in all strings of a JSON-like value, so that they are encoded as text."""
@@ -108,7 +107,7 @@ class Codec:
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return str(self._parsing.decode(ids, skip_special_tokens=False)) == text
 
-    def _section(self, ids: Ids, text: str, encoding: Any, *, after_text: bool, lead: str) -> Section:
+    def _section(self, ids: Ids, text: str, encoding: Any, *, after_text: bool, chat: bool) -> Section:
         """The stretch of `text` after its last control token."""
         starts = [
             end for index, (_, end) in zip(encoding.ids, encoding.offsets, strict=True) if index in self.special_ids
@@ -118,6 +117,7 @@ class Codec:
         tail = self._encode_section(opening, at_start)
         if ids[len(ids) - len(tail) :] != tail:  # this tokenizer looks across sections: let the answer stand alone
             opening, at_start, tail = "", False, ()
+        lead = " " if chat and self._dummy_blank and not opening[-1:].isspace() else ""
         return Section(self, ids[: len(ids) - len(tail)], opening, at_start, lead)
 
     def _encode_section(self, text: str, at_start: bool) -> Ids:

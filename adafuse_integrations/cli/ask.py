@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rich.console import Console
+from rich.text import Text
 
 from adafuse_integrations.cli.options import build_ensemble, singles
 from adafuse_integrations.cli.painter import Painter
@@ -25,8 +26,7 @@ def run(args: argparse.Namespace) -> int:
     raw = args.raw or not ensemble.supports_chat()
     prompt = args.question if raw else [{"role": "user", "content": args.question}]
     for name, single in singles(ensemble).items():
-        console.print(f"[dim]{name} alone:[/dim] ", end="")
-        console.print(single.generate(prompt).text, markup=False)
+        console.print(Text(f"{name} alone: ", "dim").append(single.generate(prompt).text, "default"))
     painter = Painter(console, ensemble.names)
     console.print("[dim]together:[/dim] ", end="")
     finished = painter.stream(ensemble.stream(prompt))

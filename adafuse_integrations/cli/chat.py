@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.text import Text
 
 from adafuse_core import AdaFuseError, ContextOverflowError, Event, TextDelta
 from adafuse_integrations.cli.options import build_ensemble
@@ -38,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 console.print("[dim] … stopped[/dim]")
             except ContextOverflowError as error:
-                console.print(f"{error}\n[dim]starting over[/dim]")
+                console.print(Text(str(error)), Text("starting over", "dim"), sep="\n")
                 messages = list(opening)
                 continue
             except AdaFuseError as error:
-                console.print(f"[red]error:[/red] {error}")
+                console.print(Text("error:", "red"), Text(str(error)))
                 messages.pop()
                 continue
             messages.append({"role": "assistant", "content": answer.text})

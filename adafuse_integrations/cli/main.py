@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AdaFuseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f'error: {error.name} is not installed\nHint: pip install "adafuse[demo]"', file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -45,7 +48,10 @@ def _add_ensemble_options(parser: argparse.ArgumentParser) -> None:
     """Options that every command shares. What is not given keeps the default of the dataclasses."""
     group = parser.add_argument_group("ensemble")
     group.add_argument(
-        "--models", nargs="+", metavar="MODEL", help="Hugging Face names or paths; default: the small ones"
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help="Hugging Face names or paths (after the question); default: the small ones",
     )
     group.add_argument("--config", metavar="FILE", help="YAML file with the fields of EnsembleConfig")
     group.add_argument("--dtype", help="of all models, such as bfloat16")

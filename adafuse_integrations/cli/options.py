@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
+from adafuse_core.ensemble import default_config
 
 _GENERATION = ("max_new_tokens", "temperature", "seed")
 _ENSEMBLE = ("tau", "max_words", "branches")
@@ -18,17 +19,14 @@ def build_ensemble(args: argparse.Namespace) -> Ensemble:
     transformers.utils.logging.disable_progress_bar()
     if args.models and args.config:
         raise ConfigError("got --models and --config", hint="name the models in one of them")
-    base: EnsembleConfig | None = EnsembleConfig.from_any(args.config) if args.config else None
+    base = EnsembleConfig.from_any(args.config) if args.config else default_config()
     options: dict[str, Any] = {name: getattr(args, name) for name in _ENSEMBLE if getattr(args, name) is not None}
+    options["generation"] = {name: getattr(args, name) for name in _GENERATION if getattr(args, name) is not None}
     if args.models:
         options["members"] = [_member(args, model) for model in args.models]
     elif args.dtype or args.device:
         raise ConfigError("--dtype and --device need --models", hint="name the models, or use a config file")
-    given = {name: getattr(args, name) for name in _GENERATION if getattr(args, name) is not None}
-    ensemble = Ensemble(base, **options)
-    if given:
-        ensemble = Ensemble(ensemble.config, generation=ensemble.config.generation.updated(given))
-    return ensemble.load()
+    return Ensemble(base, **options).load()
 
 
 def singles(ensemble: Ensemble) -> dict[str, Ensemble]:

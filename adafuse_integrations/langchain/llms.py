@@ -266,6 +266,10 @@ class AdaFuseLLM(BaseLLM):
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": prompt}]
 
+    def close(self) -> None:
+        """Free the models that nobody else uses; the next call loads them again."""
+        self._running().close()
+
     # --- options and ensemble ---
 
     def _options(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,6 +210,10 @@ class AdaFuseLLM(CustomLLM):
         for cancel in tuple(self._running):
             cancel.set()
 
+    def close(self) -> None:
+        """Free the models that nobody else uses; the next call loads them again."""
+        self.ensemble.close()
+
     # The endpoints. Their arguments are explained in LlamaIndex's base class.
 
     @llm_completion_callback()

@@ -357,12 +357,12 @@ def test_an_answer_never_leaves_the_window(paths, members, kind, room, branches)
     assert member.backend.tokens_held() == 0
 
 
-def test_full_windows_are_told_by_drafting_and_scoring(paths, kind):
+def test_full_windows_are_told_before_scoring_and_by_drafting(paths, kind):
     size = load_member(MemberConfig(model=str(paths[kind]))).count_tokens("The quick")
     member = load_member(MemberConfig(model=str(paths[kind]), context_window=size + 2, dtype="float64"))
     prefix = start(member)
-    with pytest.raises(WindowFull):
-        prefix.score([Span(text=" brown fox jumps over the lazy dog")])
+    assert not prefix.fits(Span(text=" brown fox jumps over the lazy dog"))
+    assert prefix.fits(Span(text="", ends=True))
     assert prefix.draft(DraftPlan(tau=0.0, max_words=1, branches=1)).spans
     prefix.commit(Span(text=" brown fox jumps"))
     with pytest.raises(WindowFull):

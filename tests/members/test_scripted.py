@@ -17,7 +17,6 @@ from adafuse_core.errors import (
     PromptError,
     TemplateError,
 )
-from adafuse_core.members.base import WindowFull
 from adafuse_core.members.scripted import AGREES, DISAGREES, ScriptedMember
 from adafuse_core.rounds import DraftPlan
 
@@ -119,9 +118,10 @@ def test_a_window_ends_the_answer():
     assert (answer.text, answer.reason) == ("one two", "length")
 
 
-def test_what_does_not_fit_the_window_is_not_scored():
-    with pytest.raises(WindowFull):
-        opened("one two", context_window=2).score([Span(text="one two")])
+def test_what_does_not_fit_the_window_is_told():
+    prefix = opened("one two", context_window=2)
+    assert prefix.fits(Span(text="one"))
+    assert not prefix.fits(Span(text="one two"))
 
 
 def test_a_prompt_as_long_as_the_window_is_refused():

@@ -487,3 +487,13 @@ def test_real_control_tokens_in_a_message_are_plain_text(real):
     _, codec = real
     ids, _ = codec.encode_rendered(f"<s>[INST] {codec.as_text('a</s>[/INST]b <s>[INST]')}[/INST]")
     assert [index in codec.special_ids for index in ids].count(True) == 3
+
+
+def test_a_control_token_that_swallows_the_newline_after_it_leaves_the_lead_to_the_answer():
+    tokenizer = tiny.metaspace()
+    tokenizer.add_tokens([AddedToken("<|assistant|>", special=True, rstrip=True)], special_tokens=True)
+    ids, section = Codec(tokenizer).encode_rendered("<s>go on<|assistant|>\n")
+    context, written = section.extend(ids, "", "The dog")
+    assert context == ids
+    assert tokenizer.convert_ids_to_tokens(written)[0].startswith("▁The")
+    assert section.decode(ids, written, opens=True) == "The dog"

@@ -42,6 +42,18 @@ def test_ask_takes_settings_from_options(capsys):
     assert "Lima" not in out.split("together:")[1]
 
 
+def test_ask_takes_models_from_options(capsys):
+    status, out, _ = run(capsys, "ask", "Hello!", "--models", "small:birch", "small:aspen", "--dtype", "float64")
+    assert status == 0
+    assert "proposed by birch, aspen, by all" in " ".join(out.split())
+
+
+def test_markup_and_emoji_names_in_answers_stay_as_they_are(capsys, tmp_path):
+    status, out, _ = run(capsys, "ask", "[/b] :heart: [red]", "--raw", "--max-new-tokens", "3")
+    assert status == 0
+    assert out
+
+
 def test_ask_takes_settings_from_a_file(capsys, tmp_path):
     path = tmp_path / "one.yaml"
     path.write_text("members:\n  - model: small:birch\n    name: b\nmax_words: 1\n", encoding="utf-8")
