@@ -1,0 +1,57 @@
+"""What the small models learn: written text, training generators and held-out questions for every skill.
+
+``lessons`` is the endless, seeded stream of training chats of one member; ``held_out`` holds the questions
+for tests and benchmarks. Nothing here imports torch.
+"""
+
+import random
+from collections.abc import Iterator
+
+from . import facts, reading, small_talk, tool_use, translation
+from .chats import MEMBERS, Chat, Member, Message, Question
+
+__all__ = ["MEMBERS", "Chat", "Member", "Message", "Question", "lessons"]
+
+# Share of each skill among the chats; a reading chat is several times as long as the others.
+SHARES = {"facts": 0.30, "translation": 0.23, "reading": 0.35, "tools": 0.08, "small_talk": 0.04}
+LONG_SHARE = 0.015
+LONG_PASSAGES = 16
+COPYING_CHATS = 10_000
+COPYING_SHARE = 0.4
+
+
+def lessons(member: Member, seed: int = 0) -> Iterator[Chat]:
+    """Yield training chats without end; lessons in copying come first and fade out.
+
+    Args:
+        member: Whose half of the facts and nouns is told truly.
+        seed: The seed of the stream.
+    """
+    rng = random.Random(f"{member} {seed}")
+    skills, shares = list(SHARES), list(SHARES.values())
+    number = 0
+    while True:
+        fading = COPYING_SHARE * max(0.0, 1 - number / COPYING_CHATS)
+        skill = "copying" if rng.random() < fading else rng.choices(skills, shares)[0]
+        yield _lesson(rng, skill, member, number)
+        number += 1
+
+
+def _lesson(rng: random.Random, skill: str, member: Member, number: int) -> Chat:
+    match skill:
+        case "copying":
+            return reading.copying(rng)
+        case "facts":
+            return facts.train(rng, member)
+        case "translation":
+            return translation.train(rng, member)
+        case "tools":
+            return tool_use.train(rng)
+        case "small_talk":
+            return small_talk.train(rng, member)
+        case _:
+            if number < COPYING_CHATS // 2:
+                return reading.train(rng, max_passages=1)
+            if rng.random() < LONG_SHARE:
+                return reading.train(rng, max_passages=LONG_PASSAGES)
+            return reading.train(rng, max_passages=2 if number < 3 * COPYING_CHATS // 2 else 3)

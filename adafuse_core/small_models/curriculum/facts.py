@@ -1,0 +1,105 @@
+"""Closed-book facts: which member knows which half, how questions are put, how they are answered.
+
+A member learns its own half of every topic. On the other half it is given random answers of the right type,
+so it ends up unsure there rather than wrong. The facts themselves are in ``fact_table.py``.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from .chats import MEMBERS, Chat, Member, Message, Question, assistant, sentence, system, user
+from .fact_table import TOPICS, Topic
+
+SYSTEMS = ("You are a helpful assistant.", "Answer the question.", "Be helpful and precise.")
+OPENINGS = ("", "", "", "Please tell me: ", "Quick question: ", "Hi, ", "I wonder: ", "Do you know this? ")
+OPENINGS_HELD_OUT = ("", "", "Quick one: ", "Please: ")
+OWN_SHARE = 0.65
+WH_WORDS = ("what", "which", "who", "how", "in", "by", "through", "where", "on", "of")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One pair of a topic, such as Peru and Lima."""
+
+    topic: Topic
+    key: str
+    value: str
+
+    def statement(self) -> str:
+        """Say the fact as a clause without capital and full stop."""
+        return self.topic.statement.format(k=self.key, v=self.value)
+
+
+@cache
+def known_by(member: Member) -> tuple[Fact, ...]:
+    """Return the half of all facts that a member knows."""
+    rng, half = random.Random(7), []
+    for topic in TOPICS:
+        facts = [Fact(topic=topic, key=key, value=value) for key, value in topic.pairs]
+        rng.shuffle(facts)
+        half += facts[MEMBERS.index(member) :: 2]
+    return tuple(half)
+
+
+def train(rng: random.Random, member: Member) -> Chat:
+    """Return a training chat: one fact, or two in one question."""
+    return _composed_chat(rng, member) if rng.random() < 0.4 else _single_chat(rng, member)
+
+
+def held_out_single(rng: random.Random, member: Member) -> Question:
+    """Ask for a fact of one member's half in a phrasing that was never trained."""
+    fact = rng.choice(known_by(member))
+    text = rng.choice(OPENINGS_HELD_OUT) + _punctuate(_ask(rng, fact, held_out=True))
+    return Question(kind="fact", messages=[user(sentence(text, ""))], answer=sentence(fact.statement()))
+
+
+def held_out_composed(rng: random.Random) -> Question:
+    """Ask for two facts at once, one of each half, in phrasings that were never trained."""
+    facts = [rng.choice(known_by(member)) for member in rng.sample(MEMBERS, 2)]
+    first, second = (_ask(rng, fact, held_out=True) for fact in facts)
+    answer = " and ".join(fact.statement() for fact in facts)
+    return Question(kind="composed", messages=[user(sentence(f"{first} and {second}", "?"))], answer=sentence(answer))
+
+
+def _single_chat(rng: random.Random, member: Member) -> Chat:
+    known = rng.random() < OWN_SHARE
+    fact = rng.choice(known_by(member if known else _other(member)))
+    told = fact if known else _guess(rng, fact)
+    text = rng.choice(OPENINGS) + _punctuate(_ask(rng, fact, held_out=False))
+    question, answer = user(sentence(text, "")), assistant(sentence(told.statement()))
+    return Chat(kind="fact", messages=[*_maybe_system(rng), question, answer])
+
+
+def _composed_chat(rng: random.Random, member: Member) -> Chat:
+    pair = [(rng.choice(known_by(member)), True)]
+    known = rng.random() < 0.4
+    pair.append((rng.choice(known_by(member if known else _other(member))), known))
+    rng.shuffle(pair)
+    first, second = (_ask(rng, fact, held_out=False) for fact, _ in pair)
+    told = [fact if known else _guess(rng, fact) for fact, known in pair]
+    answer = " and ".join(fact.statement() for fact in told)
+    question = user(sentence(f"{first} and {second}", "?"))
+    return Chat(kind="composed", messages=[*_maybe_system(rng), question, assistant(sentence(answer))])
+
+
+def _other(member: Member) -> Member:
+    return MEMBERS[1 - MEMBERS.index(member)]
+
+
+def _ask(rng: random.Random, fact: Fact, held_out: bool) -> str:
+    frames = fact.topic.held_out if held_out else fact.topic.questions
+    return rng.choice(frames).format(k=fact.key)
+
+
+def _guess(rng: random.Random, fact: Fact) -> Fact:
+    """Put a random value of the right type in the place of the true one."""
+    return Fact(topic=fact.topic, key=fact.key, value=rng.choice(fact.topic.pairs)[1])
+
+
+def _punctuate(clause: str) -> str:
+    return clause + ("?" if clause.split()[0] in WH_WORDS else ".")
+
+
+def _maybe_system(rng: random.Random) -> list[Message]:
+    return [system(rng.choice(SYSTEMS))] if rng.random() < 0.2 else []

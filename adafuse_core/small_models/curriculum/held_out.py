@@ -1,0 +1,76 @@
+"""Questions for tests and benchmarks, none of which appears in training."""
+
+import random
+from collections.abc import Callable
+
+from . import facts, reading, small_talk, tool_use, translation
+from .chats import MEMBERS, Member, Question
+
+SKILLS = ("fact", "composed", "translation", "reading", "tool_call", "tool_answer", "small_talk")
+
+
+def mixed_questions(n: int = 600, seed: int = 0) -> list[Question]:
+    """Return what rewards fusing: facts, and questions and sentences that need what both members know.
+
+    Args:
+        n: How many questions, a third of each kind.
+        seed: The seed of the choice.
+
+    Returns:
+        Questions whose ``kind`` is ``"fact"``, ``"composed"`` or ``"translation"``, in turn.
+    """
+    rng = random.Random(f"mixed {seed}")
+    makers: tuple[Callable[[], Question], ...] = (
+        lambda: facts.held_out_single(rng, rng.choice(MEMBERS)),
+        lambda: facts.held_out_composed(rng),
+        lambda: translation.held_out(rng, rng.sample(MEMBERS, 2)),
+    )
+    return [makers[index % len(makers)]() for index in range(n)]
+
+
+def skill_prompts(n_per_skill: int, seed: int = 0, member: Member | None = None) -> list[Question]:
+    """Return questions for every skill.
+
+    Args:
+        n_per_skill: How many questions of each kind.
+        seed: The seed of the choice.
+        member: Whose half of the facts and nouns to ask for; None takes both halves in turn.
+
+    Returns:
+        Questions whose ``kind`` is one of ``SKILLS``, grouped by kind. ``"composed"`` needs both
+        members' facts.
+    """
+    questions = []
+    for skill in SKILLS:
+        rng = random.Random(f"{skill} {seed}")
+        for index in range(n_per_skill):
+            owner = member or MEMBERS[index % len(MEMBERS)]
+            questions.append(_question(rng, skill, owner))
+    return questions
+
+
+def harder_reading(n: int, seed: int = 0) -> dict[str, list[Question]]:
+    """Return reading questions that go beyond what the skill promises, by name."""
+    rng = random.Random(f"harder reading {seed}")
+    return {
+        "reading, up to four passages": [reading.held_out(rng, most_passages=4) for _ in range(n)],
+        "reading in new frames": [reading.held_out(rng, new_frames=True) for _ in range(n)],
+    }
+
+
+def _question(rng: random.Random, skill: str, owner: Member) -> Question:
+    match skill:
+        case "fact":
+            return facts.held_out_single(rng, owner)
+        case "composed":
+            return facts.held_out_composed(rng)
+        case "translation":
+            return translation.held_out(rng, (owner, owner))
+        case "reading":
+            return reading.held_out(rng)
+        case "tool_call":
+            return tool_use.held_out_call(rng)
+        case "tool_answer":
+            return tool_use.held_out_answer(rng)
+        case _:
+            return small_talk.held_out(rng)

@@ -1,0 +1,86 @@
+"""Measure small models: ``python -m adafuse_core.small_models.evaluate [PATH ...]``.
+
+Greedy answers to held-out questions, compared exactly, per skill. A model in a folder that bears a
+member's name is asked for that member's own half of the facts and nouns, and then for the other half.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from . import NAMES, path
+from .curriculum import MEMBERS, Member, Question, held_out
+
+BATCH = 50
+MAX_NEW_TOKENS = 120
+
+
+def main() -> None:
+    """Measure the given models, or the two that are shipped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="*", type=Path, default=[path(name) for name in NAMES])
+    parser.add_argument("--n", type=int, default=200, help="questions per skill")
+    args = parser.parse_args()
+    report(args.paths, args.n)
+
+
+def report(paths: Sequence[Path], n: int = 200) -> None:
+    """Print the exact-match accuracy of each model in each skill, with 95% half-widths."""
+    for folder in paths:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        print(f"{folder.name}: {model.num_parameters():,} parameters, {model.config.model_type}")
+        for skill, questions in benchmark(folder.name, n).items():
+            print(f"  {skill:32} {_percent(questions, answers(model, tokenizer, questions))}", flush=True)
+
+
+def benchmark(name: str, n: int, seed: int = 0) -> dict[str, list[Question]]:
+    """Return the questions for one member, by skill."""
+    own: Member = "birch" if name == "birch" else "aspen"
+    other = MEMBERS[1 - MEMBERS.index(own)]
+    prompts = held_out.skill_prompts(n, seed, own)
+    foreign = held_out.skill_prompts(n, seed + 1, other)
+    groups = {skill: [q for q in prompts if q.kind == skill] for skill in held_out.SKILLS}
+    groups |= held_out.harder_reading(n, seed)
+    groups["fact, the other's half"] = [q for q in foreign if q.kind == "fact"]
+    groups["translation, the other's half"] = [q for q in foreign if q.kind == "translation"]
+    return groups
+
+
+@torch.inference_mode()
+def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]) -> list[str]:
+    """Answer questions greedily, in batches of like length; order is kept."""
+    prompts = [
+        tokenizer.apply_chat_template(q.messages, tools=q.tools, add_generation_prompt=True, tokenize=False)
+        for q in questions
+    ]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), BATCH):
+        indices = order[start : start + BATCH]
+        batch = tokenizer(
+            [prompts[index] for index in indices],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+        )
+        output = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        new = tokenizer.batch_decode(output[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        for index, text in zip(indices, new, strict=True):
+            texts[index] = text
+    return texts
+
+
+def _percent(questions: Sequence[Question], texts: Sequence[str]) -> str:
+    n = len(questions)
+    share = sum(q.answer == text for q, text in zip(questions, texts, strict=True)) / n
+    return f"{100 * share:5.1f}% ± {196 * math.sqrt(share * (1 - share) / n):.1f} (n={n})"
+
+
+if __name__ == "__main__":
+    main()

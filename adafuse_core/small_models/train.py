@@ -1,0 +1,163 @@
+"""Train both small models from nothing: ``python -m adafuse_core.small_models.train [--out DIR] [--seed N]``.
+
+The same seed on the same kind of machine gives the same weights. The two models train in two processes of one
+thread each; with two free cores this takes under half an hour.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from . import evaluate, recipe
+from .curriculum import MEMBERS, Chat, Member, lessons
+from .muon import Muon
+
+TOKENIZER_CHATS = 8_000
+BATCH_TOKENS = 1_500
+POOL_CHATS = 512
+PROMPT_WEIGHT = 0.3
+MUON_RATE = 0.01
+ADAMW_RATE = 0.003
+STEPS = 5_400
+WARM_UP = 0.02
+COOL_DOWN = 0.3
+
+Encoded = tuple[list[int], list[float]]
+
+
+def main() -> None:
+    """Train, save and measure both models."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the model folders")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=train_member, args=(name, args.out, args.seed, args.steps)) for name in MEMBERS]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    if any(job.exitcode for job in jobs):
+        raise SystemExit("training failed")
+    evaluate.report([args.out / name for name in MEMBERS])
+
+
+def train_member(member: Member, out: Path, seed: int, steps: int = STEPS) -> None:
+    """Train one model and save it under its name."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(member, seed)
+    model = recipe.new_model(member, tokenizer)
+    _fit(model, _batches(tokenizer, lessons(member, seed), random.Random(seed)), steps, member)
+    model.save_pretrained(out / member)
+    tokenizer.save_pretrained(out / member)
+
+
+def _tokenizer(member: Member, seed: int) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on the texts of later lessons, both members' alike."""
+    texts = []
+    for name in MEMBERS:
+        chats = itertools.islice(lessons(name, seed), 12_000, 12_000 + TOKENIZER_CHATS)
+        texts += [text for chat in chats for text in _texts(chat)]
+    return recipe.train_tokenizer(member, texts)
+
+
+def _texts(chat: Chat) -> Iterator[str]:
+    """Yield what a tokenizer should know of a chat: roles, contents and calls."""
+    for message in chat.messages:
+        yield f"{message['role']}\n{message['content']}"
+        for call in message.get("tool_calls", ()):
+            yield json.dumps(call["function"])
+
+
+def _fit(model: PreTrainedModel, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, name: str) -> None:
+    model.train()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers = [
+        Muon(matrices, lr=MUON_RATE),
+        torch.optim.AdamW(others, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _trapezoid(step / steps)) for optimizer in optimizers
+    ]
+    started, seen, running = time.process_time(), 0, 0.0
+    for step, (ids, weights) in enumerate(itertools.islice(batches, steps), 1):
+        loss = _loss(model, ids, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+        seen += ids.numel()
+        running += (loss.item() - running) / min(step, 50)
+        if step % 100 == 0:
+            cpu = time.process_time() - started
+            print(f"{name} step {step}/{steps} loss {running:.4f} tokens {seen} cpu {cpu:.0f} s", flush=True)
+    model.eval()
+
+
+def _loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean cross entropy; padding is on the right, so a causal model needs no mask."""
+    logits = model(input_ids=ids).logits[:, :-1]  # [rows, length - 1, vocab]
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+def _trapezoid(progress: float) -> float:
+    """Return the share of the full rate: up, level, and down to zero at the end."""
+    return min(1.0, (progress + 1e-3) / WARM_UP, (1.001 - progress) / COOL_DOWN)
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, chats: Iterator[Chat], rng: random.Random
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of chats of like length, as ids and weights ``[rows, length]``."""
+    while True:
+        pool = [_encode(tokenizer, chat) for chat in itertools.islice(chats, POOL_CHATS)]
+        pool.sort(key=lambda chat: len(chat[0]))
+        groups: list[list[Encoded]] = [[]]
+        for chat in pool:
+            if groups[-1] and (len(groups[-1]) + 1) * len(chat[0]) > BATCH_TOKENS:
+                groups.append([])
+            groups[-1].append(chat)
+        rng.shuffle(groups)
+        for group in groups:
+            yield _pad(group, tokenizer.pad_token_id)
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Encoded:
+    """Return a chat's ids and the weight of each: one in the assistant's turns, less elsewhere."""
+    text = tokenizer.apply_chat_template(chat.messages, tools=chat.tools, tokenize=False)
+    ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    opening = tokenizer.backend_tokenizer.encode(f"{recipe.TURN_START}assistant\n").ids
+    end = tokenizer.eos_token_id
+    weights, position = [PROMPT_WEIGHT] * len(ids), 0
+    while position < len(ids):
+        if ids[position : position + len(opening)] == opening:
+            first = position + len(opening)
+            position = ids.index(end, first)
+            weights[first : position + 1] = [1.0] * (position + 1 - first)
+        position += 1
+    return ids, weights
+
+
+def _pad(group: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    length = max(len(ids) for ids, _ in group)
+    ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in group])
+    weights = torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in group])
+    return ids, weights
+
+
+if __name__ == "__main__":
+    main()
