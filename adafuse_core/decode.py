@@ -1,4 +1,4 @@
-"""The loop: play a round, let its safe text out, commit it, until a stop."""
+"""The loop: play a round, commit it, let its safe text out, until a stop."""
 
 from __future__ import annotations
 

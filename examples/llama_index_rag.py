@@ -29,7 +29,7 @@ for text in engine.query("Who designed Karsten Bridge?").response_gen:
 print()
 
 chat = ContextChatEngine.from_defaults(retriever, llm=llm, context_template="Context:\n{context_str}")
-for question in ("What is Hollin Festival known for?", "Who founded Hollin Festival?"):
+for question in ("What does the silver heron eat?", "How much does the silver heron weigh?"):
     print("you>", question)
     for text in chat.stream_chat(question).response_gen:
         print(text, end="", flush=True)

@@ -23,7 +23,7 @@ HELP = "see the ensemble answer, in LangChain and in LlamaIndex, and how often i
 CONTEXT_PROMPT = "Context:\n{context}\n\nQuestion: {question}"
 LANGCHAIN_QUESTIONS = ("Who runs Amber Harbour?", "How high is Ferrin Tower?", "When does Lindow Museum close?")
 QUERY_QUESTIONS = ("Who designed Karsten Bridge?", "What does Orsa Works make?")
-CHAT_QUESTIONS = ("What is Hollin Festival known for?", "Who founded Hollin Festival?")
+CHAT_QUESTIONS = ("What does the silver heron eat?", "How much does the silver heron weigh?")
 KINDS = ("fact", "composed", "translation")
 
 
@@ -106,6 +106,7 @@ def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None
     """A query engine and a chat engine over the same documents, streamed."""
     from llama_index.core.base.response.schema import StreamingResponse
     from llama_index.core.chat_engine import ContextChatEngine
+    from llama_index.core.memory import ChatMemoryBuffer
     from llama_index.core.prompts import PromptTemplate
     from llama_index.core.query_engine import RetrieverQueryEngine
 
@@ -124,7 +125,10 @@ def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None
         assert isinstance(answer, StreamingResponse)
         answer.get_response()  # the words are shown as they come
         console.print()
-    chat = ContextChatEngine.from_defaults(retriever, llm=llm, context_template="Context:\n{context_str}")
+    memory = ChatMemoryBuffer.from_defaults(llm=llm)
+    chat = ContextChatEngine.from_defaults(
+        retriever, llm=llm, memory=memory, context_template="Context:\n{context_str}"
+    )
     for question in CHAT_QUESTIONS:
         console.print(Text(f"you> {question}", "bold"))
         for _ in chat.stream_chat(question).response_gen:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -89,10 +91,22 @@ def test_chat_survives_a_question_that_is_too_long(capsys, typed):
     assert "How can I help you?" in out
 
 
-def test_demo_goes_through_all_its_parts(capsys):
-    status, out, _ = run(capsys, "demo", "--questions", "3")
-    assert status == 0
-    for text in ("LangChain", "Clara Denholm.", "LlamaIndex", "Ida Marlow.", "plum jam.", "Answered right", "together"):
+def test_demo_goes_through_all_its_parts():
+    # In a process of its own: LlamaIndex's chat engines leave an event loop open.
+    command = [sys.executable, "-m", "adafuse_integrations.cli.main", "demo", "--questions", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=240)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
+    for text in (
+        "LangChain",
+        "Clara Denholm.",
+        "LlamaIndex",
+        "Ida Marlow.",
+        "fish.",
+        "2 kilograms.",
+        "Answered right",
+        "together",
+    ):
         assert text in out
 
 
