@@ -40,10 +40,10 @@ def _within_budget(played: Round, reference: Prefix, budget: int | None) -> tupl
     """The round, its span cut to the tokens that are left, and whether none are left after it."""
     if budget is None:
         return played, False
-    left = budget - reference.completion_tokens
-    if reference.cost(played.span) > left:
-        return replace(played, cut=reference.clip(played.span, left)), True
-    return played, reference.cost(played.span) == left
+    left, cost = budget - reference.completion_tokens, reference.cost(played.span)
+    if cost > left:
+        played = replace(played, cut=reference.clip(played.span, left))
+    return played, cost >= left
 
 
 def _usage(prefixes: Sequence[Prefix], rounds: int) -> Usage:

@@ -353,6 +353,11 @@ def test_a_member_that_can_not_be_loaded_leaves_none_behind(tmp_path):
     assert registry.loaded() == before
 
 
+def test_a_home_that_is_not_there_is_told_like_any_missing_folder():
+    with pytest.raises(ModelNotFoundError, match="~nobody-of-that-name/model"):
+        Ensemble.from_pretrained("~nobody-of-that-name/model")
+
+
 def test_a_failure_that_looks_like_the_end_of_an_iterator_is_named_too(pair, monkeypatch):
     monkeypatch.setattr(pair.members[0].backend, "draft", lambda *_: next(iter(())))
     with pytest.raises(MemberError, match=r"'bytes'.*StopIteration"):

@@ -137,11 +137,15 @@ class ClosedStore:
 
     def rows(self, contexts: Sequence[Ids]) -> ForkRows:
         """Refused."""
-        raise MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
+        raise _freed()
 
     def logits_along(self, context: Ids, continuations: Sequence[Ids]) -> list[torch.Tensor]:
         """Refused."""
-        raise MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
+        raise _freed()
+
+
+def _freed() -> MemberError:
+    return MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
 
 
 def _groups(contexts: Sequence[Ids]) -> list[list[int]]:

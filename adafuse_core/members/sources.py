@@ -26,10 +26,15 @@ def source(model: str) -> str:
         except ValueError as error:
             raise ModelNotFoundError(f"can't load {model!r}: {error}", hint="check the name") from error
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    path = Path(model).expanduser()
-    if looks_like_path and not path.exists():
+    if not looks_like_path:
+        return model
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError as error:  # ~someone who is not there
+        raise ModelNotFoundError(f"there is no folder {model!r}: {error}", hint="check the path") from error
+    if not path.exists():
         raise ModelNotFoundError(f"there is no folder {model!r}", hint="check the path")
-    return str(path) if looks_like_path else model
+    return str(path)
 
 
 def not_found(model: str, error: Exception, member: str) -> ModelNotFoundError:
