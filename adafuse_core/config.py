@@ -42,6 +42,10 @@ class MemberConfig:
         context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
         model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
             `local_files_only` are used for the tokenizer too.
+        kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (not at all), or `"auto"` for the fastest
+            of them that reproduces fresh passes of this model (`Ensemble.describe()` tells which and why).
+        max_kv_tokens: Most tokens whose keys and values are kept, over all running requests; further requests wait.
+            Default: what fits into half of the device's free memory at the time of loading.
     """
 
     model: str
@@ -61,6 +65,8 @@ class MemberConfig:
     end_tokens: tuple[str, ...] = ()
     context_window: int | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
+    kv_store: str = "auto"
+    max_kv_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.model, str) and bool(self.model), "model", self.model, "a model name or path")
@@ -73,8 +79,10 @@ class MemberConfig:
                 member=self.label,
                 hint="set one of them",
             )
-        if self.context_window is not None:
-            _expect_integer("context_window", self.context_window, at_least=1)
+        _expect_choice("kv_store", self.kv_store, ("auto", "tree", "fork", "prefill"))
+        for name in ("context_window", "max_kv_tokens"):
+            if (value := getattr(self, name)) is not None:
+                _expect_integer(name, value, at_least=1)
         object.__setattr__(self, "end_tokens", _strings("end_tokens", self.end_tokens))
 
     @property
@@ -151,6 +159,9 @@ class EnsembleConfig:
         branches: First tokens tried where a member is unsure (B in the paper).
         max_word_tokens: Most tokens one word may take before it is cut.
         member: With `strategy="single"`, the name of the member that decodes. Default: the first.
+        speculation: How members guess ahead; the text is the same with all. `"verify"`: members that share a device
+            read the earlier members' candidates in the pass that starts their own draft. `"lookup"`: members look up
+            the last tokens in prompt and answer, and read what followed there. `"auto"`: both. `"off"`: neither.
         generation: Defaults of `GenerationParams`.
     """
 
@@ -161,6 +172,7 @@ class EnsembleConfig:
     branches: int = 3
     max_word_tokens: int = 24
     member: str | None = None
+    speculation: str = "auto"
     generation: GenerationParams = field(default_factory=GenerationParams)
 
     def __post_init__(self) -> None:
@@ -173,6 +185,7 @@ class EnsembleConfig:
             object.__setattr__(self, "generation", GenerationParams().updated(self.generation))
         _expect(isinstance(self.generation, GenerationParams), "generation", self.generation, "a mapping")
         _expect_choice("strategy", self.strategy, ("adafuse", "single"))
+        _expect_choice("speculation", self.speculation, ("auto", "verify", "lookup", "off"))
         _expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
         _expect_integer("max_words", self.max_words, at_least=1)
         _expect_integer("branches", self.branches, at_least=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,24 +165,46 @@ class Ensemble:
         return collect(self.stream(prompt, **options))
 
     def batch(
-        self, prompts: Sequence[PromptLike], *, return_exceptions: bool = False, **options: Any
+        self,
+        prompts: Sequence[PromptLike],
+        *,
+        return_exceptions: bool = False,
+        max_concurrency: int = 16,
+        **options: Any,
     ) -> list[Generation] | list[Generation | Exception]:
-        """Answers to several prompts, in their order.
+        """Answers to several prompts, in their order. They run at once, and share the models' passes.
 
         Args:
             prompts: As of `stream`.
-            return_exceptions: Whether a failing prompt yields its exception in place of an answer.
+            return_exceptions: Whether a failing prompt yields its exception in place of an answer. Otherwise the
+                first failure cancels the other prompts and is raised.
+            max_concurrency: Most prompts at a time.
             options: As of `stream`, the same for all.
         """
-        answers: list[Generation | Exception] = []
-        for prompt in prompts:
+        if max_concurrency < 1:
+            raise ConfigError(f"got max_concurrency={max_concurrency!r}, expected an integer of at least 1")
+        stop = threading.Event()
+        options.setdefault("cancel", stop)
+
+        def answer(prompt: PromptLike) -> Generation | Exception:
             try:
-                answers.append(self.generate(prompt, **options))
+                if stop.is_set():
+                    raise CancelledError("another prompt of the batch failed")
+                return self.generate(prompt, **options)
             except Exception as error:
-                if not return_exceptions:
-                    raise
-                answers.append(error)
-        return answers
+                if return_exceptions:
+                    return error
+                raise
+
+        with ThreadPoolExecutor(max_concurrency) as pool:
+            running = [pool.submit(answer, prompt) for prompt in prompts]
+            try:
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:
+                stop.set()
+                raise
+        return [future.result() for future in running]
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included."""
@@ -255,7 +278,15 @@ class Ensemble:
         with ExitStack() as opened:
             prefixes: list[Prefix] = []
             for member in self._strategy.select(self.members):
-                prefixes.append(member.open(prompt, tools, self.config.max_word_tokens, cancel))
+                prefixes.append(
+                    member.open(
+                        prompt,
+                        tools,
+                        max_word_tokens=self.config.max_word_tokens,
+                        lookup=self.config.speculation in ("auto", "lookup"),
+                        cancel=cancel,
+                    )
+                )
                 opened.callback(prefixes[-1].close)
             for event in decode(prefixes, self._strategy, params):
                 if cancel.is_set():

@@ -78,7 +78,9 @@ def rerank(question: Question, answers: list[str]) -> str:
     spans = [Span(text=text, ends=True) for text in dict.fromkeys(answers)]
     totals = [0.0] * len(spans)
     for member in ensemble.members:
-        prefix = member.open(conversation(question.messages), None, ensemble.config.max_word_tokens, threading.Event())
+        prefix = member.open(
+            conversation(question.messages), None, max_word_tokens=24, lookup=False, cancel=threading.Event()
+        )
         totals = [total + score for total, score in zip(totals, prefix.score(spans), strict=True)]
         prefix.close()
     return spans[totals.index(min(totals))].text

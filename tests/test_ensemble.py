@@ -359,7 +359,7 @@ def test_a_home_that_is_not_there_is_told_like_any_missing_folder():
 
 
 def test_a_failure_that_looks_like_the_end_of_an_iterator_is_named_too(pair, monkeypatch):
-    monkeypatch.setattr(pair.members[0].backend, "draft", lambda *_: next(iter(())))
+    monkeypatch.setattr("adafuse_core.backends.local.LocalSession.draft", lambda *_: next(iter(())))
     with pytest.raises(MemberError, match=r"'bytes'.*StopIteration"):
         pair.generate("The quick")
 

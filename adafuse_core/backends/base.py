@@ -1,6 +1,6 @@
 """The seam between member and model: token ids and log-probabilities.
 
-A backend is a pure function of token contexts. What it remembers is only speed, so any call may be
+A backend is a pure function of token contexts. What it remembers of a sequence is only speed, so any call may be
 repeated, on another process or machine, with the same answer.
 """
 
@@ -35,21 +35,25 @@ class Abilities:
         dtype: Of the weights.
         device: Where the model's input goes.
         cache: How it remembers contexts, and why so, for people.
+        max_kv_tokens: Most tokens it holds in memory, over all sequences; None if unbounded.
     """
 
     vocab_size: int
     dtype: str
     device: str
     cache: str
+    max_kv_tokens: int | None = None
 
 
 Until = Callable[[int, list[Step]], bool]
 
 
-class Backend(Protocol):
-    """A model behind token ids. All calls may come from several threads at once."""
+class Session(Protocol):
+    """One growing context of a backend. Used by one thread at a time."""
 
-    def draft(self, contexts: Sequence[Ids], max_new: int, top: int, until: Until) -> list[list[Step]]:
+    def draft(
+        self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
+    ) -> list[list[Step]]:
         """Continue each context greedily.
 
         Args:
@@ -58,19 +62,39 @@ class Backend(Protocol):
             top: How many of the likeliest tokens to report at each step.
             until: Called with row number and the row's steps after each new step; True ends the row.
                 It may raise to abandon the call.
+            guesses: Contexts that are likely to be asked for soon, worth computing in the same pass.
 
         Returns:
             Per context its steps; a row's greedy tokens are `[step.ids[0] for step in steps]`.
         """
 
-    def score(self, context: Ids, continuations: Sequence[Ids]) -> list[list[float]]:
-        """Natural log-probability of each token of each continuation, given context and those before it."""
+    def score(
+        self, contexts: Sequence[Ids], continuations: Sequence[Ids], guesses: Sequence[Ids] = ()
+    ) -> list[list[float]]:
+        """Natural log-probability of each token of each continuation, given its context and those before it."""
 
-    def remember(self, context: Ids) -> None:
-        """Keep what is computed for this very context until it is forgotten as often as remembered."""
+    def commit(self, context: Ids) -> None:
+        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped."""
 
-    def forget(self, context: Ids) -> None:
-        """Take back one `remember`."""
+    def close(self) -> None:
+        """Free the memory. May be called twice."""
+
+
+class Backend(Protocol):
+    """A model behind token ids. All calls may come from several threads at once."""
+
+    def open(self, context: Ids, *, window: int | None, lookup: bool, check: Callable[[], None]) -> Session:
+        """A session that begins with a context. Nothing is computed yet.
+
+        Args:
+            context: Token ids, non-empty.
+            window: Most tokens that a context of the session may have; None if unbounded.
+            lookup: Whether to guess ahead by looking up the last tokens in the context.
+            check: Called before each pass and while waiting for one; raises to give up.
+
+        Raises:
+            ContextOverflowError: Memory can never hold so long a context.
+        """
 
     def check(self) -> Abilities:
         """Limits and abilities."""

@@ -6,20 +6,21 @@ The contract is in `base.py`; how forward passes are saved is in `adafuse_core.e
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Callable, Iterable, Sequence
 
 from adafuse_core.backends.base import Abilities, Step, Until
-from adafuse_core.engine.fork import ForkRows, ForkStore
+from adafuse_core.engine.batching import SPARE_TOKENS, Batcher, Closed
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.numbers import likeliest, logprobs
-from adafuse_core.engine.prefill import PrefillStore
-from adafuse_core.engine.selftest import fork_problem
-from adafuse_core.errors import MemberError, NonFiniteLogitsError
+from adafuse_core.engine.lookup import Lookup
+from adafuse_core.engine.numbers import Distribution, gather
+from adafuse_core.engine.selftest import Choice
+from adafuse_core.engine.store import Ask
+from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
 from adafuse_core.text.tokens import Ids
 
 logger = logging.getLogger(__name__)
+
+_GUESS_TOKENS = 6  # most tokens of a looked-up guess
 
 
 class LocalBackend:
@@ -27,47 +28,32 @@ class LocalBackend:
 
     Args:
         model: The loaded model.
+        choice: Its KV memory, and why that one.
         name: The member's name, for the log.
+        max_kv_tokens: Most tokens to hold in memory, over all sequences; None for no bound.
     """
 
-    def __init__(self, model: Model, *, name: str) -> None:
+    def __init__(self, model: Model, choice: Choice, *, name: str, max_kv_tokens: int | None = None) -> None:
         self.model = model
-        problem = fork_problem(model)
-        self._store: ForkStore | PrefillStore | ClosedStore = PrefillStore(model) if problem else ForkStore(model)
-        self._cache = f"none, every step reads the whole context ({problem})" if problem else "forks of KV snapshots"
-        if problem:
-            logger.warning("member %r runs without a KV cache: %s", name, problem)
+        self._choice = choice
+        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens)
+        log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
+        log("member %r runs with KV memory %s", name, choice)
 
-    def draft(self, contexts: Sequence[Ids], max_new: int, top: int, until: Until) -> list[list[Step]]:
-        """Continue each context greedily; see `Backend.draft`."""
-        steps: list[list[Step]] = [[] for _ in contexts]
-        for group in _groups(contexts):
-            self._draft_group(contexts, group, max_new, top, until, steps)
-        return steps
-
-    def score(self, context: Ids, continuations: Sequence[Ids]) -> list[list[float]]:
-        """Log-probability of each token of each continuation; see `Backend.score`."""
-        inputs = _without_prefixes({ids[:-1] for ids in continuations})  # the last token needs no pass
-        rows = dict(zip(inputs, self._logprobs_along(context, inputs), strict=True))
-        scores = []
-        for ids in continuations:
-            read = ids[:-1]
-            row = next(rows[known] for known in inputs if known[: len(read)] == read)
-            index = torch.tensor(ids, dtype=torch.long, device=row.device)
-            scores.append(row[torch.arange(len(ids), device=row.device), index].tolist())
-        return scores
-
-    def remember(self, context: Ids) -> None:
-        """Keep what is computed for this very context."""
-        self._store.remember(context)
-
-    def forget(self, context: Ids) -> None:
-        """Take back one `remember`."""
-        self._store.forget(context)
+    def open(self, context: Ids, *, window: int | None, lookup: bool, check: Callable[[], None]) -> LocalSession:
+        """A session that begins with a context; see `Backend.open`."""
+        limit = self._batcher.max_kv_tokens
+        if limit is not None and len(context) + SPARE_TOKENS > limit:
+            raise ContextOverflowError(
+                f"the prompt has {len(context)} tokens and needs {SPARE_TOKENS} more to work with; "
+                f"the KV memory holds {limit}",
+                hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
+            )
+        return LocalSession(self._batcher, context, window, Lookup(_GUESS_TOKENS) if lookup else None, check)
 
     def tokens_held(self) -> int:
         """Tokens whose keys and values are in memory."""
-        return self._store.tokens_held()
+        return self._batcher.tokens_held()
 
     def check(self) -> Abilities:
         """Limits and abilities."""
@@ -75,91 +61,110 @@ class LocalBackend:
             vocab_size=self.model.vocab_size,
             dtype=str(self.model.module.dtype).removeprefix("torch."),
             device=str(self.model.device),
-            cache=self._cache,
+            cache=str(self._choice),
+            max_kv_tokens=self._batcher.max_kv_tokens,
         )
 
     def close(self) -> None:
         """Free the model. What is still running fails with an error that says so."""
-        self._store = ClosedStore()
-        del self.model
+        self._batcher.shut()
+        del self.model, self._choice
 
-    def _draft_group(
+
+class LocalSession:
+    """One growing context; its memo is filled by passes that other sessions share."""
+
+    def __init__(
         self,
-        contexts: Sequence[Ids],
-        group: Sequence[int],
-        max_new: int,
-        top: int,
-        until: Until,
-        steps: list[list[Step]],
+        batcher: Batcher,
+        context: Ids,
+        window: int | None,
+        lookup: Lookup | None,
+        check: Callable[[], None],
     ) -> None:
-        live = list(group)
-        rows = self._store.rows([contexts[index] for index in group])
-        while True:
-            ids, values = likeliest(self._finite(rows.logits), top)
-            going = []
-            for row, index in enumerate(live):
-                steps[index].append(Step(tuple(ids[row]), tuple(values[row])))
-                if not until(index, steps[index]) and len(steps[index]) < max_new:
-                    going.append(row)
-            if not going:
-                return
-            if len(going) < len(live):
-                rows.select(going)
-                live = [live[row] for row in going]
-            rows.step([steps[index][-1].ids[0] for index in live])
+        self._batcher = batcher
+        self._window = window
+        self._memo = batcher.open(context)
+        self._lookup = lookup
+        self._check = check
 
-    def _logprobs_along(self, context: Ids, inputs: Sequence[Ids]) -> list[torch.Tensor]:
-        return [self._finite(logits) for logits in self._store.logits_along(context, inputs)]
+    def draft(
+        self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
+    ) -> list[list[Step]]:
+        """Continue each context greedily; see `Session.draft`."""
+        steps: list[list[Step]] = [[] for _ in contexts]
+        written = list(contexts)
+        live = list(range(len(contexts)))
+        with self._batcher.call(self._memo):
+            while True:
+                live = [row for row in live if self._go_on(row, written, steps, max_new, top, until)]
+                if not live:
+                    return steps
+                self._compute([written[row] for row in live], guesses)
+                guesses = ()
 
-    def _finite(self, logits: torch.Tensor) -> torch.Tensor:
+    def score(
+        self, contexts: Sequence[Ids], continuations: Sequence[Ids], guesses: Sequence[Ids] = ()
+    ) -> list[list[float]]:
+        """Log-probability of each token of each continuation; see `Session.score`."""
+        places = [
+            context + ids[:length]
+            for context, ids in zip(contexts, continuations, strict=True)
+            for length in range(len(ids))
+        ]
+        with self._batcher.call(self._memo):
+            if missing := [place for place in places if self._memo.known(place) is None]:
+                self._compute(missing, guesses, look_up=False)
+            known = [self._memo.known(place) for place in places]
+        tokens = [token for ids in continuations for token in ids]
+        values = iter(gather([(row, token) for row, token in zip(known, tokens, strict=True) if row is not None]))
+        return [[next(values) for _ in ids] for ids in continuations]
+
+    def commit(self, context: Ids) -> None:
+        """Go on from this context."""
+        self._batcher.commit(self._memo, context)
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._batcher.close(self._memo)
+
+    def _go_on(
+        self, row: int, written: list[Ids], steps: list[list[Step]], max_new: int, top: int, until: Until
+    ) -> bool:
+        """Continue a row as far as the memo goes; whether it wants more."""
+        while (known := self._memo.known(written[row])) is not None:
+            steps[row].append(_step(known, top))
+            if until(row, steps[row]) or len(steps[row]) >= max_new:
+                return False
+            written[row] += (known.ids[0],)
+        return True
+
+    def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
+        """Have contexts computed, and guesses with them."""
+        wanted = list(contexts)
+        ahead = [*guesses, *self._looked_up(wanted)] if look_up else list(guesses)
+        ask = Ask(self._memo, wanted + [context for context in ahead if self._memo.known(context) is None])
         try:
-            with torch.inference_mode():
-                return logprobs(logits)
+            self._check()
+            self._batcher.answer(ask, self._check)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(
                 f"the model returned {error}",
                 hint="load it in another dtype (bfloat16 or float32), or check its weights",
             ) from error
+        except Closed:
+            raise MemberError(
+                "its model was freed by close() while it was in use", hint="close when all streams are done"
+            ) from None
+
+    def _looked_up(self, contexts: Iterable[Ids]) -> list[Ids]:
+        if self._lookup is None:
+            return []
+        committed = self._memo.ids
+        beyond = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
+        guesses = ((more, self._lookup.guess(committed, more)) for more in beyond)
+        return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
 
 
-class ClosedStore:
-    """In place of the others once the model is freed."""
-
-    def remember(self, context: Ids) -> None:
-        """Nothing to do."""
-
-    def forget(self, context: Ids) -> None:
-        """Nothing to do."""
-
-    def tokens_held(self) -> int:
-        """None."""
-        return 0
-
-    def rows(self, contexts: Sequence[Ids]) -> ForkRows:
-        """Refused."""
-        raise _freed()
-
-    def logits_along(self, context: Ids, continuations: Sequence[Ids]) -> list[torch.Tensor]:
-        """Refused."""
-        raise _freed()
-
-
-def _freed() -> MemberError:
-    return MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
-
-
-def _groups(contexts: Sequence[Ids]) -> list[list[int]]:
-    """Contexts that can be rows of one batch: equal but for their last token. Others go alone."""
-    groups: dict[Ids, list[int]] = {}
-    for index, context in enumerate(contexts):
-        groups.setdefault(context[:-1], []).append(index)
-    return list(groups.values())
-
-
-def _without_prefixes(inputs: set[Ids]) -> list[Ids]:
-    """The sequences that no other one begins with, longest first."""
-    kept: list[Ids] = []
-    for ids in sorted(inputs, key=lambda ids: (-len(ids), ids)):
-        if not any(longer[: len(ids)] == ids for longer in kept):
-            kept.append(ids)
-    return kept
+def _step(known: Distribution, top: int) -> Step:
+    return Step(*known.top(top))

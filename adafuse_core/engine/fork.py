@@ -1,127 +1,155 @@
-"""KV memory by forking: contexts are kept as snapshots, every use works on a fork.
+"""KV memory by forking: states of the model are kept at some contexts, every pass works on a fork of one.
 
-A dynamic cache layer *re-binds* its tensors when it grows, so copying the layer objects and sharing the
-tensors is an exact snapshot at no cost. Rows that branch are batched on one fork. Nothing is ever cropped,
-so sliding-window, chunked and recurrent layers are as exact as full attention. (Measured on twelve model
-families; `selftest.py` checks the model at hand.)
+A dynamic cache layer *re-binds* its tensors when it grows, so copying the layer objects and sharing the tensors is an
+exact snapshot at no cost. Contexts that branch are rows of one batch. Nothing is ever cropped, so sliding-window,
+chunked and recurrent layers are as exact as full attention. (Measured on twelve model families; `selftest.py` checks
+the model at hand.)
 """
 
 from __future__ import annotations
 
 import copy
-import threading
-from collections import Counter
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.text.tokens import Ids, shared_length
+from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.numbers import distributions
+from adafuse_core.engine.store import Ask
+from adafuse_core.text.tokens import Ids
+
+_GENERATIONS = 2  # passes whose last states are kept: a draft reads one token beyond the word that is committed
 
 
 @dataclass
-class Snapshot:
-    """A context the model has read: its cache, and the logits after its last token `[vocab]`."""
+class State:
+    """The model after some contexts: a cache, and which row of it."""
 
     cache: Any
-    logits: torch.Tensor
+    row: int
+    rows: int
 
 
-class ForkRows:
-    """Contexts of one length, decoded in lockstep on one fork."""
+@dataclass
+class Snapshots:
+    """What is kept of one sequence: the state after its trunk, after its last words, and after the newest passes."""
 
-    def __init__(self, model: Model, cache: Any, logits: torch.Tensor) -> None:
-        self._model = model
-        self._cache = cache
-        self.logits = logits  # [rows, vocab], after each row's last token
-
-    def step(self, tokens: Sequence[int]) -> None:
-        """Append one token to each row."""
-        self.logits = self._model.forward([[token] for token in tokens], self._cache, last_only=True)[:, -1]
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows."""
-        index = torch.tensor(rows, device=self.logits.device)
-        self._cache.reorder_cache(index)
-        self.logits = self.logits[index]
+    trunk: Any
+    trunk_read: int = 0
+    anchor: Node | None = None
+    newest: deque[list[Node]] = field(default_factory=deque)
 
 
 class ForkStore:
-    """Snapshots of the contexts to remember, and forks of them."""
+    """Reads each ask on forks of what was read before.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: One that `selftest.py` found to continue from forks.
+        chunk: Most tokens of a prompt that one pass reads.
+    """
+
+    kind = "fork"
+
+    def __init__(self, model: Model, *, chunk: int) -> None:
         self._model = model
-        self._lock = threading.Lock()
-        self._wanted: Counter[Ids] = Counter()
-        self._snapshots: dict[Ids, Snapshot] = {}
+        self._chunk = chunk
 
-    def remember(self, context: Ids) -> None:
-        """Keep the snapshot of this context once it is made."""
-        with self._lock:
-            self._wanted[context] += 1
+    def read(self, asks: Sequence[Ask]) -> None:
+        """One pass per ask, or one per group of contexts of equal length that grow from one state."""
+        for ask in asks:
+            ends = ask.ends()
+            try:
+                self._read(ask.memo, ends)
+            except BaseException:
+                ask.memo.restart()
+                raise
 
-    def forget(self, context: Ids) -> None:
-        """Take back one `remember`."""
-        with self._lock:
-            self._wanted[context] -= 1
-            if self._wanted[context] <= 0:
-                del self._wanted[context]
-                self._snapshots.pop(context, None)
+    def commit(self, memo: Memo, context: Ids) -> None:
+        """Make a context the committed one; the state nearest to it stays."""
+        memo.commit(context)
+        kept: Snapshots | None = memo.held
+        if kept is None:
+            return
+        anchor = next(node for node in memo.head.path() if node.held is not None or node.parent is None)
+        if anchor is not kept.anchor:
+            old, kept.anchor = kept.anchor, anchor
+            self._release(kept, [old] if old else [])
 
-    def tokens_held(self) -> int:
-        """Tokens in all snapshots."""
-        with self._lock:
-            return sum(map(len, self._snapshots))
+    def tokens_held(self, memo: Memo) -> int:
+        """Tokens of all states."""
+        kept: Snapshots | None = memo.held
+        if kept is None:
+            return 0
+        nodes = {node for nodes in kept.newest for node in nodes} | ({kept.anchor} if kept.anchor else set())
+        return kept.trunk_read + sum(node.depth for node in nodes if node.held is not None)
 
-    def rows(self, contexts: Sequence[Ids]) -> ForkRows:
-        """Rows for contexts of one length that differ in their last token at most."""
-        first = contexts[0]
-        if len(contexts) == 1:
-            snapshot = self._read(first)
-            return ForkRows(self._model, _fork(snapshot.cache), snapshot.logits[None])
-        shared = min(shared_length(first, context) for context in contexts)
-        base = self._read(first[: min(shared, len(first) - 1)])
-        cache = _fork(base.cache)
-        _repeat(cache, len(contexts))
-        rows = ForkRows(self._model, cache, base.logits[None].expand(len(contexts), -1))
-        for position in range(min(shared, len(first) - 1), len(first)):
-            rows.step([context[position] for context in contexts])
-        return rows
+    def _read(self, memo: Memo, ends: Sequence[Node]) -> None:
+        if memo.held is None:
+            memo.held = Snapshots(self._model.new_cache())
+        kept: Snapshots = memo.held
+        if kept.trunk_read < len(memo.trunk):
+            ids = memo.trunk[kept.trunk_read : kept.trunk_read + self._chunk]
+            self._model.forward([ids], kept.trunk, last=1)
+            kept.trunk_read += len(ids)
+            return
+        groups: dict[int, list[tuple[State, list[Node]]]] = {}
+        for state, path in _paths(kept, ends):
+            groups.setdefault(id(state.cache), []).append((state, path))
+        made = [node for group in groups.values() for node in self._run(group)]
+        kept.newest.append(made)
+        if len(kept.newest) > _GENERATIONS:
+            self._release(kept, kept.newest.popleft())
 
-    def logits_along(self, context: Ids, continuations: Sequence[Ids]) -> list[torch.Tensor]:
-        """Logits before each token of each continuation and after its last: `[len + 1, vocab]` each."""
-        base = self._read(context)
-        longest = max(map(len, continuations))
-        if longest == 0:
-            return [base.logits[None] for _ in continuations]
-        cache = _fork(base.cache)
-        _repeat(cache, len(continuations))
+    def _run(self, group: Sequence[tuple[State, list[Node]]]) -> list[Node]:
+        """Read paths that grow from one cache; returns the nodes whose states are at hand after it."""
+        first = group[0][0]
+        cache = _fork(first.cache)
+        rows = [state.row for state, _ in group]
+        if rows != list(range(first.rows)):
+            cache.reorder_cache(torch.tensor(rows, device=self._model.device))
+        longest = max(len(path) for _, path in group)
         # Shorter rows are filled up on the right: what comes later can't change what came before.
-        padded = [[*ids, *[0] * (longest - len(ids))] for ids in continuations]
+        padded = [[*(node.token for node in path), *[0] * (longest - len(path))] for _, path in group]
         logits = self._model.forward(padded, cache)  # [rows, longest, vocab]
-        return [torch.cat([base.logits[None], logits[row, : len(ids)]]) for row, ids in enumerate(continuations)]
+        wanted = {
+            node: row * longest + index
+            for row, (_, path) in enumerate(group)
+            for index, node in enumerate(path)
+            if node.distribution is None
+        }
+        picked = logits.flatten(0, 1)[torch.tensor(list(wanted.values()), device=logits.device)]
+        for node, distribution in zip(wanted, distributions(picked), strict=True):
+            node.distribution = distribution
+        full = [(row, path[-1]) for row, (_, path) in enumerate(group) if len(path) == longest]
+        for row, node in full:
+            node.held = State(cache, row, len(group))
+        return [node for _, node in full]
 
-    def _read(self, context: Ids) -> Snapshot:
-        """The snapshot of a context, from the longest remembered beginning of it."""
-        with self._lock:
-            known = max(
-                (ids for ids in self._snapshots if len(ids) <= len(context) and context[: len(ids)] == ids),
-                key=len,
-                default=(),
-            )
-            base = self._snapshots.get(known)
-        if base is not None and known == context:
-            return base
-        cache = _fork(base.cache) if base else self._model.new_cache()
-        logits = self._model.forward([list(context[len(known) :])], cache, last_only=True)[0, -1]
-        snapshot = Snapshot(cache, logits.clone())  # not a view that keeps those of the whole prompt alive
-        with self._lock:
-            if context in self._wanted:
-                self._snapshots[context] = snapshot
-        return snapshot
+    def _release(self, kept: Snapshots, nodes: Sequence[Node]) -> None:
+        alive = {id(node) for nodes in kept.newest for node in nodes} | {id(kept.anchor)}
+        for node in nodes:
+            if id(node) not in alive:
+                node.held = None
+
+
+def _paths(kept: Snapshots, ends: Sequence[Node]) -> list[tuple[State, list[Node]]]:
+    """For each node to read: the nearest state above it, and the nodes from there. None is part of another."""
+    paths: list[tuple[State, list[Node]]] = []
+    for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):
+        if any(end in path for _, path in paths):
+            continue
+        path = [end]
+        while path[-1].parent is not None and path[-1].parent.parent is not None and path[-1].parent.held is None:
+            path.append(path[-1].parent)
+        above = path[-1].parent
+        state = above.held if above is not None and above.held is not None else State(kept.trunk, 0, 1)
+        paths.append((state, path[::-1]))
+    return paths
 
 
 def _fork(cache: DynamicCache) -> Any:
@@ -146,8 +174,3 @@ def _cloned(value: Any) -> Any:
     if isinstance(value, list):
         return [_cloned(item) for item in value]
     return value
-
-
-def _repeat(cache: Any, rows: int) -> None:
-    if rows > 1:
-        cache.reorder_cache(torch.zeros(rows, dtype=torch.long))

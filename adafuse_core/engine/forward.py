@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 
 class Model:
-    """A causal language model of transformers, with just the call that the engine makes.
+    """A causal language model of transformers, with just the calls that the engine makes.
 
     Attributes:
         forwards: Forward passes so far.
@@ -44,25 +44,45 @@ class Model:
         """An empty cache with the layer kinds this model wants."""
         return DynamicCache(config=self.module.config)
 
-    def forward(self, rows: Sequence[Sequence[int]], cache: Any = None, *, last_only: bool = False) -> torch.Tensor:
+    def forward(self, rows: Sequence[Sequence[int]], cache: Any = None, *, last: int | None = None) -> torch.Tensor:
         """Read rows of token ids after what is in the cache, which grows by them.
 
         Args:
             rows: `[rows, tokens]`, of one length.
             cache: Of the same number of rows, or None to use none.
-            last_only: Only the logits after the last token are needed.
+            last: Only the logits after so many of the last tokens are needed.
 
         Returns:
-            `[rows, tokens, vocab]`, or `[rows, 1, vocab]`.
+            `[rows, tokens, vocab]`, or `[rows, last, vocab]`.
         """
-        options: dict[str, Any] = {"use_cache": cache is not None}
-        if cache is not None:
-            options["past_key_values"] = cache
-        if last_only and self._keeps:
-            options["logits_to_keep"] = 1
+        logits = self._call(rows, last or 0, use_cache=cache is not None, past_key_values=cache)
+        return logits[:, -last:] if last else logits
+
+    def read(self, tokens: Sequence[int], positions: Sequence[int], tree: Any, keep: Sequence[int]) -> torch.Tensor:
+        """Read a flat row of tokens of many sequences.
+
+        Args:
+            tokens: `[tokens]`.
+            positions: Of each token in its own sequence.
+            tree: The `TreePass` that says what each token sees.
+            keep: Indices of the tokens after which logits are needed.
+
+        Returns:
+            `[len(keep), vocab]`.
+        """
+        rows = torch.tensor(keep, device=self.device)
+        options = {"use_cache": True, "past_key_values": tree, "position_ids": self._ids([positions])}
+        logits = self._call([tokens], rows, **options)[0]
+        return logits if self._keeps else logits[rows]
+
+    def _call(self, rows: Sequence[Sequence[int]], keep: int | torch.Tensor, **options: Any) -> torch.Tensor:
+        if self._keeps:
+            options["logits_to_keep"] = keep
         with self._lock, torch.inference_mode():
             self.forwards += 1
             self.tokens += len(rows) * len(rows[0])
-            input_ids = torch.tensor(rows, dtype=torch.long, device=self.device)
-            logits: torch.Tensor = self.module(input_ids=input_ids, **options).logits
-            return logits[:, -1:] if last_only else logits
+            logits: torch.Tensor = self.module(input_ids=self._ids(rows), **options).logits
+            return logits
+
+    def _ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(rows, dtype=torch.long, device=self.device)

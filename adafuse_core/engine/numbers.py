@@ -2,7 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+
+from adafuse_core.text.tokens import Ids
+
+_AT_HAND = 8  # likeliest tokens that are read with every distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A next-token distribution: its likeliest tokens at hand, the whole of it as a row of a table.
+
+    Args:
+        ids: Likeliest token ids; equal log-probabilities go by the lower id.
+        logprobs: Their natural log-probabilities.
+        table: `[rows, vocab]` log-probabilities of a whole pass.
+        row: Which row.
+    """
+
+    ids: Ids
+    logprobs: tuple[float, ...]
+    table: torch.Tensor
+    row: int
+
+    def top(self, count: int) -> tuple[Ids, tuple[float, ...]]:
+        """So many of the likeliest tokens and their log-probabilities."""
+        if count <= len(self.ids):
+            return self.ids[:count], self.logprobs[:count]
+        ids, values = likeliest(self.table[self.row][None], count)
+        return tuple(ids[0]), tuple(values[0])
+
+
+def distributions(logits: torch.Tensor) -> list[Distribution]:
+    """What each row of `[rows, vocab]` says of the next token.
+
+    Raises:
+        FloatingPointError: A logit is NaN or infinite.
+    """
+    with torch.inference_mode():
+        table = logprobs(logits)
+        ids, values = likeliest(table, _AT_HAND)
+    return [Distribution(tuple(ids[row]), tuple(values[row]), table, row) for row in range(len(ids))]
+
+
+def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
+    """Log-probabilities of tokens, each in its distribution; one transfer per table."""
+    by_table: dict[int, list[int]] = {}
+    for index, (distribution, _) in enumerate(wanted):
+        by_table.setdefault(id(distribution.table), []).append(index)
+    values = [0.0] * len(wanted)
+    for indices in by_table.values():
+        table = wanted[indices[0]][0].table
+        rows = torch.tensor([wanted[index][0].row for index in indices], device=table.device)
+        tokens = torch.tensor([wanted[index][1] for index in indices], device=table.device)
+        for index, value in zip(indices, table[rows, tokens].tolist(), strict=True):
+            values[index] = value
+    return values
 
 
 def logprobs(logits: torch.Tensor) -> torch.Tensor:

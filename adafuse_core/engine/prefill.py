@@ -4,58 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from adafuse_core.engine.forward import Model
+from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.numbers import distributions
+from adafuse_core.engine.store import Ask
 from adafuse_core.text.tokens import Ids
 
-
-class PrefillRows:
-    """Contexts of one length, decoded in lockstep by reading them anew at each step."""
-
-    def __init__(self, model: Model, contexts: Sequence[Ids]) -> None:
-        self._model = model
-        self._contexts = [list(context) for context in contexts]
-        self.logits = self._read()  # [rows, vocab], after each row's last token
-
-    def step(self, tokens: Sequence[int]) -> None:
-        """Append one token to each row."""
-        for context, token in zip(self._contexts, tokens, strict=True):
-            context.append(token)
-        self.logits = self._read()
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows."""
-        self._contexts = [self._contexts[row] for row in rows]
-        self.logits = self.logits[torch.tensor(rows, device=self.logits.device)]
-
-    def _read(self) -> torch.Tensor:
-        return self._model.forward(self._contexts, last_only=True)[:, -1]
+_MOST_TOKENS = 8192  # of one pass, padding included
 
 
 class PrefillStore:
-    """The interface of `ForkStore`, remembering nothing."""
+    """Reads whole contexts, those of many asks as rows of one batch.
+
+    Args:
+        model: Any causal model.
+    """
+
+    kind = "prefill"
 
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def remember(self, context: Ids) -> None:
-        """Nothing to do."""
+    def read(self, asks: Sequence[Ask]) -> None:
+        """One pass over as many of the missing contexts as it may hold."""
+        ends = [(ask.memo, ask.ends()) for ask in asks]
+        wanted = {end for _, nodes in ends for end in nodes}
+        rows = [path for memo, nodes in ends for path in _paths(memo, nodes)]
+        rows.sort(key=len, reverse=True)
+        rows = rows[: max(1, _MOST_TOKENS // len(rows[0]))]
+        longest = len(rows[0])
+        # Shorter rows are filled up on the right: what comes later can't change what came before.
+        padded = [[*(node.token for node in row), *[0] * (longest - len(row))] for row in rows]
+        places = [
+            (row, index, node)
+            for row, path in enumerate(rows)
+            for index, node in enumerate(path)
+            if node.distribution is None and (node in wanted or not node.committed)
+        ]
+        first = min(index for _, index, _ in places)
+        logits = self._model.forward(padded, last=longest - first)  # [rows, longest - first, vocab]
+        picked = logits[[row for row, _, _ in places], [index - first for _, index, _ in places]]
+        for (_, _, node), distribution in zip(places, distributions(picked), strict=True):
+            node.distribution = distribution
 
-    def forget(self, context: Ids) -> None:
-        """Nothing to do."""
+    def commit(self, memo: Memo, context: Ids) -> None:
+        """Make a context the committed one."""
+        memo.commit(context)
 
-    def tokens_held(self) -> int:
+    def tokens_held(self, memo: Memo) -> int:
         """None."""
         return 0
 
-    def rows(self, contexts: Sequence[Ids]) -> PrefillRows:
-        """Rows for contexts of one length."""
-        return PrefillRows(self._model, contexts)
 
-    def logits_along(self, context: Ids, continuations: Sequence[Ids]) -> list[torch.Tensor]:
-        """Logits before each token of each continuation and after its last: `[len + 1, vocab]` each."""
-        longest = max(map(len, continuations))
-        padded = [[*context, *ids, *[0] * (longest - len(ids))] for ids in continuations]
-        logits = self._model.forward(padded)[:, len(context) - 1 :]  # [rows, longest + 1, vocab]
-        return [logits[row, : len(ids) + 1] for row, ids in enumerate(continuations)]
+def _paths(memo: Memo, ends: Sequence[Node]) -> list[list[Node]]:
+    """All nodes from the first token to each missing end; none is part of another."""
+    paths: list[list[Node]] = []
+    for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):
+        if not any(end in path for path in paths):
+            above = [Node(token, None, depth + 1) for depth, token in enumerate(memo.trunk)]
+            nodes = [node for node in end.path() if node.parent is not None]
+            paths.append([*above, *reversed(nodes)])
+    for path in paths:
+        for node in path[: len(memo.trunk)]:
+            node.committed = True
+    return paths

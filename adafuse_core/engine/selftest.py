@@ -2,57 +2,195 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
+from adafuse_core.engine.attention import NAME
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
+from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.prefill import PrefillStore
+from adafuse_core.engine.store import Ask, Store
+from adafuse_core.engine.tree import TreeStore
+from adafuse_core.text.tokens import Ids
+
+KINDS = ("auto", "tree", "fork", "prefill")
+CHUNK = 512  # most tokens of prompts that one pass reads
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of the logits' spread; norms run in float32 anyway
 _HALF_TOLERANCE = 0.15
 _LENGTH = 12
+_MOST_WORK = {"cpu": 2e11, "cuda": 1e14}  # weights times tokens: what trying out a sliding window may cost
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model's KV memory, why not a better one, and whether the user named it."""
+
+    store: Store
+    problems: tuple[str, ...] = ()
+    wanted: bool = False
+
+    def __str__(self) -> str:
+        why = "as configured" if self.wanted else "; ".join(self.problems) or "it reproduces fresh passes"
+        return f"{self.store.kind} ({why})"
+
+
+def choose_store(model: Model, wanted: str = "auto", *, own_attention: bool = False, chunk: int = CHUNK) -> Choice:
+    """The fastest KV memory that reproduces the logits of fresh forward passes on this model.
+
+    Args:
+        model: The loaded model.
+        wanted: One of `KINDS`.
+        own_attention: Whether the user chose the model's attention implementation, which a tree would replace.
+        chunk: Most tokens of a prompt that one pass reads.
+
+    Raises:
+        ValueError: The memory that is wanted does not work with this model.
+    """
+    problems: list[str] = []
+    for kind in KINDS[1:]:
+        if wanted not in ("auto", kind):
+            continue
+        problem = None
+        if kind == "tree":
+            problem = tree_problem(model, own_attention=own_attention)
+        elif kind == "fork":
+            problem = store_problem(model, ForkStore(model, chunk=_LENGTH // 3))
+        if problem is None:
+            store: Store = PrefillStore(model)
+            if kind == "tree":
+                model.module.set_attn_implementation(NAME)
+                store = TreeStore(model, chunk=chunk)
+            elif kind == "fork":
+                store = ForkStore(model, chunk=chunk)
+            return Choice(store, tuple(problems), wanted != "auto")
+        problems.append(f"no {kind}: {problem}")
+    raise ValueError(problems[0])
 
 
 def is_finite(model: Model) -> bool:
     """Whether the model computes numbers at all; half precision may overflow."""
-    return bool(torch.isfinite(model.forward([_junk(model)])).all())
+    return bool(torch.isfinite(model.forward([_junk(model, _LENGTH)])).all())
 
 
 def is_causal(model: Model) -> bool:
     """Whether later tokens leave earlier distributions alone; encoder-only models fail this."""
-    ids = _junk(model)
+    ids = _junk(model, _LENGTH)
     changed = [*ids[:-1], ids[0]]
     first, second = model.forward([ids])[0, :-1], model.forward([changed])[0, :-1]
-    return _agree(first, second)
+    return _agree(first, second, _TOLERANCE.get(first.dtype, _HALF_TOLERANCE))
 
 
-def fork_problem(model: Model) -> str | None:
-    """Why cached forks can't be used with this model; None if they reproduce a fresh forward pass."""
-    ids = _junk(model)
-    half = _LENGTH // 2
-    start, rest, other = tuple(ids[:half]), tuple(ids[half:]), tuple(reversed(ids[half:]))
-    store = ForkStore(model)
+def tree_problem(model: Model, *, own_attention: bool = False) -> str | None:
+    """Why token trees can't be used with this model; None if they reproduce fresh forward passes."""
+    config = model.module.config.get_text_config()
+    if own_attention:
+        return "attn_implementation was given"
+    if not getattr(model.module, "_supports_attention_backend", False):
+        return "its attention can't be replaced"
+    if (rope := _rope_type(config)) in ("dynamic", "longrope"):
+        return f"its {rope} position embeddings depend on the longest context of a pass"
+    length = _LENGTH
+    for window in _windows(config):
+        length = max(length, window + _LENGTH)
+    weights = sum(parameter.numel() for parameter in model.module.parameters())
+    if length > _LENGTH and weights * length > _MOST_WORK.get(model.device.type, _MOST_WORK["cuda"]):
+        return f"its attention window of {length - _LENGTH} tokens is too long to be tried out on this device"
+    before = model.module.config._attn_implementation
+    fresh = _Fresh(model, length)
     try:
-        store.remember(start)
-        store.logits_along(start, [other, rest[:2]])  # a ragged branch that must leave no trace
-        along = store.logits_along(start, [rest])[0]
-        rows = store.rows([(*start, rest[0]), (*start, other[0])])
-        rows.select([1])
-        rows.step([other[1]])
-        fresh = model.forward([ids])[0, half - 1 :]
-        branch = model.forward([[*start, *other[:2]]])[0, -1]
+        model.module.set_attn_implementation(NAME)
+        store = TreeStore(model, chunk=max(_LENGTH // 3, length // 2))
+        problem = fresh.problem(store)
+        layers = store.layers_held(fresh.memo)
+        return problem or (None if layers == config.num_hidden_layers else f"only {layers} layers keep keys")
+    except Exception as error:  # whatever a model does with a cache that it does not know
+        return f"{type(error).__name__}: {error}"
+    finally:
+        model.module.set_attn_implementation(before)
+
+
+def store_problem(model: Model, store: Store) -> str | None:
+    """Why a store can't be used with this model; None if it reproduces fresh forward passes."""
+    try:
+        return _Fresh(model, _LENGTH).problem(store)
     except Exception as error:  # whatever a model does with a cache it can't use
         return f"{type(error).__name__}: {error}"
-    if not _agree(along, fresh):
-        return "cached logits differ from fresh ones"
-    return None if _agree(rows.logits[0], branch) else "branches disturb each other"
 
 
-def _junk(model: Model) -> list[int]:
-    """Some token ids, spread over the vocabulary, all different."""
-    return [(7 + 31 * index) % model.vocab_size for index in range(_LENGTH)]
+def tokens_in_free_memory(model: Model) -> int | None:
+    """How many tokens' keys and values fit into half of the device's free memory; None if that is not known."""
+    cache = model.new_cache()
+    model.forward([_junk(model, _LENGTH)], cache)
+    size = sum(tensor.nbytes for layer in cache.layers for tensor in vars(layer).values() if torch.is_tensor(tensor))
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0]
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return None
+    return int(free // 2 // (size / _LENGTH)) if size else None
 
 
-def _agree(first: torch.Tensor, second: torch.Tensor) -> bool:
-    tolerance = _TOLERANCE.get(first.dtype, _HALF_TOLERANCE)
-    spread = second.double().std().clamp(min=1e-6)
-    return bool(((first.double() - second.double()).abs().max() / spread) < tolerance)
+class _Fresh:
+    """Distributions of fresh forward passes, to hold a store against: a text, and branches of it."""
+
+    def __init__(self, model: Model, length: int) -> None:
+        ids = tuple(_junk(model, length))
+        self.start, rest = ids[: length - _LENGTH // 2], ids[length - _LENGTH // 2 :]
+        other = rest[::-1]
+        # In this order: two branches of unequal length, one of them lengthened, and a third one by two tokens.
+        self.rounds = [[self.start], [self.start + other[:1], self.start + rest[:2]]]
+        self.rounds += [[self.start + rest[:3], self.start + other[:2]], [self.start + rest[:1] + other[:2]]]
+        self.committed = self.start + rest[:3]
+        self.rounds += [[self.committed + other[:1]], [self.committed + rest[3:], self.committed + rest[4:]]]
+        self._tolerance = _TOLERANCE.get(model.module.dtype, _HALF_TOLERANCE)
+        self.expected = {context: self._logprobs(model, context) for round_ in self.rounds for context in round_}
+        self.memo = Memo(self.start)
+
+    def problem(self, store: Store) -> str | None:
+        """What is wrong with the store's answers."""
+        for number, contexts in enumerate(self.rounds):
+            ask = Ask(self.memo, contexts)
+            while not ask.known():
+                store.read([ask])
+            for context in contexts:
+                known = self.memo.known(context)
+                if known is None or not _agree(known.table[known.row], self.expected[context], self._tolerance):
+                    return "its distributions differ from those of fresh passes"
+            if number == 3:
+                store.commit(self.memo, self.committed)
+        return None
+
+    def _logprobs(self, model: Model, context: Ids) -> torch.Tensor:
+        return torch.log_softmax(model.forward([context], last=1)[0, -1].double(), dim=-1)
+
+
+def _windows(config: object) -> Sequence[int]:
+    """Lengths beyond which some layers do not look, where a context can be longer."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and set(kinds) == {"full_attention"}:
+        return []
+    found = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    longest = getattr(config, "max_position_embeddings", None) or float("inf")
+    return [window for window in found if isinstance(window, int) and window < longest]
+
+
+def _rope_type(config: object) -> str | None:
+    rope = getattr(config, "rope_parameters", None) or {}
+    return rope.get("rope_type") if isinstance(rope, dict) else None
+
+
+def _junk(model: Model, length: int) -> list[int]:
+    """Some token ids, spread over the vocabulary; neighbours differ."""
+    return [(7 + 31 * index) % model.vocab_size for index in range(length)]
+
+
+def _agree(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> bool:
+    first, second = first.double(), second.double()
+    spread = second.std().clamp(min=1e-6)
+    return bool(((first - second).abs().max() / spread) < tolerance)

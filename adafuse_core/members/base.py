@@ -21,9 +21,15 @@ class Prefix(Protocol):
 
     name: str
     weight: float
+    place: str  # the device it computes on: members of one place take turns, others work at the same time
 
-    def draft(self, plan: DraftPlan) -> Draft:
-        """Propose spans. Raises `WindowFull`."""
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
+        """Propose spans. Raises `WindowFull`.
+
+        Args:
+            plan: How far and how wide.
+            hints: What others proposed, worth reading in the same pass. They do not change the draft.
+        """
 
     def fits(self, span: Span) -> bool:
         """Whether the context window has room for the span."""
@@ -59,9 +65,23 @@ class Member(Protocol):
     weight: float
 
     def open(
-        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, max_word_tokens: int, cancel: threading.Event
+        self,
+        prompt: Prompt,
+        tools: Sequence[dict[str, Any]] | None,
+        *,
+        max_word_tokens: int,
+        lookup: bool,
+        cancel: threading.Event,
     ) -> Prefix:
-        """Render, encode and check a prompt. Nothing is computed by the model yet."""
+        """Render, encode and check a prompt. Nothing is computed by the model yet.
+
+        Args:
+            prompt: A text to continue, or messages.
+            tools: JSON schemas, for the template.
+            max_word_tokens: Most tokens of one word.
+            lookup: Whether to guess ahead by what followed the last tokens before.
+            cancel: Ends the work within one step once it is set.
+        """
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Length of a prompt in own tokens, template included."""

@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import is_causal, is_finite
+from adafuse_core.engine.selftest import choose_store, is_causal, is_finite, tokens_in_free_memory
 from adafuse_core.errors import (
     AdaFuseError,
     ModelLoadError,
@@ -57,7 +57,7 @@ def load_member(config: MemberConfig) -> ModelMember:
             name=name,
             weight=config.weight,
             tokenizer=tokenizer,
-            backend=LocalBackend(model, name=name),
+            backend=_backend(config, model),
             end_ids=_end_ids(config, tokenizer, model),
             context_window=window,
             template_variables=config.template_kwargs,
@@ -154,6 +154,18 @@ def _check_model(model: Model, tokenizer: Any) -> None:
             "its predictions depend on later tokens, so it is no causal language model (encoder-only?)",
             hint="members must be causal (decoder-only) language models",
         )
+
+
+def _backend(config: MemberConfig, model: Model) -> LocalBackend:
+    limit = config.max_kv_tokens or tokens_in_free_memory(model)
+    try:
+        choice = choose_store(model, config.kv_store, own_attention=config.attn_implementation is not None)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"kv_store={config.kv_store!r} does not work with {config.model!r}: {error}",
+            hint="leave kv_store at 'auto'",
+        ) from error
+    return LocalBackend(model, choice, name=config.label, max_kv_tokens=limit)
 
 
 def _end_ids(config: MemberConfig, tokenizer: Any, model: Model) -> frozenset[int]:

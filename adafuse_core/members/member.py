@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from adafuse_core.backends.base import Abilities, Backend, Step
+from adafuse_core.backends.base import Abilities, Backend, Session, Step
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.errors import (
     AdaFuseError,
@@ -28,8 +27,6 @@ from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
 from adafuse_core.text.tokens import INCOMPLETE, Codec, Ids, Section, shared_length
 from adafuse_core.text.words import NewlineTail, WordRule
-
-_REMEMBERED = 2  # contexts kept per answer: the newest, and the one before it for a token on the seam
 
 
 class ModelMember:
@@ -65,7 +62,8 @@ class ModelMember:
         self.rule = rule or NewlineTail()
         self._tokenizer = tokenizer
         self._codec = Codec(tokenizer)
-        self._vocab_size = backend.check().vocab_size
+        abilities = backend.check()
+        self._vocab_size, self.place = abilities.vocab_size, abilities.device
         self._context_window = context_window
         self._template_variables = template_variables or {}
 
@@ -79,7 +77,13 @@ class ModelMember:
         return bool(self._tokenizer.chat_template)
 
     def open(
-        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, max_word_tokens: int, cancel: threading.Event
+        self,
+        prompt: Prompt,
+        tools: Sequence[dict[str, Any]] | None,
+        *,
+        max_word_tokens: int,
+        lookup: bool,
+        cancel: threading.Event,
     ) -> ModelPrefix:
         """Render, encode and check a prompt; the model computes nothing yet.
 
@@ -95,7 +99,14 @@ class ModelMember:
                 member=self.name,
                 hint="shorten the prompt, or leave this member out",
             )
-        return ModelPrefix(self, ids, section, max_word_tokens, cancel)
+
+        def check() -> None:
+            if cancel.is_set():
+                raise CancelledError("the generation was cancelled", member=self.name)
+
+        with _Blame(self.name, "opening a prompt"):
+            session = self.backend.open(ids, window=self._context_window, lookup=lookup, check=check)
+        return ModelPrefix(self, session, ids, section, max_word_tokens)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Length of a prompt in own tokens, template included."""
@@ -116,6 +127,7 @@ class ModelMember:
             "dtype": abilities.dtype,
             "device": abilities.device,
             "cache": abilities.cache,
+            "max_kv_tokens": abilities.max_kv_tokens,
             "end_tokens": [self._tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.supports_chat(),
         }
@@ -165,21 +177,19 @@ class ModelPrefix:
     encoded. So one member alone decodes exactly as its own greedy search does.
     """
 
-    def __init__(
-        self, member: ModelMember, ids: Ids, section: Section, max_word_tokens: int, cancel: threading.Event
-    ) -> None:
+    def __init__(self, member: ModelMember, session: Session, ids: Ids, section: Section, max_word_tokens: int) -> None:
         self.name = member.name
         self.weight = member.weight
+        self.place = member.place
         self._member = member
+        self._session = session
         self._section = section
         self._max_word_tokens = max_word_tokens
-        self._cancel = cancel
         self._ids = ids  # prompt and answer
         self._prompt_length = len(ids)
         self._text = ""  # of the answer
         self._drafted: dict[Span, Ids] = {}  # own ids of this round's spans
-        self._remembered: deque[Ids] = deque()
-        self._remember(ids)
+        self._written: dict[str, tuple[Ids, Ids]] = {}  # how texts of this round are written after the answer
 
     @property
     def prompt_tokens(self) -> int:
@@ -191,19 +201,19 @@ class ModelPrefix:
         """Length of the committed text in own tokens."""
         return max(0, len(self._ids) - self._prompt_length)
 
-    def draft(self, plan: DraftPlan) -> Draft:
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
         """Write words while confident, branch at the first unsure one; see the rule in docs/architecture.md.
 
         Raises:
             WindowFull: No token more fits.
         """
         with self._blame("drafting"):
-            self._drafted = {}
-            ids, ended, unsure, margins = self._confident_run(plan)
+            guesses = self._ahead(hints)
+            ids, ended, unsure, margins = self._confident_run(plan, guesses)
             if unsure is None:
                 spans = [self._span(ids, ended)]
             else:
-                spans = [self._span(*variant) for variant in self._branch(ids, unsure.ids[: plan.branches])]
+                spans = [self._span(*variant) for variant in self._branch(ids, unsure.ids[: plan.branches], guesses)]
             return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
 
     def fits(self, span: Span) -> bool:
@@ -211,30 +221,28 @@ class ModelPrefix:
         window = self._member.context_window
         if window is None:
             return True
-        context, ids = self._section.extend(self._ids, self._text, span.text)
+        context, ids = self._write(span.text)
         return max(len(context) + len(ids) + span.ends, len(self._ids_after(span))) <= window
 
     def score(self, spans: Sequence[Span]) -> list[float]:
         """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own."""
         with self._blame("scoring"):
-            means: list[float | None] = [None] * len(spans)
-            groups: dict[Ids, list[int]] = {}
-            written = [self._section.extend(self._ids, self._text, span.text) for span in spans]
-            for index, (context, _) in enumerate(written):
-                groups.setdefault(context, []).append(index)
-            for context, members in groups.items():
-                pairs = [(written[index][1], spans[index].ends) for index in members]
-                for index, mean in zip(members, self._mean_nlls(context, pairs), strict=True):
-                    means[index] = mean
-            return [mean for mean in means if mean is not None]
+            requests: list[tuple[Ids, Ids]] = []
+            ends = sorted(self._member.end_ids)
+            for span in spans:
+                context, ids = self._write(span.text)
+                requests += [(context, (*ids, end)) for end in ends] if span.ends else [(context, ids)]
+            contexts, continuations = zip(*requests, strict=True)
+            answers = iter(self._session.score(contexts, continuations, self._ahead(spans)))
+            return [_mean_nll([next(answers) for _ in (ends if span.ends else "1")]) for span in spans]
 
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
         with self._blame("committing"):
             self._ids = self._ids_after(span)
             self._text += span.text
-            self._drafted = {}
-            self._remember(self._ids)
+            self._drafted, self._written = {}, {}
+            self._session.commit(self._ids)
 
     def cost(self, span: Span) -> int:
         """Tokens by which committing the span would lengthen the ids."""
@@ -259,10 +267,9 @@ class ModelPrefix:
 
     def close(self) -> None:
         """Free the memory. May be called twice."""
-        while self._remembered:
-            self._member.backend.forget(self._remembered.popleft())
+        self._session.close()
 
-    def _confident_run(self, plan: DraftPlan) -> tuple[Ids, bool, Step | None, list[float]]:
+    def _confident_run(self, plan: DraftPlan, guesses: Sequence[Ids]) -> tuple[Ids, bool, Step | None, list[float]]:
         """The greedy words up to M, to the end of the answer, or to the first unsure word.
 
         Returns:
@@ -276,7 +283,6 @@ class ModelPrefix:
 
         def until(_: int, steps: list[Step]) -> bool:
             nonlocal goal, unsure
-            self._check_cancel()
             writer.push(steps[-1].ids[0])
             while (
                 len(margins) < goal and len(margins) <= writer.words and writer.word_starts[len(margins)] < len(steps)
@@ -291,12 +297,13 @@ class ModelPrefix:
             return writer.ended or writer.words >= goal
 
         longest = (goal + 1) * (self._max_word_tokens + 4)
-        self._member.backend.draft([self._ids], min(longest, self._room()), max(2, plan.branches), until)
+        top = max(2, plan.branches)
+        self._session.draft([self._ids], min(longest, self._room()), top, until, guesses)
         if unsure is not None:
             return tuple(writer.ids[: writer.word_starts[len(margins) - 1]]), False, unsure, margins
         return *self._finished(writer, goal), None, margins
 
-    def _branch(self, ids: Ids, tokens: Ids) -> list[tuple[Ids, bool]]:
+    def _branch(self, ids: Ids, tokens: Ids, guesses: Sequence[Ids]) -> list[tuple[Ids, bool]]:
         """Variants that begin with each token and finish its word greedily: ids, and whether the answer ends."""
         variants: dict[int, tuple[Ids, bool]] = {}
         writers: dict[int, Writer] = {}
@@ -309,7 +316,6 @@ class ModelPrefix:
         rows = list(writers)
 
         def until(row: int, steps: list[Step]) -> bool:
-            self._check_cancel()
             writer = writers[rows[row]]
             writer.push(steps[-1].ids[0])
             return writer.ended or writer.words >= 1
@@ -317,7 +323,7 @@ class ModelPrefix:
         room = self._room() - len(ids) - 1
         if rows and room > 0:
             contexts = [(*self._ids, *writers[branch].ids) for branch in rows]
-            self._member.backend.draft(contexts, min(2 * self._max_word_tokens, room), 1, until)
+            self._session.draft(contexts, min(2 * self._max_word_tokens, room), 1, until, guesses)
         variants |= {branch: self._finished(writer, 1) for branch, writer in writers.items()}
         return [variants[branch] for branch in sorted(variants)]
 
@@ -351,25 +357,20 @@ class ModelPrefix:
         drafted = self._drafted.get(span)
         if drafted is not None:
             return self._ids + drafted
-        context, ids = self._section.extend(self._ids, self._text, span.text)
+        context, ids = self._write(span.text)
         return context + ids
 
-    def _mean_nlls(self, context: Ids, pairs: Sequence[tuple[Ids, bool]]) -> list[float]:
-        """Mean NLL of each continuation; ending counts as one token, whichever of the end tokens it is."""
-        self._check_cancel()
-        ends = sorted(self._member.end_ids)
-        requests: list[Ids] = []
-        for ids, ending in pairs:
-            requests += [(*ids, end) for end in ends] if ending else [ids]
-        answers = iter(self._member.backend.score(context, requests))
-        means = []
-        for _, ending in pairs:
-            logprobs = next(answers)
-            if ending:
-                last = [logprobs[-1], *(next(answers)[-1] for _ in ends[1:])]
-                logprobs = [*logprobs[:-1], _logsumexp(last)]
-            means.append(-math.fsum(logprobs) / len(logprobs) if logprobs else 0.0)
-        return means
+    def _write(self, text: str) -> tuple[Ids, Ids]:
+        """Where and how a text is written after the answer; see `Section.extend`."""
+        if text not in self._written:
+            self._written[text] = self._section.extend(self._ids, self._text, text)
+        return self._written[text]
+
+    def _ahead(self, spans: Sequence[Span]) -> list[Ids]:
+        """Contexts that end with spans which may be committed: the next round begins after one of them."""
+        window = self._member.context_window or math.inf
+        contexts = [context + ids for context, ids in (self._write(span.text) for span in spans)]
+        return [context for context in contexts if len(context) <= window]
 
     def _room(self) -> int:
         """Tokens that still fit into the context window."""
@@ -379,16 +380,6 @@ class ModelPrefix:
         if len(self._ids) >= window:
             raise WindowFull
         return window - len(self._ids)
-
-    def _remember(self, ids: Ids) -> None:
-        self._member.backend.remember(ids)
-        self._remembered.append(ids)
-        if len(self._remembered) > _REMEMBERED:
-            self._member.backend.forget(self._remembered.popleft())
-
-    def _check_cancel(self) -> None:
-        if self._cancel.is_set():
-            raise CancelledError("the generation was cancelled", member=self.name)
 
     def _blame(self, work: str) -> _Blame:
         return _Blame(self.name, work)
@@ -414,6 +405,14 @@ def _margin(step: Step) -> float:
     if len(step.logprobs) < 2:
         return 1.0
     return math.exp(step.logprobs[0]) - math.exp(step.logprobs[1])
+
+
+def _mean_nll(variants: Sequence[Sequence[float]]) -> float:
+    """Mean NLL of a continuation. Variants differ in their last token: one end token or another, as one event."""
+    logprobs = list(variants[0])
+    if len(variants) > 1:
+        logprobs[-1] = _logsumexp([variant[-1] for variant in variants])
+    return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
 def _logsumexp(logprobs: Sequence[float]) -> float:

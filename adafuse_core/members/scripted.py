@@ -90,9 +90,15 @@ class ScriptedMember:
         return self._context_window
 
     def open(
-        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, max_word_tokens: int, cancel: threading.Event
+        self,
+        prompt: Prompt,
+        tools: Sequence[dict[str, Any]] | None,
+        *,
+        max_word_tokens: int,
+        lookup: bool,
+        cancel: threading.Event,
     ) -> ScriptedPrefix:
-        """Check a prompt and look up what to write. No word is longer than one token, so none is cut.
+        """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess.
 
         Raises:
             PromptError: The prompt is empty.
@@ -157,6 +163,8 @@ class ScriptedMember:
 class ScriptedPrefix:
     """One answer in the making."""
 
+    place = "script"
+
     def __init__(self, member: ScriptedMember, script: _Script, prompt_tokens: int, cancel: threading.Event) -> None:
         self.name = member.name
         self.weight = member.weight
@@ -178,7 +186,7 @@ class ScriptedPrefix:
         """Words committed."""
         return self._completion_tokens
 
-    def draft(self, plan: DraftPlan) -> Draft:
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
         """The next words of the script.
 
         Raises:

@@ -43,7 +43,7 @@ class Writer:
         self._rule = rule
         self._end_ids = end_ids
         self._max_word_tokens = max_word_tokens
-        self._texts = [decode(start[:length]) for length in range(len(start) + 1)]  # by number of tokens
+        self._texts = {len(start): decode(start)}  # by number of tokens
         self.ids = list(start)
         self.word_starts = [len(start)]
         self.ended = False
@@ -54,12 +54,14 @@ class Writer:
             self.ended = True
         else:
             self.ids.append(token)
-            self._texts.append(self._decode(tuple(self.ids)))
+            self._texts[len(self.ids)] = self._decode(tuple(self.ids))
         while (end := self._word_end()) is not None:
             self.word_starts.append(end)
 
     def text(self, length: int) -> str:
         """Text of the first `length` tokens."""
+        if length not in self._texts:  # before the end of `start`
+            self._texts[length] = self._decode(tuple(self.ids[:length]))
         return self._texts[length]
 
     @property
@@ -82,7 +84,7 @@ class Writer:
         ends = self._rule.ends(word if self.ended else word.rstrip(INCOMPLETE), final=self.ended)
         if self.ended and ends:
             ends.append(len(word))
-        for length in range(start + 1, here + 1):
+        for length in range(start + 1, here + 1) if ends else ():
             text = self._texts[length]
             whole = not text.endswith(INCOMPLETE) or (self.ended and length == here)
             if whole and len(text) - len(self._texts[start]) in ends and self._texts[here].startswith(text):

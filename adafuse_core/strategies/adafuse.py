@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from adafuse_core.fusion import Chooser, fuse, pool
 from adafuse_core.members.base import Member, Prefix, WindowFull
 from adafuse_core.rounds import DraftPlan, Round
+from adafuse_core.strategies.together import draft_all, score_all
 
 
 class AdaFuse:
@@ -16,10 +17,12 @@ class AdaFuse:
         tau: Confidence threshold (τ).
         max_words: Most words drafted per round (M).
         branches: First tokens tried where a member is unsure (B).
+        verify: Whether members read each other's candidates in the pass that starts their draft. Speed only.
     """
 
-    def __init__(self, *, tau: float, max_words: int, branches: int) -> None:
+    def __init__(self, *, tau: float, max_words: int, branches: int, verify: bool) -> None:
         self._plan = DraftPlan(tau=tau, max_words=max_words, branches=branches)
+        self._verify = verify
 
     def select(self, members: Sequence[Member]) -> Sequence[Member]:
         """All of them."""
@@ -27,7 +30,7 @@ class AdaFuse:
 
     def play(self, prefixes: Sequence[Prefix], chooser: Chooser) -> Round:
         """Draft, pool, score, choose. Candidates that are too long for a member's context window drop out."""
-        drafts = tuple(prefix.draft(self._plan) for prefix in prefixes)
+        drafts = draft_all(prefixes, self._plan, verify=self._verify)
         candidates = tuple(
             candidate for candidate in pool(drafts) if all(prefix.fits(candidate.span) for prefix in prefixes)
         )
@@ -35,7 +38,6 @@ class AdaFuse:
             raise WindowFull
         if len(candidates) == 1:
             return Round(drafts=drafts, candidates=candidates, scores=(), fused=(), chosen=0)
-        spans = [candidate.span for candidate in candidates]
-        scores = tuple(zip(*(prefix.score(spans) for prefix in prefixes), strict=True))
+        scores = score_all(prefixes, [candidate.span for candidate in candidates])
         fused = fuse(scores, [prefix.weight for prefix in prefixes])
         return Round(drafts=drafts, candidates=candidates, scores=scores, fused=fused, chosen=chooser.choose(fused))

@@ -28,4 +28,5 @@ def build_strategy(config: EnsembleConfig) -> Strategy:
 
     if config.strategy == "single":
         return Single(config.member or config.members[0].label)
-    return AdaFuse(tau=config.tau, max_words=config.max_words, branches=config.branches)
+    verify = config.speculation in ("auto", "verify")
+    return AdaFuse(tau=config.tau, max_words=config.max_words, branches=config.branches, verify=verify)

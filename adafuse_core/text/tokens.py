@@ -7,6 +7,7 @@ What makes this more than `tokenizer.encode`:
 - Control tokens (`</s>`, `<|im_end|>`) are made by templates only. The same characters in a
   message or in an answer are plain text.
 - Decoding uses the tokens before as left context, and knows when a character is still incomplete.
+- An answer grows; what it costs to encode one more word does not depend on how long it is already.
 
 No model is needed here, and no member is known.
 """
@@ -15,16 +16,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import regex
 from tokenizers import AddedToken, Tokenizer
 
+from adafuse_core.text.cuts import safe_cuts
+from adafuse_core.text.incremental import Growth, Written
+
 Ids = tuple[int, ...]
 
 INCOMPLETE = "\ufffd"  # what decoders write for a character whose last bytes are still to come
 _WINDOW = 8  # tokens of left context for decoding
-_RECENT = 32  # answers whose ids a section keeps
+_LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
+_RECENT = 32  # answers whose ids a section keeps, and left contexts whose text a codec keeps
 _SECRET = secrets.token_hex(8)  # so that no prompt can contain the marks below
 _SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"
 _TEXT_OPEN = f"\uf8fftext-{_SECRET}\uf8ff"
@@ -39,8 +45,9 @@ class Codec:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._parsing = _copy(tokenizer)
-        self._plain = _copy(tokenizer)
+        state = tokenizer.backend_tokenizer.to_str()
+        self._parsing = _copy(state)
+        self._plain = _copy(state)
         self._plain.encode_special_tokens = True  # control tokens in text stay text
         added = tokenizer.added_tokens_decoder
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
@@ -50,6 +57,8 @@ class Codec:
         # Whether every section gets such a blank, also in front of one that stands there.
         bare, blank = (self._parsing.encode(_SECTION + text, add_special_tokens=False).tokens for text in ("a", " a"))
         self._dummy_everywhere = bare[1].startswith("▁") and bare != blank
+        self._cuts = safe_cuts(tokenizer.backend_tokenizer)
+        self._left = lru_cache(_RECENT)(self._decode_left)
 
     def encode_prompt(self, text: str) -> tuple[Ids, Section]:
         """Ids of a plain prompt with the tokenizer's own opening tokens, and where its answer stands.
@@ -90,13 +99,18 @@ class Codec:
     def decode(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text of `ids` standing after the ids `before`. Control tokens have no text."""
         visible = [index for index in ids if index not in self.special_ids]
-        for width in range(_WINDOW, _WINDOW + 4):  # one of these does not begin inside a character of bytes
-            window = list(before[-width:])
+        window, base = self._left(tuple(before[-_WINDOW - _LONGEST_CHARACTER + 1 :]))
+        text = self._parsing.decode([*window, *visible], skip_special_tokens=False)
+        return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
+
+    def _decode_left(self, before: Ids) -> tuple[Ids, str]:
+        """Left context for decoding, and its text. If possible, it does not begin inside a character of bytes."""
+        for width in range(_WINDOW, _WINDOW + _LONGEST_CHARACTER):
+            window = before[-width:]
             base = self._parsing.decode(window, skip_special_tokens=False)
             if INCOMPLETE not in base:
                 break
-        text = self._parsing.decode(window + visible, skip_special_tokens=False)
-        return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
+        return window, base
 
     def count(self, text: str) -> int:
         """Number of tokens of a plain text."""
@@ -118,12 +132,17 @@ class Codec:
         if ids[len(ids) - len(tail) :] != tail:  # this tokenizer looks across sections: let the answer stand alone
             opening, at_start, tail = "", False, ()
         lead = " " if chat and self._dummy_blank and not opening[-1:].isspace() else ""
-        return Section(self, ids[: len(ids) - len(tail)], opening, at_start, lead)
+        return Section(self, ids, opening, at_start, lead, len(ids) - len(tail))
 
     def _encode_section(self, text: str, at_start: bool) -> Ids:
         if at_start:
             return tuple(self._plain.encode(text, add_special_tokens=False).ids)
         return tuple(self._plain.encode(_SECTION + text, add_special_tokens=False).ids[1:])
+
+    def _encode_inside(self, text: str) -> Ids:
+        """Ids of the end of a section, which is cut at one of the safe places."""
+        own = self._dummy_everywhere and text.startswith(" ")  # the tokenizer writes this blank itself
+        return self._encode_section(text[own:], at_start=False)
 
 
 class Section:
@@ -131,31 +150,30 @@ class Section:
 
     Args:
         codec: The tokenizer.
-        head: Ids before the stretch.
-        opening: Its text.
+        ids: Of the whole prompt.
+        opening: Text of the stretch.
         at_start: Whether it is the very start of the text.
         lead: A blank that belongs between opening and answer and is no part of the answer:
             tokenizers of the SentencePiece kind put it before the first word.
+        head: Number of ids before the stretch.
     """
 
-    def __init__(self, codec: Codec, head: Ids, opening: str, at_start: bool, lead: str) -> None:
+    def __init__(self, codec: Codec, ids: Ids, opening: str, at_start: bool, lead: str, head: int) -> None:
         self._codec = codec
-        self._head = head
         self._opening = opening
-        self._at_start = at_start
         self._lead = lead
-        self._encoded: dict[str, Ids] = {}  # recent answers
+        own = codec._dummy_everywhere and not opening  # the tokenizer writes the lead itself
+        self._start = opening if own else opening + lead
+        before = ids[:head]
+        self._growth = Growth(
+            lambda text: before + codec._encode_section(text, at_start), codec._encode_inside, codec._cuts
+        )
+        self._empty = self._base = Written(opening, ids)  # the base is the answer that grows now
+        self._recent = {"": self._empty}  # answers; the one that was not in use for the longest time comes first
 
     def encode(self, answer: str) -> Ids:
         """Ids of prompt and answer, as the tokenizer writes them."""
-        if answer not in self._encoded:
-            if len(self._encoded) >= _RECENT:
-                self._encoded.clear()
-            own = self._codec._dummy_everywhere and not self._opening  # the tokenizer writes the lead itself
-            lead = "" if own or not answer else self._lead
-            text = self._opening + lead + answer
-            self._encoded[answer] = self._head + self._codec._encode_section(text, self._at_start)
-        return self._encoded[answer]
+        return self._write(answer).ids
 
     def decode(self, kept: Sequence[int], ids: Sequence[int], *, opens: bool) -> str:
         """Text of `ids` after the kept ids; where they open the answer the lead is not theirs."""
@@ -176,26 +194,46 @@ class Section:
             from those of the answer alone. Usually `context` is `kept`; where a token straddles
             the seam, or `kept` ends unlike the tokenizer would end it, it is shorter.
         """
-        old, new = self.encode(answer), self.encode(answer + addition)
-        shared = shared_length(old, new)
-        dropped = old[shared:]
+        self._base = self._write(answer)
+        written = self._write(answer + addition)
+        old = self._base.ids
+        # Where the text has just grown from the answer, only the ids at its end have to be looked at.
+        known, own = (written.kept, written.own) if written.before is old else (0, written.ids)
+        shared = shared_length(old[known:], own)
+        dropped, new = old[known + shared :], own[shared:]
         if not dropped:
-            return kept, new[shared:]
-        if shared == 0:  # the very first token changes, and nothing stands before it to predict it
+            return kept, new
+        if known + shared == 0:  # the very first token changes, and nothing stands before it to predict it
             return new[:1], new[1:]
         if kept[len(kept) - len(dropped) :] == dropped:
-            return kept[: len(kept) - len(dropped)], new[shared:]
-        return new[:shared], new[shared:]
+            return kept[: len(kept) - len(dropped)], new
+        return written.ids[: known + shared], new
+
+    def _write(self, answer: str) -> Written:
+        written = self._recent.pop(answer, None)
+        if written is None:
+            text = self._start + answer if answer else self._opening
+            written = self._growth.grow(self._base if text.startswith(self._base.text) else self._empty, text)
+            if len(self._recent) >= _RECENT:
+                del self._recent[next(iter(self._recent))]
+        self._recent[answer] = written
+        return written
 
 
 def shared_length(first: Ids, second: Ids) -> int:
     """Length of the common beginning of two id sequences."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
+    low, high = 0, min(len(first), len(second))
+    while low < high:  # halves are compared as a whole: prompts are long
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
-def _copy(tokenizer: Any) -> Tokenizer:
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+def _copy(state: str) -> Tokenizer:
+    copy = Tokenizer.from_str(state)
     copy.no_padding()
     copy.no_truncation()
     copy.add_tokens([AddedToken(_SECTION, normalized=False, special=False)])

@@ -49,6 +49,8 @@ class NewlineTail:
 
     def ends(self, text: str, *, final: bool = False) -> list[int]:
         """Ends of the complete words; see `WordRule.ends`."""
+        if not final and text.isascii() and len(text.split(None, 1)) < 2:
+            return []  # one word that may go on: what is asked most often, once per token
         ends: list[int] = []
         position = 0
         while match := _WORD.match(text, position):
@@ -67,7 +69,7 @@ def is_blank(text: str) -> bool:
 def _ends_without_spaces(text: str, start: int, end: int) -> list[int]:
     """Word ends strictly inside the non-blank run `text[start:end]`."""
     run = text[start:end]
-    if not _SPACELESS.search(run):
+    if run.isascii() or not _SPACELESS.search(run):
         return []
     whole = {match.end() for match in _CLUSTER.finditer(run)}
     cuts = (match.start() for match in _BOUNDARY.finditer(run))

@@ -51,7 +51,7 @@ class AdaFuseLLM(BaseLLM):
 
     Key init args:
         members: Model names, paths, mappings of `MemberConfig` fields, or `MemberConfig`s.
-        strategy, tau, max_words, branches, max_word_tokens, member: As in `EnsembleConfig`.
+        strategy, tau, max_words, branches, max_word_tokens, member, speculation: As in `EnsembleConfig`.
         max_new_tokens (or `max_tokens`), stop, temperature, seed: As in `GenerationParams`.
         prompt_format: `"chat"` sends the prompt as a user message through each member's chat template,
             `"raw"` lets the members continue it as it stands, `"auto"` is chat if every member has a template.
@@ -92,6 +92,7 @@ class AdaFuseLLM(BaseLLM):
     branches: int = Field(default=_DEFAULTS.branches, description="First tokens tried where a member is unsure (B).")
     max_word_tokens: int = Field(default=_DEFAULTS.max_word_tokens, description="Most tokens of one word.")
     member: str | None = Field(default=_DEFAULTS.member, description="The member that decodes if strategy='single'.")
+    speculation: str = Field(default=_DEFAULTS.speculation, description="How members guess ahead; speed only.")
 
     max_new_tokens: int | None = Field(
         default=_DEFAULTS.generation.max_new_tokens, description="Longest answer, in tokens of the first member."

@@ -54,7 +54,7 @@ Response = TypeVar("Response", CompletionResponse, ChatResponse)
 Ask = Callable[[Ensemble], PromptLike]  # the prompt, once it is known what the members can read
 Start = Callable[[threading.Event], Iterator[Response]]  # begins a generation that the event cancels
 
-_STRUCTURE = ("strategy", "tau", "max_words", "branches", "max_word_tokens", "member")
+_STRUCTURE = ("strategy", "tau", "max_words", "branches", "max_word_tokens", "member", "speculation")
 _GENERATION = ("max_new_tokens", "temperature", "stop", "seed")
 _TEMPLATE_TOKENS = 64  # what a chat template writes around a question and its context
 _LEAST_ROOM = 600  # tokens for context and question below which LlamaIndex's refine mode gives up
@@ -115,6 +115,7 @@ class AdaFuseLLM(CustomLLM):
     branches: int = Field(default=EnsembleConfig.branches, description="First tokens tried where unsure.")
     max_word_tokens: int = Field(default=EnsembleConfig.max_word_tokens, description="Most tokens of one word.")
     member: str | None = Field(default=EnsembleConfig.member, description="Who decodes with strategy 'single'.")
+    speculation: str = Field(default=EnsembleConfig.speculation, description="How members guess ahead.")
     max_new_tokens: int | None = Field(
         default=GenerationParams.max_new_tokens, description="Longest answer, in tokens of the first member."
     )

@@ -62,7 +62,7 @@ def test_a_good_folder_loads(folder):
     assert facts["dtype"] == "float64"
     assert facts["end_tokens"] == ["<|im_end|>"]
     assert facts["chat_template"] is True
-    assert facts["cache"] == "forks of KV snapshots"
+    assert facts["cache"] == "tree (it reproduces fresh passes)"
     member.close()
 
 
@@ -238,7 +238,8 @@ def test_the_context_window_is_the_smaller_of_models_and_given(folder, given, wi
 
 def test_a_broken_chat_template_is_found_when_it_is_used_not_before(folder):
     member = load_member(MemberConfig(model=str(folder), chat_template="{{ nothing.at_all }}", dtype="float64"))
-    assert member.open("Hi", None, 24, threading.Event()).prompt_tokens > 0
+    prefix = member.open("Hi", None, max_word_tokens=24, lookup=False, cancel=threading.Event())
+    assert prefix.prompt_tokens > 0
 
 
 def test_loading_leaves_the_default_dtype_alone(folder):

@@ -458,12 +458,12 @@ async def test_a_batch_runs_no_more_at_a_time_than_it_may():
     guard, running, peak = threading.Lock(), 0, 0
 
     class Counted(ScriptedMember):
-        def open(self, *arguments):
+        def open(self, *arguments, **options):
             nonlocal running, peak
             with guard:
                 running += 1
                 peak = max(peak, running)
-            prefix = super().open(*arguments)
+            prefix = super().open(*arguments, **options)
             close = prefix.close
 
             def closed():

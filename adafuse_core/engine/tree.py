@@ -1,0 +1,256 @@
+"""KV memory as a tree: prompt and answer are stored once, and so is every token tried beyond them.
+
+All that is asked of a sequence is read in one pass with a mask of ancestors and explicit positions. A branch copies
+nothing. Which models can be read so is found out by `selftest.py`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from adafuse_core.engine.attention import TreePass
+from adafuse_core.engine.forward import Model
+from adafuse_core.engine.memo import Memo, Node, unread
+from adafuse_core.engine.numbers import distributions
+from adafuse_core.engine.store import Ask
+from adafuse_core.text.tokens import Ids
+
+_ROOM = 64  # slots beyond the first tokens of a sequence
+
+
+class Slots:
+    """Keys and values of one sequence: one slot per token, in any order; freed slots are used again.
+
+    Args:
+        capacity: Slots to begin with.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = 0  # slots from here on were never written
+        self.trunk_read = 0  # tokens of the trunk that are read; they lie in the first slots, in order
+        self.committed = torch.zeros(capacity, dtype=torch.bool)  # slots of trunk and committed nodes
+        self.positions = torch.zeros(capacity, dtype=torch.long)
+        self._free: list[int] = []
+        self._keys: dict[int, torch.Tensor] = {}  # by layer, [kv_heads, capacity, dim]
+        self._values: dict[int, torch.Tensor] = {}
+
+    def take(self) -> int:
+        """A slot for one token."""
+        if self._free:
+            return heapq.heappop(self._free)
+        self.extend(1)
+        return self.used - 1
+
+    def extend(self, count: int) -> None:
+        """Use so many slots more, behind the others."""
+        self.used += count
+        if self.used > self.capacity:
+            self.capacity = max(self.used, self.capacity + max(_ROOM, self.capacity // 8))
+            self.committed = _grown(self.committed, self.capacity)
+            self.positions = _grown(self.positions, self.capacity)
+
+    def free(self, slot: int) -> None:
+        """Give a slot back."""
+        heapq.heappush(self._free, slot)
+
+    def write(self, layer: int, slots: slice | torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store what a layer computed, `[kv_heads, tokens, dim]`."""
+        for store, new in ((self._keys, keys), (self._values, values)):
+            old = store.get(layer)
+            if old is None or old.shape[1] < self.capacity:
+                grown = new.new_zeros(new.shape[0], self.capacity, new.shape[2])
+                if old is not None:
+                    grown[:, : old.shape[1]] = old
+                store[layer] = grown
+            if isinstance(slots, slice):
+                store[layer][:, slots] = new
+            else:
+                store[layer].index_copy_(1, slots.to(new.device), new)
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, `[kv_heads, used, dim]`."""
+        return self._keys[layer][:, : self.used], self._values[layer][:, : self.used]
+
+    @property
+    def layers(self) -> int:
+        """Number of layers that stored keys."""
+        return len(self._keys)
+
+
+class Branches:
+    """What one pass reads of one sequence: a chunk of the trunk, then nodes."""
+
+    def __init__(self, memo: Memo, slots: Slots, start: int, chunk: int, nodes: Sequence[Node]) -> None:
+        self._slots = slots
+        first = slots.trunk_read
+        self.chunk, self.nodes = chunk, nodes
+        self.start, self.stop = start, start + chunk + len(nodes)
+        if first == 0 and chunk:
+            slots.extend(len(memo.trunk))
+        self.places = [node.held if node.held is not None else slots.take() for node in nodes]
+        self.tokens = [*memo.trunk[first : first + chunk], *(node.token for node in nodes)]
+        self.positions = [*range(first, first + chunk), *(node.depth - 1 for node in nodes)]
+        written = [*range(first, first + chunk), *self.places]
+        self._written = _as_slice(written)
+        slots.committed[: first + chunk] = True
+        for node, place in zip(nodes, self.places, strict=True):
+            slots.committed[place] = node.committed
+        slots.positions[torch.tensor(written)] = torch.tensor(self.positions)
+        self._visible = self._see(memo, first)
+        self._biases: dict[tuple[int | None, torch.device], torch.Tensor] = {}
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store what a layer computed for these tokens."""
+        self._slots.write(layer, self._written, keys, values)
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values of the sequence."""
+        return self._slots.read(layer)
+
+    def bias(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """`[tokens, used]`: 0 where a token sees a slot, else -inf."""
+        key = (window, like.device)
+        if key not in self._biases:
+            visible = self._visible
+            if window is not None:
+                distance = torch.tensor(self.positions)[:, None] - self._slots.positions[: visible.shape[1]]
+                visible = visible & (distance < window)
+            bias = torch.zeros(visible.shape, dtype=like.dtype).masked_fill_(~visible, float("-inf"))
+            self._biases[key] = bias.to(like.device)
+        return self._biases[key]
+
+    def _see(self, memo: Memo, first: int) -> torch.Tensor:
+        """`[tokens, used]`: whether a token sees a slot."""
+        used = self._slots.used
+        trunk = torch.ones(self.chunk, used, dtype=torch.bool).tril_(first)  # slots of the trunk are in order
+        if not self.nodes:
+            return trunk
+        nodes = self._slots.committed[:used].repeat(len(self.nodes), 1)
+        place_of = dict(zip(self.nodes, self.places, strict=True))
+        shown: list[tuple[int, int]] = []
+        hidden: list[tuple[int, int]] = []
+        for row, node in enumerate(self.nodes):
+            for ancestor in node.path():
+                if ancestor.committed:
+                    break
+                shown.append((row, place_of.get(ancestor, ancestor.held)))
+            for later in memo.head.path():
+                if later is ancestor:
+                    break
+                if (place := place_of.get(later, later.held)) is not None:
+                    hidden.append((row, place))
+        for places, value in ((shown, True), (hidden, False)):
+            if places:
+                rows, columns = torch.tensor(places).T
+                nodes[rows, columns] = value
+        return torch.cat([trunk, nodes])
+
+
+class TreeStore:
+    """Reads asks of many sequences in one pass.
+
+    Args:
+        model: One that `selftest.py` found to read trees as it reads plain text.
+        chunk: Most tokens of prompts that one pass reads.
+    """
+
+    kind = "tree"
+
+    def __init__(self, model: Model, *, chunk: int) -> None:
+        self._model = model
+        self._chunk = chunk
+
+    def read(self, asks: Sequence[Ask]) -> None:
+        """One pass, which answers the asks or brings them further; see `Store.read`."""
+        parts: list[Branches] = []
+        taking: list[Ask] = []
+        left, start = self._chunk, 0
+        for ask in asks:
+            ends = ask.ends()
+            slots = _slots(ask.memo)
+            rest = len(ask.memo.trunk) - slots.trunk_read
+            if rest and not left:
+                continue
+            chunk = min(rest, left)
+            nodes = _nodes(ends) if chunk == rest else []
+            if chunk or nodes:
+                parts.append(Branches(ask.memo, slots, start, chunk, nodes))
+                taking.append(ask)
+                start, left = parts[-1].stop, left - chunk
+        try:
+            self._run(parts)
+        except BaseException:
+            for ask in taking:
+                ask.memo.restart()
+            raise
+
+    def commit(self, memo: Memo, context: Ids) -> None:
+        """Make a context the committed one; what led elsewhere is dropped."""
+        dropped = memo.commit(context)
+        slots = memo.held
+        if slots is None:
+            return
+        for node in dropped:
+            if node.held is not None:
+                slots.free(node.held)
+        slots.committed[slots.trunk_read :] = False
+        held = [node.held for node in memo.head.path() if node.held is not None]
+        slots.committed[torch.tensor(held, dtype=torch.long)] = True
+
+    def tokens_held(self, memo: Memo) -> int:
+        """Tokens whose keys and values are in memory."""
+        return 0 if memo.held is None else int(memo.held.capacity)
+
+    def layers_held(self, memo: Memo) -> int:
+        """Number of layers that stored keys."""
+        return 0 if memo.held is None else memo.held.layers
+
+    def _run(self, parts: Sequence[Branches]) -> None:
+        if not parts:
+            return
+        tokens = [token for part in parts for token in part.tokens]
+        positions = [position for part in parts for position in part.positions]
+        keep = [index for part in parts for index in range(part.start + part.chunk, part.stop)]
+        with TreePass(parts) as tree:
+            logits = self._model.read(tokens, positions, tree, keep or [len(tokens) - 1])  # [rows, vocab]
+        nodes = [node for part in parts for node in part.nodes]
+        places = [place for part in parts for place in part.places]
+        for part in parts:
+            part._slots.trunk_read += part.chunk
+        if keep:
+            for node, place, row in zip(nodes, places, distributions(logits), strict=True):
+                node.held, node.distribution = place, row
+
+
+def _slots(memo: Memo) -> Slots:
+    if memo.held is None:
+        memo.held = Slots(len(memo.ids) + _ROOM)
+    slots: Slots = memo.held
+    return slots
+
+
+def _nodes(ends: Sequence[Node]) -> list[Node]:
+    """The nodes to read, parents first, none twice."""
+    found: dict[Node, None] = {}
+    for end in ends:
+        found |= dict.fromkeys(reversed(list(unread(end))))
+        if end.distribution is None:
+            found[end] = None
+    return list(found)
+
+
+def _as_slice(places: list[int]) -> slice | torch.Tensor:
+    if places and places[-1] - places[0] == len(places) - 1 and all(b > a for a, b in pairwise(places)):
+        return slice(places[0], places[-1] + 1)
+    return torch.tensor(places, dtype=torch.long)
+
+
+def _grown(tensor: torch.Tensor, length: int) -> torch.Tensor:
+    grown = tensor.new_zeros(length)
+    grown[: tensor.shape[0]] = tensor
+    return grown

@@ -1,0 +1,266 @@
+"""What does a word cost, in passes over the weights and in tokens read?
+
+Every mode of the engine writes the same texts (this is checked, in float64), so the counters can be compared word by
+word. Modes: `guessing` (what a user gets: members check each other's drafts, and guesses from the text so far), its
+halves `verify` and `lookup`, `plain` (a KV cache and nothing else), `uncached` (the rule as it stands, without any
+cache), and `single`: each member alone, by the `generate` of transformers, greedy.
+
+    python benchmarks/cost.py --json PATH
+
+Main figure: forward passes per committed word, all members together, without each member's first pass over the
+prompt; beside it the same with those passes. On one device they run one after the other. "Busiest member" counts,
+round by round, the passes of the member that makes most: if each member had a device of its own, at least so many would
+follow each other. `single` is the mean of the members. `uncached` answers the first two prompts of each regime only.
+
+Prompts: see `regimes.py`. Three regimes of confidence, by the share of the answer that stands in the prompt; the share
+of word starts with a margin of at least tau is printed. The small models of the package are trained on for it first,
+for one and a half minutes; `--models DIR` keeps what was trained. The first prompts of a seeded generator are
+taken, whatever comes of them. Tau is the default, 0.7. The texts are of few patterns, as all that such small models
+can write: guesses are right more often there than in free prose of the same confidence.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import common
+import regimes
+import torch
+
+from adafuse_core import Ensemble, RoundDone, TextDelta
+from adafuse_core.small_models import NAMES, path
+
+MODES = tuple(common.MODES)
+LENGTHS = (64, 256, 1024)
+UNCACHED = 2  # prompts that are answered without a cache too, which takes long
+BUDGET = 160  # tokens of an answer; 40 to 60 words
+
+
+@dataclass
+class Measured:
+    """What one mode did to answer some prompts."""
+
+    texts: list[str] = field(default_factory=list)
+    spans: list[tuple[Any, ...]] = field(default_factory=list)  # committed, per prompt
+    rounds: list[Any] = field(default_factory=list)
+    forwards: int = 0
+    tokens: int = 0
+    busiest: int = 0
+    prompt_passes: int = 0
+    prompt_tokens: int = 0
+    longest_prompt: int = 0
+
+    @property
+    def words(self) -> int:
+        return sum(map(common.count_words, self.texts))
+
+    def figures(self) -> dict[str, float]:
+        """Everything per word."""
+        return {
+            "forwards": (self.forwards - self.prompt_passes) / self.words,
+            "with_prompts": self.forwards / self.words,
+            "busiest": self.busiest / self.words,
+            "tokens": (self.tokens - self.prompt_tokens) / self.words,
+        }
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--prompts", type=int, default=8, help="prompts per regime (default: 8)")
+    parser.add_argument("--models", type=Path, help="folder of the trained models; filled if it is not there")
+    parser.add_argument("--dtype", default="float64", help="of the weights (default: float64)")
+    args = parser.parse_args()
+    result = common.prepare(args)
+    if args.quick:
+        run(args, result, folder=None, n=1, budget=8, lengths=(64,))
+    elif args.models:
+        train(args.models)
+        run(args, result, args.models, args.prompts, BUDGET, LENGTHS)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            train(Path(folder))
+            run(args, result, Path(folder), args.prompts, BUDGET, LENGTHS)
+    common.finish(result, args.json)
+
+
+def train(folder: Path) -> None:
+    if not all((folder / name / "model.safetensors").is_file() for name in NAMES):
+        regimes.train(folder)
+
+
+def run(args: Any, result: dict[str, Any], folder: Path | None, n: int, budget: int, lengths: Sequence[int]) -> None:
+    """Fill the result and print the tables."""
+    result |= {
+        "prompts_per_regime": n,
+        "prompts_uncached": min(n, UNCACHED),
+        "dtype": args.dtype,
+        "members": list(NAMES),
+        "same_text": True,
+    }
+    alone = [Alone(folder / name if folder else path(name), args.device, args.dtype) for name in NAMES]
+    for branches, key in ((3, "regimes"), (1, "regimes_one_branch")):
+        ensembles = {
+            mode: common.small_ensemble(args.device, args.dtype, mode, folder, branches=branches) for mode in MODES
+        }
+        result[key] = {}
+        for regime in regimes.REGIMES:
+            prompts = regimes.prompts(regime, n)
+            measured = {
+                mode: measure(ensembles[mode], prompts[:UNCACHED] if mode == "uncached" else prompts, budget)
+                for mode in MODES
+            }
+            check(measured)
+            single = [one.figures(prompts, budget) for one in alone]
+            result[key][regime] = summary(measured, single, ensembles["plain"].config.tau, prompts)
+            show(regime, branches, result[key][regime])
+        if branches == 3:
+            result["tokens_per_word_at"] = by_length(ensembles, lengths, budget // 4)
+
+
+def measure(ensemble: Ensemble, prompts: Sequence[Any], budget: int) -> Measured:
+    """Answer the prompts one after another and read the counters after every round."""
+    done = Measured()
+    for prompt in prompts:
+        text, spans = "", []
+        before = last = common.counts(ensemble)
+        for event in ensemble.stream(prompt, max_new_tokens=budget):
+            if isinstance(event, TextDelta):
+                text += event.text
+            elif isinstance(event, RoundDone):
+                now = common.counts(ensemble)
+                done.busiest += max((now - last).forwards.values())
+                last = now
+                spans.append(event.round.span)
+                done.rounds.append(event.round)
+        lengths = ensemble.count_tokens(prompt)
+        spent = common.counts(ensemble) - before
+        done.texts.append(text)
+        done.spans.append(tuple(spans))
+        done.forwards += sum(spent.forwards.values())
+        done.tokens += sum(spent.tokens.values())
+        done.prompt_passes += len(lengths)
+        done.busiest -= 1
+        done.prompt_tokens += sum(lengths.values())
+        done.longest_prompt = max(done.longest_prompt, *lengths.values())
+    return done
+
+
+def check(measured: dict[str, Measured]) -> None:
+    """All modes must commit the same words; anything else is a bug."""
+    plain = measured["plain"]
+    for mode, other in measured.items():
+        for number, (ours, theirs) in enumerate(zip(plain.spans, other.spans, strict=False)):
+            if ours != theirs:
+                texts = f"plain: {plain.texts[number]!r}\n{mode}: {other.texts[number]!r}"
+                raise SystemExit(f"prompt {number}: {mode!r} does not commit the words of 'plain'\n{texts}")
+
+
+class Alone:
+    """One member by transformers, greedy, its forward passes counted."""
+
+    def __init__(self, source: Path, device: str, dtype: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        self._model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device).eval()
+        self._model.register_forward_pre_hook(self._count)
+        self._passes = 0
+
+    def figures(self, prompts: Sequence[Any], budget: int) -> dict[str, float]:
+        """Forward passes per word, without and with those over the prompts."""
+        self._passes = words = 0
+        for prompt in prompts:
+            inputs = self._tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            ).to(self._model.device)
+            with torch.inference_mode():
+                output = self._model.generate(**inputs, max_new_tokens=budget, do_sample=False)
+            answer = output[0, inputs["input_ids"].shape[1] :]
+            words += common.count_words(self._tokenizer.decode(answer, skip_special_tokens=True))
+        return {"forwards": (self._passes - len(prompts)) / words, "with_prompts": self._passes / words}
+
+    def _count(self, *_: Any) -> None:
+        self._passes += 1
+
+
+def summary(
+    measured: dict[str, Measured], single: Sequence[dict[str, float]], tau: float, prompts: Sequence[Any]
+) -> dict[str, Any]:
+    """One regime's figures: forwards per word by mode, and the rest."""
+    if measured["plain"].longest_prompt > 512:
+        raise SystemExit("a prompt is longer than one pass")
+    details: dict[str, dict[str, float | None]] = {mode: {**done.figures()} for mode, done in measured.items()}
+    alone = {key: mean([one[key] for one in single]) for key in single[0]}
+    details["single"] = {**alone, "busiest": alone["forwards"], "tokens": alone["forwards"]}
+    plain = measured["plain"]
+    return {
+        **{mode: figures["forwards"] for mode, figures in details.items()},
+        "share": common.share_confident(plain.rounds, tau),
+        "tokens_per_word": details["guessing"]["tokens"],
+        "with_prompts": {mode: figures["with_prompts"] for mode, figures in details.items()},
+        "busiest": {mode: figures["busiest"] for mode, figures in details.items()},
+        "tokens": {mode: figures["tokens"] for mode, figures in details.items()},
+        "single_by_member": dict(zip(NAMES, (one["forwards"] for one in single), strict=True)),
+        "copied": mean([common.copied(t, p[-1]["content"]) for t, p in zip(plain.texts, prompts, strict=True)]),
+        "repeats": mean([common.repeats(text) for text in plain.texts]),
+        "words_per_answer": plain.words / len(plain.texts),
+        "words_per_round": plain.words / len(plain.rounds),
+        "lone_candidates": sum(len(played.candidates) == 1 for played in plain.rounds) / len(plain.rounds),
+        "words": plain.words,
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def show(regime: str, branches: int, one: dict[str, Any]) -> None:
+    rows = [
+        [
+            mode,
+            one[mode],
+            common.ratio(one[mode], one["plain"]),
+            common.ratio(one[mode], one["single"]),
+            one["with_prompts"][mode],
+            one["busiest"][mode],
+            one["tokens"][mode],
+        ]
+        for mode in (*MODES, "single")
+    ]
+    title = (
+        f"{regime}, B={branches}: {one['share']:.2f} of the word starts are confident; {one['words_per_answer']:.0f} "
+        f"words per answer, {one['words_per_round']:.2f} per round; of the pairs of neighbouring words "
+        f"{one['copied']:.0%} stand in the prompt, {one['repeats']:.0%} earlier in the answer"
+    )
+    columns = ["per word", "forwards", "/ plain", "/ single", "with prompts", "busiest member", "tokens read"]
+    common.show(
+        title,
+        columns,
+        rows,
+        f"without the first pass over each prompt, but for 'with prompts'; uncached: first {UNCACHED} prompts",
+    )
+
+
+def by_length(ensembles: dict[str, Ensemble], lengths: Sequence[int], budget: int) -> dict[str, dict[str, float]]:
+    """Tokens read per word after prompts of some lengths, the prompt itself not counted."""
+    counted = ensembles["plain"].members[0].count_text_tokens
+    table: dict[str, dict[str, float]] = {}
+    for length in lengths:
+        prompts = [regimes.prompt_of_length(length, counted, seed) for seed in range(2)]
+        measured = {mode: measure(ensembles[mode], prompts, budget) for mode in ("guessing", "plain", "uncached")}
+        check(measured)
+        table[str(length)] = {mode: done.figures()["tokens"] for mode, done in measured.items()}
+    common.show(
+        "tokens read per word by length of the prompt (B=3), the prompt itself not counted",
+        ["tokens of prompt", *next(iter(table.values()))],
+        [[length, *figures.values()] for length, figures in table.items()],
+    )
+    return table
+
+
+if __name__ == "__main__":
+    main()

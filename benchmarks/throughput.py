@@ -1,0 +1,148 @@
+"""How many words a second come of several requests at once, and what memory do they take?
+
+    python benchmarks/throughput.py --json PATH
+
+The small models of the package continue plain documents of 20 to 400 tokens (passages of the curriculum with
+held-out names, the first ones of a seeded generator). Every row answers the same prompts, so many at a time; the texts
+must equal those of one at a time. Memory: the keys and values held for running answers, sampled while it runs.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import common
+
+from adafuse_core import Ensemble
+from adafuse_core.small_models.curriculum import reading
+
+CONCURRENCY = (1, 2, 4, 8, 16, 32)
+SHORTEST, LONGEST = 20, 400  # tokens of a prompt
+BUDGET = 64  # tokens of an answer
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--prompts", type=int, default=32, help="prompts per row (default: 32)")
+    parser.add_argument("--dtype", default="float32", help="of the weights (default: float32)")
+    args = parser.parse_args()
+    result = common.prepare(args)
+    concurrency, n, budget = (CONCURRENCY, args.prompts, BUDGET) if not args.quick else ((1, 2, 4), 4, 8)
+    ensemble = common.small_ensemble(args.device, args.dtype, "guessing")
+    prompts = documents(ensemble, n)
+    answer(ensemble, prompts[:2], 1, budget)  # warm up
+    rows: list[dict[str, Any]] = []
+    texts: list[str] = []
+    for number in concurrency:
+        answers, row = answer(ensemble, prompts, number, budget)
+        texts = texts or answers
+        check(texts, answers, number)
+        rows.append(row | {"speed_up": row["words_per_second"] / (rows or [row])[0]["words_per_second"]})
+    lengths = [max(ensemble.count_tokens(prompt).values()) for prompt in prompts]
+    result |= {"prompts": n, "prompt_tokens": [min(lengths), max(lengths)], "dtype": args.dtype}
+    result |= {"rows": rows, "same_text": True, "cache": [member["cache"] for member in ensemble.describe()["members"]]}
+    show(result)
+    common.finish(result, args.json)
+
+
+def documents(ensemble: Ensemble, n: int) -> list[str]:
+    """Plain texts to continue, of lengths spread evenly between shortest and longest."""
+    rng = random.Random("documents")
+    texts = []
+    for number in range(n):
+        goal = SHORTEST + (LONGEST - SHORTEST) * number // max(1, n - 1)
+        lines = ["Context:", reading._passages(rng, 1, held_out=True)[0].text]
+        while max(ensemble.count_tokens("\n".join(lines)).values()) < goal - SHORTEST:
+            lines.append(reading._passages(rng, 1, held_out=True)[0].text)
+        texts.append("\n".join(lines) + "\nThe")
+    rng.shuffle(texts)
+    return texts
+
+
+def answer(ensemble: Ensemble, prompts: Sequence[str], number: int, budget: int) -> tuple[list[str], dict[str, Any]]:
+    """The answers to all prompts, so many at a time, and the figures."""
+    before = common.counts(ensemble)
+    with Sampler(ensemble) as sampler:
+        wall, cpu = time.perf_counter(), time.process_time()
+        answers: Any = ensemble.batch(prompts, max_concurrency=number, max_new_tokens=budget)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    spent = common.counts(ensemble) - before
+    words = sum(common.count_words(one.text) for one in answers)
+    return [one.text for one in answers], {
+        "concurrent": number,
+        "words": words,
+        "seconds": wall,
+        "words_per_second": words / wall,
+        "cpu_ms_per_word": cpu / words * 1e3,
+        "forwards_per_word": sum(spent.forwards.values()) / words,
+        "tokens_held": sampler.most,
+        "kv_mib": sampler.most_bytes / 2**20,
+    }
+
+
+def check(expected: Sequence[str], got: Sequence[str], number: int) -> None:
+    for index, (ours, theirs) in enumerate(zip(expected, got, strict=True)):
+        if ours != theirs:
+            raise SystemExit(f"prompt {index}, {number} at once: {theirs!r}\none at a time: {ours!r}")
+
+
+class Sampler:
+    """Watches the keys and values that an ensemble holds, from a thread of its own.
+
+    Attributes:
+        most: Tokens held, all members together.
+        most_bytes: What they take.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.most = self.most_bytes = 0
+        self._backends = [(member.backend, _token_bytes(member.backend.model.module)) for member in ensemble.members]
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            held = [(backend.tokens_held(), size) for backend, size in self._backends]
+            self.most = max(self.most, sum(tokens for tokens, _ in held))
+            self.most_bytes = max(self.most_bytes, sum(tokens * size for tokens, size in held))
+
+
+def _token_bytes(module: Any) -> int:
+    """Bytes of one token's keys and values."""
+    config = module.config
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * module.dtype.itemsize)
+
+
+def show(result: dict[str, Any]) -> None:
+    rows = [
+        [
+            row["concurrent"],
+            row["words_per_second"],
+            f"{row['speed_up']:.2f}x",
+            row["cpu_ms_per_word"],
+            row["forwards_per_word"],
+            row["tokens_held"],
+            row["kv_mib"],
+        ]
+        for row in result["rows"]
+    ]
+    shortest, longest = result["prompt_tokens"]
+    title = f"{result['prompts']} prompts of {shortest} to {longest} tokens, {result['rows'][0]['words']} words in all"
+    columns = ["at once", "words / s", "speed-up", "CPU ms / word", "forwards / word", "most KV tokens held", "MiB"]
+    common.show(title, columns, rows, "the texts are the same in all rows")
+
+
+if __name__ == "__main__":
+    main()
