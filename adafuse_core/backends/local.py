@@ -20,8 +20,6 @@ from adafuse_core.text.tokens import Ids
 
 logger = logging.getLogger(__name__)
 
-_GUESS_TOKENS = 6  # most tokens of a looked-up guess
-
 
 class LocalBackend:
     """Drafts and scores on a causal language model of transformers.
@@ -49,7 +47,7 @@ class LocalBackend:
                 f"the KV memory holds {limit}",
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
-        return LocalSession(self._batcher, context, window, Lookup(_GUESS_TOKENS) if lookup else None, check)
+        return LocalSession(self._batcher, context, window, Lookup() if lookup else None, check)
 
     def tokens_held(self) -> int:
         """Tokens whose keys and values are in memory."""

@@ -145,7 +145,7 @@ def _plain(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """With soft-capped scores (Gemma 2) or attention sinks (gpt-oss); half precision takes softmax in float32, as these models do."""
+    """With soft-capped scores (Gemma 2) or attention sinks (gpt-oss); half precision takes softmax in float32."""
     kv_heads, group, tokens, _ = query.shape
     scores = query @ keys[:, None].transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:

@@ -1,7 +1,7 @@
 """Guesses what comes next by looking up the last tokens in what was read and written before.
 
 Answers copy: from the passages of a prompt, from code, from themselves. A guess costs a few tokens in a pass that
-runs anyway, and a wrong one is never looked at.
+runs anyway, and a wrong one is never looked at. How far to guess is learned from how well it went so far.
 """
 
 from __future__ import annotations
@@ -9,33 +9,41 @@ from __future__ import annotations
 from adafuse_core.text.tokens import Ids
 
 _SIZES = (4, 3, 2)  # of the n-grams looked up, longest first
+_LONGEST = 8  # tokens of a guess
+_FIRST = 3
+_PROBE_EVERY = 4  # while guesses fail, one in so many is still made, of one token
 
 
 class Lookup:
-    """N-grams of a growing context.
+    """N-grams of a growing context, and the guesses that were made from them."""
 
-    Args:
-        length: Most tokens of a guess.
-    """
-
-    def __init__(self, length: int) -> None:
-        self._length = length
+    def __init__(self) -> None:
         self._ids: Ids = ()
         self._ends: dict[Ids, int] = {}  # where each n-gram ended last, before the last token
+        self._length = _FIRST
+        self._withheld = 0
+        self._open: list[tuple[Ids, Ids]] = []  # guesses that no commit has judged: context beyond the answer, guess
 
     def guess(self, committed: Ids, beyond: Ids) -> Ids:
         """What may follow the committed context and some tokens beyond it; empty if nothing is known."""
         self._learn(committed)
+        length = self._length or self._probe()
         last = (committed[-_SIZES[0] :] + beyond)[-_SIZES[0] :]
-        for size in _SIZES:
-            end = self._ends.get(last[-size:]) if size <= len(last) else None
-            if end is not None:
-                return self._ids[end : end + self._length]
-        return ()
+        ends = (self._ends.get(last[-size:]) for size in _SIZES if size <= len(last))
+        end = next((end for end in ends if end is not None), None)
+        if end is None or not length:
+            return ()
+        guess = self._ids[end : end + length]
+        self._open.append((beyond, guess))
+        return guess
 
     def _learn(self, committed: Ids) -> None:
         known = len(self._ids)
-        if committed[:known] != self._ids:  # the last token may be written anew
+        if known == len(committed) and committed == self._ids:
+            return
+        if committed[:known] == self._ids:
+            self._judge(committed[known:])
+        else:  # a token on the seam was written anew
             self._ends.clear()
             known = 0
         for end in range(max(1, known), len(committed)):
@@ -43,3 +51,18 @@ class Lookup:
                 if size <= end:
                     self._ends[committed[end - size : end]] = end
         self._ids = committed
+        self._open.clear()
+
+    def _judge(self, written: Ids) -> None:
+        """Guess further after a guess that held to its end, less far after one that failed at once."""
+        for beyond, guess in self._open:
+            came = written[len(beyond) : len(beyond) + len(guess)]
+            if written[: len(beyond)] == beyond and came:
+                if came == guess[: len(came)]:
+                    self._length = min(_LONGEST, max(_FIRST, 2 * self._length))
+                elif came[0] != guess[0]:
+                    self._length = max(0, self._length - 1)
+
+    def _probe(self) -> int:
+        self._withheld += 1
+        return int(self._withheld % _PROBE_EVERY == 0)

@@ -8,41 +8,13 @@ import json
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken
 
 from adafuse_core.text.tokens import INCOMPLETE, Codec, shared_length
 from adafuse_core.text.words import NewlineTail
 from tests import tiny
 from tests.text import vocabularies
-
-
-def sentencepiece(*, legacy: bool = False, scheme: str = "first", control: bool = False) -> PreTrainedTokenizerFast:
-    """The ways in which vocabularies of the SentencePiece kind are stored, with an opening token.
-
-    Args:
-        legacy: A normalizer puts the mark in front of every section, also where one stands already.
-        scheme: Of the pre-tokenizer otherwise.
-        control: Whether `[INST]` and `[/INST]` are control tokens.
-    """
-    state = json.loads(tiny.metaspace().backend_tokenizer.to_str())
-    if legacy:
-        marks = [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        ]
-        state["normalizer"] = {"type": "Sequence", "normalizers": marks}
-        state["pre_tokenizer"] = None
-    else:
-        state["pre_tokenizer"]["prepend_scheme"] = scheme
-    tokenizer = Tokenizer.from_str(json.dumps(state))
-    if control:
-        tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("[INST]", "[/INST]")])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    fast.chat_template = tiny.BRACKETS
-    return fast
-
+from tests.text.tokenizers import sentencepiece
 
 TOKENIZERS = {
     "bytes": tiny.byte_level(),
@@ -413,8 +385,8 @@ def test_shared_length_is_that_of_the_longest_common_beginning(first, second):
 @pytest.fixture(scope="module", params=["tekken", "v3"])
 def real(request):
     """A vocabulary in real use: its tokenizer and its codec."""
-    if vocabularies.PACKAGE is None:
-        pytest.skip("mistral-common is not installed")
+    if not vocabularies.FOLDER.is_dir():
+        pytest.skip(f"no vocabularies in {vocabularies.FOLDER}: make installs them")
     tokenizer = getattr(vocabularies, request.param)()
     return tokenizer, Codec(tokenizer)
 

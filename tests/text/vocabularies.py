@@ -1,11 +1,16 @@
-"""Two vocabularies in real use, from the files that the package `mistral-common` carries; it is not imported."""
+"""Two vocabularies in real use, from the files that the package `mistral-common` carries.
+
+The Makefile puts the package into a folder of its own, from which nothing is imported: where transformers
+finds the package, it loads the folders of some models in another way.
+"""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
+import functools
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +19,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-PACKAGE = importlib.util.find_spec("mistral_common")
+FOLDER = Path(sys.prefix) / "vocabularies" / "mistral_common" / "data"
 
 
+@functools.cache
 def tekken() -> PreTrainedTokenizerFast:
     """131,072 byte-level tokens; text is split first, a punctuation mark takes the newlines after it."""
-    source = json.loads(_file("tekken_240911.json").read_text(encoding="utf-8"))
+    source = json.loads((FOLDER / "tekken_240911.json").read_text(encoding="utf-8"))
     config = source["config"]
     size = config["default_vocab_size"] - config["default_num_special_tokens"]
     ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in source["vocab"][:size]}
@@ -33,9 +39,10 @@ def tekken() -> PreTrainedTokenizerFast:
     return _finish(tokenizer)
 
 
+@functools.cache
 def v3() -> PreTrainedTokenizerFast:
     """32,768 tokens of the SentencePiece kind, with bytes to fall back on."""
-    source = _file("mistral_instruct_tokenizer_240323.model.v3").read_bytes()
+    source = (FOLDER / "mistral_instruct_tokenizer_240323.model.v3").read_bytes()
     entries = [dict(_fields(value)) for number, value in _fields(source) if number == 1]
     pieces = [(entry[1].decode(), struct.unpack("<f", entry[2])[0], entry.get(3, 1)) for entry in entries]
     vocab = {text: index for index, (text, _, _) in enumerate(pieces)}
@@ -71,12 +78,6 @@ def _merges(vocab: dict[str, int], ranks: dict[str, float]) -> list[tuple[str, s
         merges += sorted((rank, vocab[a], vocab[b], a, b) for a, b in halves if a in vocab and b in vocab)
     merges.sort(key=lambda merge: merge[0])
     return [(a, b) for *_, a, b in merges]
-
-
-def _file(name: str) -> Path:
-    assert PACKAGE is not None
-    assert PACKAGE.origin
-    return Path(PACKAGE.origin).parent / "data" / name
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
