@@ -1,7 +1,7 @@
 """The decoding rule, written as plainly as it can be: no cache, no batch, float64, one token at a time.
 
-Every distribution comes from a fresh forward pass over the whole context (equal contexts are looked up).
-The product must give the very same text.
+Every distribution comes from a fresh forward pass over the whole context (equal contexts are looked up; the pass that
+scores a text gives the distributions after all of its tokens). The product must give the very same text.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ CAP = 24  # most tokens of one word
 
 
 class OracleMember:
-    def __init__(self, path, end_ids):
+    def __init__(self, path, end_ids, cap=CAP):
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
         self.ends = end_ids
+        self.cap = cap
         self.special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         self.memo = {}
+        self.texts = {}
 
     def start(self, prompt, tools=None):
         chat = not isinstance(prompt, str)
@@ -54,16 +56,23 @@ class OracleMember:
         """Text of ids after the committed ones, or after others."""
         after = self.ids if after is None else after
         visible = [i for i in ids if i not in self.special]
-        before, whole = self.tokenizer.decode(after), self.tokenizer.decode(after + visible)
+        before, whole = self.plain(after), self.plain(after + visible)
         # A stray byte may spoil the characters before it; those are committed, so it is shown alone.
-        text = whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(visible)
+        text = whole[len(before) :] if whole.startswith(before) else self.plain(visible)
         return text if self.text else text.removeprefix(self.lead)
 
-    def logprobs(self, ids):
-        if tuple(ids) not in self.memo:
+    def plain(self, ids):
+        if tuple(ids) not in self.texts:
+            self.texts[tuple(ids)] = self.tokenizer.decode(ids)
+        return self.texts[tuple(ids)]
+
+    def logprobs(self, ids, back=0):
+        """After `ids`; and, for later, after each of its beginnings that is shorter by up to `back` tokens."""
+        lengths = range(len(ids) - back, len(ids) + 1)
+        if any(tuple(ids[:length]) not in self.memo for length in lengths):
             with torch.no_grad():
-                logits = self.model(torch.tensor([ids])).logits[0, -1]
-            self.memo[tuple(ids)] = torch.log_softmax(logits, -1)
+                rows = torch.log_softmax(self.model(torch.tensor([ids])).logits[0, -len(lengths) :], -1)
+            self.memo.update((tuple(ids[:length]), row) for length, row in zip(lengths, rows, strict=True))
         return self.memo[tuple(ids)]
 
     def likeliest(self, ids, count):
@@ -91,7 +100,7 @@ class OracleMember:
             if (end := self.word_end(run, out, final=False)) is not None:
                 return out[:end], False
             size, text = len(out) - len(run), self.decode(out)[len(self.decode(run)) :]
-            if text and size >= CAP and (not text.endswith("\ufffd") or size >= CAP + 3):
+            if text and size >= self.cap and (not text.endswith("\ufffd") or size >= self.cap + 3):
                 return out, False
             token = self.likeliest(self.ids + out, 1)[0][0]
             if token in self.ends:
@@ -132,6 +141,7 @@ class OracleMember:
     def score(self, candidate: Candidate):
         text, ended = candidate
         context, ids = self.place(text)
+        self.logprobs(context + ids, back=len(ids))
         values = [self.logprobs(context + ids[:i])[token].item() for i, token in enumerate(ids)]
         if ended:
             values.append(torch.logsumexp(self.logprobs(context + ids)[sorted(self.ends)], 0).item())

@@ -12,13 +12,22 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    FalconH1Config,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 
 CORPUS = [
@@ -152,6 +161,14 @@ def llama(vocab: int) -> PretrainedConfig:
     return LlamaConfig(vocab_size=vocab, **_SHAPE)
 
 
+def long_llama(vocab: int) -> PretrainedConfig:
+    return LlamaConfig(vocab_size=vocab, **_SHAPE | {"max_position_embeddings": 4096})
+
+
+def qwen2(vocab: int) -> PretrainedConfig:
+    return Qwen2Config(vocab_size=vocab, **_SHAPE)
+
+
 def qwen3(vocab: int) -> PretrainedConfig:
     return Qwen3Config(vocab_size=vocab, head_dim=12, **_SHAPE)
 
@@ -160,8 +177,64 @@ def sliding_mistral(vocab: int) -> PretrainedConfig:
     return MistralConfig(vocab_size=vocab, sliding_window=16, **_SHAPE)
 
 
+def long_sliding_mistral(vocab: int) -> PretrainedConfig:
+    return MistralConfig(vocab_size=vocab, sliding_window=16, **_SHAPE | {"max_position_embeddings": 4096})
+
+
+def mistral(vocab: int) -> PretrainedConfig:
+    return MistralConfig(vocab_size=vocab, sliding_window=256, **_SHAPE)
+
+
 def sliding_gemma2(vocab: int) -> PretrainedConfig:
     return Gemma2Config(vocab_size=vocab, sliding_window=16, head_dim=12, query_pre_attn_scalar=12, **_SHAPE)
+
+
+def sliding_gemma3(vocab: int) -> PretrainedConfig:
+    layers = ["sliding_attention", "full_attention"]
+    options = {"sliding_window": 16, "head_dim": 12, "query_pre_attn_scalar": 12, "layer_types": layers}
+    return Gemma3TextConfig(vocab_size=vocab, **options, **_SHAPE)
+
+
+def phi3(vocab: int) -> PretrainedConfig:
+    return Phi3Config(vocab_size=vocab, pad_token_id=0, **_SHAPE)
+
+
+def olmo2(vocab: int) -> PretrainedConfig:
+    return Olmo2Config(vocab_size=vocab, **_SHAPE)
+
+
+def mixtral(vocab: int) -> PretrainedConfig:
+    return MixtralConfig(vocab_size=vocab, num_local_experts=4, sliding_window=None, **_SHAPE)
+
+
+def sliding_gpt_oss(vocab: int) -> PretrainedConfig:
+    return GptOssConfig(vocab_size=vocab, num_local_experts=4, head_dim=12, sliding_window=16, **_SHAPE)
+
+
+def lfm2(vocab: int) -> PretrainedConfig:
+    return Lfm2Config(vocab_size=vocab, layer_types=["conv", "full_attention"], **_SHAPE)
+
+
+def qwen3_next(vocab: int) -> PretrainedConfig:
+    return Qwen3NextConfig(
+        vocab_size=vocab,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        decoder_sparse_step=1,
+        head_dim=16,
+        **_SHAPE,
+    )
+
+
+def falcon_h1(vocab: int) -> PretrainedConfig:
+    return FalconH1Config(vocab_size=vocab, mamba_d_ssm=64, mamba_n_heads=4, **_SHAPE)
 
 
 def gpt2(vocab: int) -> PretrainedConfig:

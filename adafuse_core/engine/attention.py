@@ -17,26 +17,23 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 NAME = "adafuse_tree"
-_MERGED = (
-    32  # up to so many tokens the heads of one group are read as one; else keys are expanded, which copies nothing
-)
+_FEW = 32  # up to so many tokens the heads that share keys are read as one; else the keys are expanded, not copied
 _current: ContextVar[TreePass] = ContextVar("tree_pass")
 
 
 class Segment(Protocol):
     """The part of one sequence in a pass."""
 
-    start: int  # of its tokens in the flat row
-    stop: int
+    length: int  # number of its tokens
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed for the segment's tokens: `[kv_heads, tokens, dim]`."""
+        """Store what a layer computed for the segment's tokens: `[1, kv_heads, tokens, dim]`."""
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values of the sequence: `[kv_heads, slots, dim]`."""
+        """All keys and values of the sequence: `[1, kv_heads, slots, dim]`."""
 
-    def bias(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """`[tokens, slots]`: 0 where a token sees a slot, else -inf."""
+    def bias(self, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
+        """`[repeats * tokens, slots]`: 0 where a token sees a slot, else -inf."""
 
 
 class TreePass(Cache):  # type: ignore[misc]
@@ -51,6 +48,7 @@ class TreePass(Cache):  # type: ignore[misc]
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.layers: list[Any] = []
         self._segments = segments
+        self._lengths = [segment.length for segment in segments]
         self._layer = -1  # the last one that stored its keys, so the one that attends next
 
     def __enter__(self) -> TreePass:
@@ -69,9 +67,9 @@ class TreePass(Cache):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store a layer's new keys and values, `[1, kv_heads, tokens, dim]`."""
         self._layer = layer_idx
-        for segment in self._segments:
-            part = slice(segment.start, segment.stop)
-            segment.write(layer_idx, key_states[0, :, part], value_states[0, :, part])
+        new = zip(*(torch.split(states, self._lengths, 2) for states in (key_states, value_states)), strict=True)
+        for segment, (keys, values) in zip(self._segments, new, strict=True):
+            segment.write(layer_idx, keys, values)
         return key_states, value_states
 
     def attend(
@@ -83,18 +81,11 @@ class TreePass(Cache):  # type: ignore[misc]
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
-        parts = []
-        for segment in self._segments:
-            keys, values = segment.read(self._layer)
-            own = query[0, :, segment.start : segment.stop]  # [heads, tokens, dim]
-            grouped = own.reshape(keys.shape[0], -1, *own.shape[1:])  # [kv_heads, group, tokens, dim]
-            bias = segment.bias(window, own)
-            if softcap is None and sinks is None:
-                seen = _fused(grouped, keys, values, bias, scaling)
-            else:
-                seen = _plain(grouped, keys, values, bias, scaling, softcap, sinks)
-            parts.append(seen.reshape(own.shape[0], own.shape[1], -1))
-        return torch.cat(parts, dim=1).transpose(0, 1)[None]
+        parts = [
+            _attend(segment, self._layer, own, scaling, window, softcap, sinks)
+            for segment, own in zip(self._segments, torch.split(query, self._lengths, 2), strict=True)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2)
 
 
 def tree_attention(
@@ -120,20 +111,32 @@ def tree_attention(
 AttentionInterface.register(NAME, tree_attention)
 
 
-def _fused(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scaling: float | None
+def _attend(
+    segment: Segment,
+    layer: int,
+    query: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """`query` is `[kv_heads, group, tokens, dim]`; so is what comes back."""
-    kv_heads, group, tokens, dim = query.shape
-    if group == 1 or tokens <= _MERGED:
-        merged = query.reshape(1, kv_heads, group * tokens, dim)
-        bias = bias.repeat(group, 1) if group > 1 else bias
-        seen = scaled_dot_product_attention(merged, keys[None], values[None], attn_mask=bias, scale=scaling)
+    """`[1, heads, tokens, dim]` to the same. Keys and values are not copied."""
+    keys, values = segment.read(layer)
+    _, heads, tokens, dim = query.shape
+    group = heads // keys.shape[1]
+    if softcap is not None or sinks is not None:
+        grouped = query.reshape(-1, group, tokens, dim)
+        seen = _plain(grouped, keys[0], values[0], segment.bias(window, query, 1), scaling, softcap, sinks)
+    elif tokens <= _FEW or group == 1:
+        merged = query.reshape(1, -1, group * tokens, dim)
+        bias = segment.bias(window, query, group)
+        seen = scaled_dot_product_attention(merged, keys, values, attn_mask=bias, scale=scaling)
     else:
-        keys = keys[:, None].expand(-1, group, -1, -1)
-        values = values[:, None].expand(-1, group, -1, -1)
-        seen = scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling)
-    return seen.reshape(kv_heads, group, tokens, -1)
+        keys, values = (part[0, :, None].expand(-1, group, -1, -1) for part in (keys, values))
+        grouped = query.reshape(-1, group, tokens, dim)
+        bias = segment.bias(window, query, 1)
+        seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=scaling)
+    return seen.reshape(1, heads, tokens, -1)
 
 
 def _plain(

@@ -19,7 +19,7 @@ SPARE_TOKENS = 64  # beside its context, a sequence needs room for what is tried
 
 _POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
 _IDLE_SECONDS = 0.5  # a sequence unused for so long gives way when memory is short
-_PATIENCE = 0.3  # of the time of a pass: how long it waits for requests that will ask again at once
+_PATIENCE = 1.0  # times the last pass: how long the next one waits for requests that will ask again at once
 
 
 class Closed(Exception):
@@ -43,7 +43,7 @@ class Batcher:
         self._in_call: set[Memo] = set()  # at work, so they may ask again at once
         self._asks: list[Ask] = []
         self._passing: list[Ask] = []  # being answered by the pass that runs now
-        self._running = False
+        self._leader: Ask | None = None  # whose thread runs the passes
         self._pass_seconds = 0.0
         self._closed = False
 
@@ -79,6 +79,7 @@ class Batcher:
         """
         with self._changed:
             self._asks.append(ask)
+            self._leader = self._leader or ask
             self._changed.notify_all()
             try:
                 while not ask.settled:
@@ -86,10 +87,12 @@ class Batcher:
                         if self._closed:
                             raise Closed
                         check()
-                    if self._running or not self._lead():
+                    if self._leader is not ask:
+                        self._sleep(ask)
+                    elif not self._lead():
                         self._changed.wait(_POLL_SECONDS)
             finally:
-                self._asks.remove(ask)
+                self._leave(ask)
         if ask.error is not None:
             raise ask.error
 
@@ -116,31 +119,47 @@ class Batcher:
         """Answer nothing any more, and let go of the model."""
         with self._changed:
             self._closed = True
-            while self._running:
+            while self._passing:
                 self._changed.wait()
             for memo in self._last_used:
                 memo.restart()
             del self.store
             self._changed.notify_all()
 
+    def _sleep(self, ask: Ask) -> None:
+        self._changed.release()
+        try:
+            ask.wake.wait(_POLL_SECONDS)
+        finally:
+            self._changed.acquire()
+
+    def _leave(self, ask: Ask) -> None:
+        """Take an ask from the queue; another one leads if this one did."""
+        self._asks.remove(ask)
+        if self._leader is ask:
+            self._leader = next((other for other in self._asks if not other.settled), None)
+            if self._leader is not None:
+                self._leader.wake.set()
+
     def _lead(self) -> bool:
         """Run the next pass, the lock let go meanwhile; False if there is room for none of the asks."""
-        self._running = True
+        self._wait_for_others()
+        self._passing = self._admitted()
+        if not self._passing:
+            return False
+        self._changed.release()
         try:
-            self._wait_for_others()
-            self._passing = self._admitted()
-            if self._passing:
-                self._changed.release()
-                try:
-                    start = time.monotonic()
-                    self._pass(self._passing)
-                    self._pass_seconds = time.monotonic() - start
-                finally:
-                    self._changed.acquire()
-            return bool(self._passing)
+            start = time.monotonic()
+            self._pass(self._passing)
+            self._pass_seconds = time.monotonic() - start
         finally:
-            self._running, self._passing = False, []
+            self._changed.acquire()
+            for ask in self._passing:
+                if ask.settled:
+                    ask.wake.set()
+            self._passing = []
             self._changed.notify_all()
+        return True
 
     def _wait_for_others(self) -> None:
         deadline = time.monotonic() + min(_PATIENCE * self._pass_seconds, _POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -19,12 +20,14 @@ class Ask:
     Attributes:
         settled: Whether all are known, or there is an error.
         error: Why they never will be.
+        wake: Set when it is settled, or when its thread is to run the next pass.
     """
 
     def __init__(self, memo: Memo, contexts: Iterable[Ids]) -> None:
         self.memo = memo
         self.contexts = list(contexts)
         self.settled = False
+        self.wake = threading.Event()
         self.error: Exception | None = None
 
     def known(self) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 
 from adafuse_core.engine.attention import TreePass
@@ -33,11 +35,10 @@ class Slots:
         self.capacity = capacity
         self.used = 0  # slots from here on were never written
         self.trunk_read = 0  # tokens of the trunk that are read; they lie in the first slots, in order
-        self.committed = torch.zeros(capacity, dtype=torch.bool)  # slots of trunk and committed nodes
-        self.positions = torch.zeros(capacity, dtype=torch.long)
+        self.bias = np.full(capacity, -np.inf, np.float32)  # 0 for slots of the trunk and of committed nodes
+        self.positions = np.zeros(capacity, np.int64)
         self._free: list[int] = []
-        self._keys: dict[int, torch.Tensor] = {}  # by layer, [kv_heads, capacity, dim]
-        self._values: dict[int, torch.Tensor] = {}
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
 
     def take(self) -> int:
         """A slot for one token."""
@@ -51,35 +52,43 @@ class Slots:
         self.used += count
         if self.used > self.capacity:
             self.capacity = max(self.used, self.capacity + max(_ROOM, self.capacity // 8))
-            self.committed = _grown(self.committed, self.capacity)
-            self.positions = _grown(self.positions, self.capacity)
+            more = self.capacity - len(self.bias)
+            self.bias = np.concatenate([self.bias, np.full(more, -np.inf, np.float32)])
+            self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
 
     def free(self, slot: int) -> None:
         """Give a slot back."""
         heapq.heappush(self._free, slot)
 
     def write(self, layer: int, slots: slice | torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed, `[kv_heads, tokens, dim]`."""
-        for store, new in ((self._keys, keys), (self._values, values)):
-            old = store.get(layer)
-            if old is None or old.shape[1] < self.capacity:
-                grown = new.new_zeros(new.shape[0], self.capacity, new.shape[2])
-                if old is not None:
-                    grown[:, : old.shape[1]] = old
-                store[layer] = grown
+        """Store what a layer computed, `[1, kv_heads, tokens, dim]`."""
+        held = self._layers.get(layer)
+        if held is None or held[0].shape[2] < self.capacity:
+            held = self._layers[layer] = (
+                self._enlarged(held and held[0], keys),
+                self._enlarged(held and held[1], values),
+            )
+        for store, new in zip(held, (keys, values), strict=True):
             if isinstance(slots, slice):
-                store[layer][:, slots] = new
+                store[:, :, slots] = new
             else:
-                store[layer].index_copy_(1, slots.to(new.device), new)
+                store.index_copy_(2, slots.to(new.device), new)
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer, `[kv_heads, used, dim]`."""
-        return self._keys[layer][:, : self.used], self._values[layer][:, : self.used]
+        """Keys and values of a layer, `[1, kv_heads, used, dim]`."""
+        keys, values = self._layers[layer]
+        return keys[:, :, : self.used], values[:, :, : self.used]
+
+    def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+        new = like.new_zeros(1, like.shape[1], self.capacity, like.shape[3])
+        if old is not None:
+            new[:, :, : old.shape[2]] = old
+        return new
 
     @property
     def layers(self) -> int:
         """Number of layers that stored keys."""
-        return len(self._keys)
+        return len(self._layers)
 
 
 class Branches:
@@ -89,7 +98,8 @@ class Branches:
         self._slots = slots
         first = slots.trunk_read
         self.chunk, self.nodes = chunk, nodes
-        self.start, self.stop = start, start + chunk + len(nodes)
+        self.length = chunk + len(nodes)
+        self.stop = start + self.length  # in the flat row
         if first == 0 and chunk:
             slots.extend(len(memo.trunk))
         self.places = [node.held if node.held is not None else slots.take() for node in nodes]
@@ -97,12 +107,13 @@ class Branches:
         self.positions = [*range(first, first + chunk), *(node.depth - 1 for node in nodes)]
         written = [*range(first, first + chunk), *self.places]
         self._written = _as_slice(written)
-        slots.committed[: first + chunk] = True
+        slots.bias[: first + chunk] = 0
         for node, place in zip(nodes, self.places, strict=True):
-            slots.committed[place] = node.committed
-        slots.positions[torch.tensor(written)] = torch.tensor(self.positions)
-        self._visible = self._see(memo, first)
-        self._biases: dict[tuple[int | None, torch.device], torch.Tensor] = {}
+            if node.committed:
+                slots.bias[place] = 0
+        slots.positions[written] = self.positions
+        self._bias = self._see(memo, first)
+        self._biases: dict[tuple[int | None, torch.device, int], torch.Tensor] = {}
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed for these tokens."""
@@ -112,43 +123,40 @@ class Branches:
         """All keys and values of the sequence."""
         return self._slots.read(layer)
 
-    def bias(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """`[tokens, used]`: 0 where a token sees a slot, else -inf."""
-        key = (window, like.device)
+    def bias(self, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
+        """`[repeats * tokens, used]`: 0 where a token sees a slot, else -inf."""
+        key = (window, like.device, repeats)
         if key not in self._biases:
-            visible = self._visible
+            bias = self._bias
             if window is not None:
-                distance = torch.tensor(self.positions)[:, None] - self._slots.positions[: visible.shape[1]]
-                visible = visible & (distance < window)
-            bias = torch.zeros(visible.shape, dtype=like.dtype).masked_fill_(~visible, float("-inf"))
-            self._biases[key] = bias.to(like.device)
+                distance = np.array(self.positions)[:, None] - self._slots.positions[: bias.shape[1]]
+                bias = np.where(distance < window, bias, np.float32(-np.inf))
+            tensor = torch.from_numpy(bias).to(like.device, like.dtype)
+            self._biases[key] = tensor.repeat(repeats, 1) if repeats > 1 else tensor
         return self._biases[key]
 
-    def _see(self, memo: Memo, first: int) -> torch.Tensor:
-        """`[tokens, used]`: whether a token sees a slot."""
+    def _see(self, memo: Memo, first: int) -> Any:
+        """`[tokens, used]`: 0 where a token sees a slot, else -inf."""
         used = self._slots.used
-        trunk = torch.ones(self.chunk, used, dtype=torch.bool).tril_(first)  # slots of the trunk are in order
+        bias = np.empty((self.length, used), np.float32)
+        if self.chunk:  # slots of the trunk are in order
+            later = np.arange(used) > first + np.arange(self.chunk)[:, None]
+            bias[: self.chunk] = np.where(later, np.float32(-np.inf), np.float32(0))
         if not self.nodes:
-            return trunk
-        nodes = self._slots.committed[:used].repeat(len(self.nodes), 1)
+            return bias
+        bias[self.chunk :] = self._slots.bias[:used]
         place_of = dict(zip(self.nodes, self.places, strict=True))
-        shown: list[tuple[int, int]] = []
-        hidden: list[tuple[int, int]] = []
-        for row, node in enumerate(self.nodes):
+        for row, node in enumerate(self.nodes, self.chunk):
             for ancestor in node.path():
                 if ancestor.committed:
                     break
-                shown.append((row, place_of.get(ancestor, ancestor.held)))
-            for later in memo.head.path():
-                if later is ancestor:
+                bias[row, place_of.get(ancestor, ancestor.held)] = 0
+            for later_node in memo.head.path():
+                if later_node is ancestor:
                     break
-                if (place := place_of.get(later, later.held)) is not None:
-                    hidden.append((row, place))
-        for places, value in ((shown, True), (hidden, False)):
-            if places:
-                rows, columns = torch.tensor(places).T
-                nodes[rows, columns] = value
-        return torch.cat([trunk, nodes])
+                if (place := place_of.get(later_node, later_node.held)) is not None:
+                    bias[row, place] = -np.inf
+        return bias
 
 
 class TreeStore:
@@ -198,9 +206,8 @@ class TreeStore:
         for node in dropped:
             if node.held is not None:
                 slots.free(node.held)
-        slots.committed[slots.trunk_read :] = False
-        held = [node.held for node in memo.head.path() if node.held is not None]
-        slots.committed[torch.tensor(held, dtype=torch.long)] = True
+        slots.bias[slots.trunk_read :] = -np.inf
+        slots.bias[[node.held for node in memo.head.path() if node.held is not None]] = 0
 
     def tokens_held(self, memo: Memo) -> int:
         """Tokens whose keys and values are in memory."""
@@ -215,7 +222,7 @@ class TreeStore:
             return
         tokens = [token for part in parts for token in part.tokens]
         positions = [position for part in parts for position in part.positions]
-        keep = [index for part in parts for index in range(part.start + part.chunk, part.stop)]
+        keep = [index for part in parts for index in range(part.stop - len(part.nodes), part.stop)]
         with TreePass(parts) as tree:
             logits = self._model.read(tokens, positions, tree, keep or [len(tokens) - 1])  # [rows, vocab]
         nodes = [node for part in parts for node in part.nodes]
@@ -248,9 +255,3 @@ def _as_slice(places: list[int]) -> slice | torch.Tensor:
     if places and places[-1] - places[0] == len(places) - 1 and all(b > a for a, b in pairwise(places)):
         return slice(places[0], places[-1] + 1)
     return torch.tensor(places, dtype=torch.long)
-
-
-def _grown(tensor: torch.Tensor, length: int) -> torch.Tensor:
-    grown = tensor.new_zeros(length)
-    grown[: tensor.shape[0]] = tensor
-    return grown

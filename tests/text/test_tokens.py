@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
@@ -34,7 +34,7 @@ BYTE_LEVEL = ["bytes", "modern", "characters", "crossing"]
 MARKED = [name for name in TOKENIZERS if name not in BYTE_LEVEL]
 
 each_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)
-few = settings(deadline=None, max_examples=25)
+few = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.filter_too_much])
 
 SNIPPETS = [
     *tiny.CORPUS[:8],
@@ -100,6 +100,14 @@ def test_extending_bit_by_bit_gives_the_ids_of_the_whole(name, prompt, parts):
         context, new = section.extend(kept, answer, part)
         kept, answer = context + new, answer + part
         assert kept == section.encode(answer)
+
+
+@each_tokenizer
+def test_an_answer_is_not_taken_for_the_growth_of_another_one_that_ends_alike(name):
+    ids, section = CODECS[name].encode_prompt("The")
+    section.extend(ids, " dog and the fox and so on", " and on")
+    other = " fox and the fox and so on and on"
+    assert section.encode(other) == CODECS[name].encode_prompt(f"The{other}")[0]
 
 
 @each_tokenizer

@@ -1,0 +1,60 @@
+"""The benchmarks run, say what ran where, and write what they print. Figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+MODES = ("guessing", "verify", "lookup", "plain", "uncached")
+
+
+def run(name, path):
+    """The JSON of a quick run. Where two modes do not write the same text, the script fails."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(BENCHMARKS / name), "--quick", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["quick"]
+    assert result["hardware"] in done.stdout
+    assert f"benchmarks/{name} --quick" in result["command"]
+    assert set(result["versions"]) == {"python", "torch", "transformers"}
+    return result
+
+
+def test_cost(tmp_path):
+    result = run("cost.py", tmp_path / "cost.json")
+    assert result["same_text"]
+    for key in ("regimes", "regimes_one_branch"):
+        assert set(result[key]) == {"confident", "mixed", "unsure"}
+        for figures in result[key].values():
+            assert all(figures[mode] > 0 for mode in (*MODES, "single"))
+            assert all(figures["tokens"][mode] > 0 for mode in MODES)
+            assert figures["tokens"]["uncached"] > figures["tokens"]["plain"]
+            assert 0 <= figures["share"] <= 1
+            assert figures["tokens_per_word"] > 0
+    assert all(set(row) == {"guessing", "plain", "uncached"} for row in result["tokens_per_word_at"].values())
+
+
+def test_latency(tmp_path):
+    result = run("latency.py", tmp_path / "latency.json")
+    seen = {(row["pair"], row["branches"], row["mode"]) for row in result["rows"]}
+    modes = ("guessing", "plain", "uncached")
+    assert seen == {(p, b, m) for p in ("agreeing", "disagreeing") for b in (1, 3) for m in modes}
+    assert all(row["cpu_ms"] > 0 and row["wall_ms"] > 0 and row["same_text"] for row in result["rows"])
+    assert all(row["agreed"] == 1 for row in result["rows"] if row["pair"] == "agreeing")
+    assert len(result["summary"]) == 8
+    assert result["memory"]["scoring_peak_mib"] > 0
+    assert result["memory"]["prefix_kv_mib"] > 0
+
+
+def test_throughput(tmp_path):
+    result = run("throughput.py", tmp_path / "throughput.json")
+    assert result["same_text"]
+    assert [row["concurrent"] for row in result["rows"]] == [1, 2, 4]
+    assert len({row["words"] for row in result["rows"]}) == 1
+    assert all(row["words_per_second"] > 0 and row["tokens_held"] > 0 for row in result["rows"])
