@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from adafuse_core.engine.turns import Turns
 from adafuse_core.text.tokens import Ids
 
 
@@ -95,6 +96,9 @@ class Backend(Protocol):
         Raises:
             ContextOverflowError: Memory can never hold so long a context.
         """
+
+    def take_turns(self, turns: Turns) -> None:
+        """Share the turns of a device with its other models."""
 
     def check(self) -> Abilities:
         """Limits and abilities."""

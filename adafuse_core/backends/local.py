@@ -15,6 +15,7 @@ from adafuse_core.engine.lookup import Lookup
 from adafuse_core.engine.numbers import Distribution, gather
 from adafuse_core.engine.selftest import Choice
 from adafuse_core.engine.store import Ask
+from adafuse_core.engine.turns import Turns
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
 from adafuse_core.text.tokens import Ids
 
@@ -48,6 +49,10 @@ class LocalBackend:
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
         return LocalSession(self._batcher, context, window, Lookup() if lookup else None, check)
+
+    def take_turns(self, turns: Turns) -> None:
+        """Share the turns of a device with its other models."""
+        self._batcher.turns = turns
 
     def tokens_held(self) -> int:
         """Tokens whose keys and values are in memory."""

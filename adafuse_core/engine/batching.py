@@ -13,13 +13,13 @@ from contextlib import contextmanager
 
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.store import Ask, Store
+from adafuse_core.engine.turns import Turns
 from adafuse_core.text.tokens import Ids
 
 SPARE_TOKENS = 64  # beside its context, a sequence needs room for what is tried beyond it
 
 _POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
 _IDLE_SECONDS = 0.5  # a sequence unused for so long gives way when memory is short
-_PATIENCE = 1.0  # times the last pass: how long the next one waits for requests that will ask again at once
 
 
 class Closed(Exception):
@@ -37,14 +37,14 @@ class Batcher:
 
     def __init__(self, store: Store, *, max_kv_tokens: int | None = None) -> None:
         self.store = store
+        self.turns = Turns()  # models on one device share theirs
         self.max_kv_tokens = max_kv_tokens
         self._changed = threading.Condition()
         self._last_used: dict[Memo, float] = {}  # of all sequences, oldest first
-        self._in_call: set[Memo] = set()  # at work, so they may ask again at once
+        self._in_call: set[Memo] = set()  # at work, so they keep their memory
         self._asks: list[Ask] = []
         self._passing: list[Ask] = []  # being answered by the pass that runs now
         self._leader: Ask | None = None  # whose thread runs the passes
-        self._pass_seconds = 0.0
         self._closed = False
 
     def open(self, context: Ids) -> Memo:
@@ -56,7 +56,7 @@ class Batcher:
 
     @contextmanager
     def call(self, memo: Memo) -> Iterator[None]:
-        """Around work that asks several times: passes wait a moment for its next ask."""
+        """Around work that asks several times: the sequence keeps its memory meanwhile."""
         with self._changed:
             self._in_call.add(memo)
         try:
@@ -80,7 +80,7 @@ class Batcher:
         with self._changed:
             self._asks.append(ask)
             self._leader = self._leader or ask
-            self._changed.notify_all()
+            self.turns.asks()
             try:
                 while not ask.settled:
                     if ask not in self._passing:
@@ -143,30 +143,25 @@ class Batcher:
 
     def _lead(self) -> bool:
         """Run the next pass, the lock let go meanwhile; False if there is room for none of the asks."""
-        self._wait_for_others()
-        self._passing = self._admitted()
-        if not self._passing:
-            return False
         self._changed.release()
         try:
-            start = time.monotonic()
-            self._pass(self._passing)
-            self._pass_seconds = time.monotonic() - start
+            with self.turns.take(self._asks):  # while it waits for the device, more asks come together
+                with self._changed:
+                    self._passing = self._admitted()
+                self._pass(self._passing)
         finally:
             self._changed.acquire()
-            for ask in self._passing:
-                if ask.settled:
-                    ask.wake.set()
-            self._passing = []
+            passed, self._passing = self._passing, []
+            settled = [ask for ask in passed if ask.settled]
+            self.turns.answer(ask.thread for ask in settled)
+            for ask in settled:
+                ask.wake.set()
             self._changed.notify_all()
-        return True
-
-    def _wait_for_others(self) -> None:
-        deadline = time.monotonic() + min(_PATIENCE * self._pass_seconds, _POLL_SECONDS)
-        while len(self._asks) < len(self._in_call) and (left := deadline - time.monotonic()) > 0:
-            self._changed.wait(left)
+        return bool(passed)
 
     def _pass(self, asks: list[Ask]) -> None:
+        if not asks:
+            return
         try:
             self.store.read(asks)
         except Exception as error:

@@ -20,6 +20,7 @@ class Ask:
     Attributes:
         settled: Whether all are known, or there is an error.
         error: Why they never will be.
+        thread: Who asks.
         wake: Set when it is settled, or when its thread is to run the next pass.
     """
 
@@ -27,6 +28,7 @@ class Ask:
         self.memo = memo
         self.contexts = list(contexts)
         self.settled = False
+        self.thread = threading.get_ident()
         self.wake = threading.Event()
         self.error: Exception | None = None
 

@@ -11,11 +11,13 @@ from collections import defaultdict
 from weakref import WeakSet
 
 from adafuse_core.config import MemberConfig
+from adafuse_core.engine.turns import Turns
 from adafuse_core.members.base import Member
 
 _members: dict[str, Member] = {}
 _users: defaultdict[str, WeakSet[object]] = defaultdict(WeakSet)
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_turns: defaultdict[str, Turns] = defaultdict(Turns)  # by device
 _guard = threading.Lock()
 
 
@@ -34,7 +36,9 @@ def acquire(config: MemberConfig, user: object) -> Member:
         if key not in _members:
             from adafuse_core.members.loader import load_member
 
-            _members[key] = load_member(config)
+            loaded = load_member(config)
+            loaded.backend.take_turns(_turns[loaded.place])
+            _members[key] = loaded
         with _guard:
             _users[key].add(user)
         member = copy.copy(_members[key])
