@@ -241,6 +241,7 @@ class Ensemble:
             "tau": self.config.tau,
             "max_words": self.config.max_words,
             "branches": self.config.branches,
+            "speculation": self.config.speculation,
             "members": [member.describe() for member in self.members],
         }
 

@@ -80,7 +80,7 @@ class Batcher:
         with self._changed:
             self._asks.append(ask)
             self._leader = self._leader or ask
-            self.turns.asks()
+            self.turns.decided()
             try:
                 while not ask.settled:
                     if ask not in self._passing:
@@ -109,6 +109,7 @@ class Batcher:
             self._last_used.pop(memo, None)
             memo.restart()
             self._changed.notify_all()
+        self.turns.decided()
 
     def tokens_held(self) -> int:
         """Tokens whose keys and values are in memory."""

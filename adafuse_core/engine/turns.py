@@ -36,8 +36,8 @@ class Turns:
         self._queues: list[_Queue] = []
         self._answered: dict[int, float] = {}  # by thread, when it was answered and began to decide what comes next
 
-    def asks(self) -> None:
-        """The calling thread has asked again."""
+    def decided(self) -> None:
+        """The calling thread has asked again, or will not."""
         with self._changed:
             if self._answered.pop(threading.get_ident(), None) is not None:
                 self._changed.notify_all()
