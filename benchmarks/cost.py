@@ -246,16 +246,27 @@ def show(regime: str, branches: int, one: dict[str, Any]) -> None:
 
 
 def by_length(ensembles: dict[str, Ensemble], lengths: Sequence[int], budget: int) -> dict[str, dict[str, float]]:
-    """Tokens read per word after prompts of some lengths, the prompt itself not counted."""
+    """Tokens read per word after prompts of some lengths, the prompt itself not counted.
+
+    With tau 0 every word start counts as confident, so that rounds have one shape whatever the text. "Written" are the
+    tokens of the answer itself, of all members: texts differ, and some words take more of them.
+    "Agreed" is the share of rounds in which all members drafted the same; in the others each reads what the others drafted,
+    too. These models agree less after prompts that are longer than those they were trained on.
+    """
+    ensembles = {mode: Ensemble(ensemble.config, tau=0.0) for mode, ensemble in ensembles.items()}
     counted = ensembles["plain"].members[0].count_text_tokens
     table: dict[str, dict[str, float]] = {}
     for length in lengths:
         prompts = [regimes.prompt_of_length(length, counted, seed) for seed in range(2)]
         measured = {mode: measure(ensembles[mode], prompts, budget) for mode in ("guessing", "plain", "uncached")}
         check(measured)
+        plain = measured["plain"]
+        written = sum(sum(ensembles["plain"].count_text_tokens(text).values()) for text in plain.texts)
         table[str(length)] = {mode: done.figures()["tokens"] for mode, done in measured.items()}
+        agreed = sum(len(played.candidates) == 1 for played in plain.rounds) / len(plain.rounds)
+        table[str(length)] |= {"written": written / plain.words, "agreed": agreed}
     common.show(
-        "tokens read per word by length of the prompt (B=3), the prompt itself not counted",
+        "tokens read per word by length of the prompt (tau=0), the prompt itself not counted",
         ["tokens of prompt", *next(iter(table.values()))],
         [[length, *figures.values()] for length, figures in table.items()],
     )

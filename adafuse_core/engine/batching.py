@@ -148,7 +148,7 @@ class Batcher:
         try:
             with self.turns.take(self._asks):  # while it waits for the device, more asks come together
                 with self._changed:
-                    self._passing = self._admitted()
+                    self._passing = [] if self._closed else self._admitted()
                 self._pass(self._passing)
         finally:
             self._changed.acquire()

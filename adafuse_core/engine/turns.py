@@ -57,13 +57,15 @@ class Turns:
         queue = _Queue(waiting)
         with self._changed:
             self._queues.append(queue)
-            while self._taken or (wait := self._wait()) > 0 or queue is not max(self._queues, key=_Queue.weight):
-                self._changed.wait(None if self._taken or wait <= 0 else wait)
-            self._queues.remove(queue)
-            for other in self._queues:
-                other.passed += 1
-            self._taken = True
-            self._changed.notify_all()
+            try:
+                while self._taken or (wait := self._wait()) > 0 or queue is not max(self._queues, key=_Queue.weight):
+                    self._changed.wait(None if self._taken or wait <= 0 else wait)
+                self._taken = True
+            finally:
+                self._queues.remove(queue)
+                for other in self._queues:
+                    other.passed += 1
+                self._changed.notify_all()
         start = time.monotonic()
         try:
             yield
