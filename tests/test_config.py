@@ -27,6 +27,7 @@ def ensemble(**options):
         *[(ensemble, option, value) for option in ("max_words", "branches") for value in (0, -1, 1.0, True, "2", None)],
         *[(ensemble, "max_word_tokens", value) for value in (0, 2.5, None)],
         *[(ensemble, "strategy", value) for value in ("ada", "", None, ["adafuse"])],
+        *[(ensemble, "speculation", value) for value in ("on", "", None, True)],
         *[(ensemble, "members", value) for value in ((), [], "aspen", {"model": "a"}, 3, None)],
         *[(ensemble, "generation", value) for value in (None, 5, "greedy", [])],
         *[(GenerationParams, "max_new_tokens", value) for value in (0, -1, 1.5, True, "9", float("inf"))],
@@ -37,6 +38,8 @@ def ensemble(**options):
         *[(lambda **o: MemberConfig(model="m", **o), "dtype", value) for value in ("fp16", "", None, 16)],
         *[(lambda **o: MemberConfig(model="m", **o), "tokenizer_class", value) for value in ("slow", None)],
         *[(lambda **o: MemberConfig(model="m", **o), "context_window", value) for value in (0, -1, 1.5, True, "9")],
+        *[(lambda **o: MemberConfig(model="m", **o), "max_kv_tokens", value) for value in (0, -1, 1.5, True, "9")],
+        *[(lambda **o: MemberConfig(model="m", **o), "kv_store", value) for value in ("trees", "", None)],
         *[(lambda **o: MemberConfig(model="m", **o), "end_tokens", value) for value in ([1], 2, [None])],
         *[(MemberConfig, "model", value) for value in ("", None, 3, ["a"])],
     ],
@@ -191,6 +194,8 @@ FULL = {
             "end_tokens": ["<|im_end|>"],
             "context_window": 512,
             "model_kwargs": {"low_cpu_mem_usage": True},
+            "kv_store": "fork",
+            "max_kv_tokens": 4096,
         },
     ],
     "strategy": "adafuse",
@@ -198,6 +203,7 @@ FULL = {
     "max_words": 2,
     "branches": 4,
     "max_word_tokens": 12,
+    "speculation": "verify",
     "generation": {"max_new_tokens": None, "stop": ["\n\n", "###"], "temperature": 0.25, "seed": 3},
 }
 CONFIGS = [ensemble(), ensemble(strategy="single", member="two"), EnsembleConfig.from_any(FULL)]

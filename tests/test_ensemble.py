@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -298,6 +299,40 @@ def test_batch_keeps_order_and_isolates_failures(pair):
     assert answers[2].text == pair.generate(prompts[2], max_new_tokens=6).text
     with pytest.raises(ContextOverflowError):
         pair.batch(prompts, max_new_tokens=6)
+
+
+def test_batch_runs_prompts_at_once_but_no_more_than_it_may():
+    guard, running, peak = threading.Lock(), 0, 0
+
+    def reply(_):
+        nonlocal running, peak
+        with guard:
+            running += 1
+            peak = max(peak, running)
+        time.sleep(0.02)
+        with guard:
+            running -= 1
+        return "one two"
+
+    ensemble = Ensemble(members=[ScriptedMember("a", reply)])
+    answers = ensemble.batch([f"go {number}" for number in range(12)], max_concurrency=4)
+    assert [answer.text for answer in answers] == ["one two"] * 12
+    assert peak == 4
+
+
+def test_first_failure_of_a_batch_cancels_the_others():
+    slow = ScriptedMember("a", lambda prompt: "" if "bad" in prompt else "go on ", ends_answer=False, delay=0.01)
+    ensemble = Ensemble(members=[slow])
+    with pytest.raises(ConfigError, match="blank reply"):
+        ensemble.batch(["good", "bad", *["later"] * 20], max_new_tokens=None, max_concurrency=2)
+    assert len(slow.prompts) <= 4
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_batch_needs_room_for_one(pair, value):
+    with pytest.raises(ConfigError, match="max_concurrency"):
+        pair.batch(["The quick"], max_concurrency=value)
+
 
 
 def test_single_is_the_members_own_greedy_answer(pair):
