@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Carries the vocabularies that tests read as files. It is kept where nothing is imported from.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test check format lint types coverage quality clean
+.PHONY: demo test check format lint types coverage quality benchmarks clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -44,6 +44,11 @@ coverage: $(STAMP)
 
 quality: $(STAMP)
 	$(BIN)/python benchmarks/quality.py --json benchmarks/results/quality.json
+
+benchmarks: $(STAMP)
+	$(BIN)/python benchmarks/cost.py --json benchmarks/results/cost.json
+	$(BIN)/python benchmarks/latency.py --json benchmarks/results/latency.json
+	$(BIN)/python benchmarks/throughput.py --json benchmarks/results/throughput.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -250,8 +250,8 @@ def by_length(ensembles: dict[str, Ensemble], lengths: Sequence[int], budget: in
 
     With tau 0 every word start counts as confident, so that rounds have one shape whatever the text. "Written" are the
     tokens of the answer itself, of all members: texts differ, and some words take more of them.
-    "Agreed" is the share of rounds in which all members drafted the same; in the others each reads what the others drafted,
-    too. These models agree less after prompts that are longer than those they were trained on.
+    "Agreed" is the share of rounds in which all members drafted the same; in the others each reads what the others
+    drafted, too. These models agree less after prompts that are longer than those they were trained on.
     """
     ensembles = {mode: Ensemble(ensemble.config, tau=0.0) for mode, ensemble in ensembles.items()}
     counted = ensembles["plain"].members[0].count_text_tokens

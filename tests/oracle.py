@@ -20,7 +20,8 @@ CAP = 24  # most tokens of one word
 class OracleMember:
     def __init__(self, path, end_ids, cap=CAP):
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+        options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other experts know no float64
+        self.model = AutoModelForCausalLM.from_pretrained(path, **options).eval()
         self.ends = end_ids
         self.cap = cap
         self.special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}

@@ -70,12 +70,12 @@ class Model:
         Returns:
             `[len(keep), vocab]`.
         """
-        rows = torch.tensor(keep, device=self.device)
+        rows = list(keep)  # not a tensor: the last layer may be on another device than the input
         options = {"use_cache": True, "past_key_values": tree, "position_ids": self._ids([positions])}
         logits = self._call([tokens], rows, **options)[0]
         return logits if self._keeps else logits[rows]
 
-    def _call(self, rows: Sequence[Sequence[int]], keep: int | torch.Tensor, **options: Any) -> torch.Tensor:
+    def _call(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> torch.Tensor:
         if self._keeps:
             options["logits_to_keep"] = keep
         with self._lock, torch.inference_mode():

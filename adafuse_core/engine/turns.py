@@ -39,8 +39,8 @@ class Turns:
     def decided(self) -> None:
         """The calling thread has asked again, or will not."""
         with self._changed:
-            if self._answered.pop(threading.get_ident(), None) is not None:
-                self._changed.notify_all()
+            self._answered.pop(threading.get_ident(), None)
+            self._changed.notify_all()
 
     def answer(self, threads: Iterable[int]) -> None:
         """These threads got what they asked for."""
@@ -58,8 +58,8 @@ class Turns:
         with self._changed:
             self._queues.append(queue)
             try:
-                while self._taken or (wait := self._wait()) > 0 or queue is not max(self._queues, key=_Queue.weight):
-                    self._changed.wait(None if self._taken or wait <= 0 else wait)
+                while (wait := self._wait()) > 0 or self._taken or queue is not max(self._queues, key=_Queue.weight):
+                    self._changed.wait(wait if wait > 0 else _MOST_SECONDS)
                 self._taken = True
             finally:
                 self._queues.remove(queue)
