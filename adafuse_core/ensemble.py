@@ -6,9 +6,9 @@ Everything an application calls. Adapters join at `Ensemble.stream`; `generate` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -184,13 +184,21 @@ class Ensemble:
         if max_concurrency < 1:
             raise ConfigError(f"got max_concurrency={max_concurrency!r}, expected an integer of at least 1")
         stop = threading.Event()
-        options.setdefault("cancel", stop)
+
+        def go_on() -> None:
+            if stop.is_set():
+                raise CancelledError("another prompt of the batch failed")
+
+        def events(prompt: PromptLike) -> Iterator[Event]:
+            go_on()
+            with closing(self.stream(prompt, **options)) as stream:
+                for event in stream:
+                    go_on()
+                    yield event
 
         def answer(prompt: PromptLike) -> Generation | Exception:
             try:
-                if stop.is_set():
-                    raise CancelledError("another prompt of the batch failed")
-                return self.generate(prompt, **options)
+                return collect(events(prompt))
             except Exception as error:
                 if return_exceptions:
                     return error

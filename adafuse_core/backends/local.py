@@ -115,17 +115,22 @@ class LocalSession:
             for context, ids in zip(contexts, continuations, strict=True)
             for length in range(len(ids))
         ]
+        known = {place: self._memo.known(place) for place in places}
         with self._batcher.call(self._memo):
-            if missing := [place for place in places if self._memo.known(place) is None]:
+            while missing := [place for place, row in known.items() if row is None]:  # what gave way is read again
                 self._compute(missing, guesses, look_up=False)
-            known = [self._memo.known(place) for place in places]
+                known |= {place: self._memo.known(place) for place in missing}
         tokens = [token for ids in continuations for token in ids]
-        values = iter(gather([(row, token) for row, token in zip(known, tokens, strict=True) if row is not None]))
+        rows = [row for place in places if (row := known[place]) is not None]
+        values = iter(gather(list(zip(rows, tokens, strict=True))))
         return [[next(values) for _ in ids] for ids in continuations]
 
     def commit(self, context: Ids) -> None:
         """Go on from this context."""
-        self._batcher.commit(self._memo, context)
+        try:
+            self._batcher.commit(self._memo, context)
+        except Closed:
+            raise _freed() from None
 
     def close(self) -> None:
         """Free the memory."""
@@ -156,9 +161,7 @@ class LocalSession:
                 hint="load it in another dtype (bfloat16 or float32), or check its weights",
             ) from error
         except Closed:
-            raise MemberError(
-                "its model was freed by close() while it was in use", hint="close when all streams are done"
-            ) from None
+            raise _freed() from None
 
     def _looked_up(self, contexts: Iterable[Ids]) -> list[Ids]:
         if self._lookup is None:
@@ -171,3 +174,7 @@ class LocalSession:
 
 def _step(known: Distribution, top: int) -> Step:
     return Step(*known.top(top))
+
+
+def _freed() -> MemberError:
+    return MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")

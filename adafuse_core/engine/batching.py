@@ -89,7 +89,7 @@ class Batcher:
                         check()
                     if self._leader is not ask:
                         self._sleep(ask)
-                    elif not self._lead():
+                    elif not self._lead(check):
                         self._changed.wait(_POLL_SECONDS)
             finally:
                 self._leave(ask)
@@ -142,11 +142,11 @@ class Batcher:
             if self._leader is not None:
                 self._leader.wake.set()
 
-    def _lead(self) -> bool:
+    def _lead(self, check: Callable[[], None]) -> bool:
         """Run the next pass, the lock let go meanwhile; False if there is room for none of the asks."""
         self._changed.release()
         try:
-            with self.turns.take(self._asks):  # while it waits for the device, more asks come together
+            with self.turns.take(self._asks, check):  # while it waits for the device, more asks come together
                 with self._changed:
                     self._passing = [] if self._closed else self._admitted()
                 self._pass(self._passing)

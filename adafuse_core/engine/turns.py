@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 
 _PATIENCE = 2.0  # times the last pass: how long an answered request is waited for
@@ -48,17 +48,19 @@ class Turns:
             self._answered |= dict.fromkeys(threads, time.monotonic())
 
     @contextmanager
-    def take(self, waiting: Sized) -> Iterator[None]:
+    def take(self, waiting: Sized, check: Callable[[], None]) -> Iterator[None]:
         """Hold the device for a pass; where more requests wait, and for longer, comes first.
 
         Args:
             waiting: The requests.
+            check: Called while waiting; raises to give up.
         """
         queue = _Queue(waiting)
         with self._changed:
             self._queues.append(queue)
             try:
                 while (wait := self._wait()) > 0 or self._taken or queue is not max(self._queues, key=_Queue.weight):
+                    check()
                     self._changed.wait(wait if wait > 0 else _MOST_SECONDS)
                 self._taken = True
             finally:

@@ -1,0 +1,720 @@
+"""Requests of many threads share a model's passes and its memory, and none can hurt another."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from adafuse_core import ContextOverflowError, Ensemble, MemberError
+from adafuse_core.backends.local import LocalBackend
+from adafuse_core.engine.batching import SPARE_TOKENS, Batcher, Closed
+from adafuse_core.engine.forward import Model
+from adafuse_core.engine.selftest import Choice, choose_store
+from adafuse_core.engine.store import Ask
+from adafuse_core.engine.tree import TreeStore
+from tests import tiny
+
+SOON = 10.0  # seconds; nothing here takes as long
+
+
+class Notes:
+    """A store that computes nothing, and notes what it was asked in each pass."""
+
+    kind = "notes"
+
+    def __init__(self):
+        self.passes = []
+        self.threads = []
+        self.during = lambda memos: None  # called in each pass
+
+    def read(self, asks):
+        self.passes.append([ask.memo for ask in asks])
+        self.threads.append(threading.get_ident())
+        self.during([ask.memo for ask in asks])
+        for ask in asks:
+            for node in ask.ends():
+                node.distribution = "known"
+            ask.memo.held = len(ask.memo.ids) + SPARE_TOKENS
+
+    def commit(self, memo, context):
+        memo.commit(context)
+
+    def tokens_held(self, memo):
+        return memo.held or 0
+
+
+class Gate:
+    """Holds up the next pass until it is opened."""
+
+    def __init__(self, store):
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.read, store.read = store.read, self.wait_and_read
+
+    def wait_and_read(self, asks):
+        if not self.entered.is_set():
+            self.entered.set()
+            assert self.opened.wait(SOON)
+        self.read(asks)
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def never():
+    """The check of a request that is not cancelled."""
+
+
+def ask_for(batcher, memo, *contexts, check=never):
+    """Have contexts answered, within a call as sessions do."""
+    with batcher.call(memo):
+        ask = Ask(memo, contexts or [memo.ids])
+        batcher.answer(ask, check)
+    return ask
+
+
+def queued(threads, batcher, memos):
+    """Requests that wait in threads of their own, once all are in the queue."""
+    arrived = threading.Semaphore(0)
+    running = [threads.submit(ask_for, batcher, memo, check=arrived.release) for memo in memos]
+    for _ in memos:
+        assert arrived.acquire(timeout=SOON)
+    return running
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_lone_request_runs_in_its_own_thread(threads):
+    batcher = Batcher(store := Notes())
+    memo = batcher.open((1, 2))
+    ask_for(batcher, memo)
+    assert store.threads == [threading.get_ident()]
+    threads.submit(ask_for, batcher, memo, (1, 2, 3)).result(SOON)
+    assert store.threads[1] != threading.get_ident()
+
+
+def test_lone_request_waits_for_nobody():
+    batcher = Batcher(store := Notes())
+    store.during = lambda memos: time.sleep(0.02)
+    idle = [batcher.open((token,)) for token in range(5)]
+    memo = batcher.open((9,))
+    start = time.monotonic()
+    for length in range(10):
+        ask_for(batcher, memo, (9,) * (length + 1))
+    assert time.monotonic() - start < 10 * 0.03
+    assert all(known.held is None for known in idle)
+
+
+def test_requests_that_come_while_a_pass_runs_share_the_next_one(threads):
+    batcher = Batcher(store := Notes())
+    gate = Gate(store)
+    first, *others = [batcher.open((token, 1)) for token in range(6)]
+    running = [threads.submit(ask_for, batcher, first)]
+    assert gate.entered.wait(SOON)
+    running += queued(threads, batcher, others)
+    gate.opened.set()
+    assert all(future.result(SOON).known() for future in running)
+    assert store.passes == [[first], others]
+
+
+def test_requests_that_ask_again_and_again_stay_together(threads):
+    batcher = Batcher(store := Notes())
+    store.during = lambda memos: time.sleep(0.01)
+    memos = [batcher.open((token,)) for token in range(8)]
+    started = threading.Barrier(8)
+
+    def work(memo):
+        started.wait(SOON)
+        with batcher.call(memo):
+            for length in range(20):
+                batcher.answer(Ask(memo, [(*memo.ids, *range(length))]), never)
+
+    list(threads.map(work, memos))
+    assert sum(map(len, store.passes)) == 8 * 20
+    assert len(store.passes) <= 2 * 20
+
+
+def test_bad_request_fails_alone(threads):
+    batcher = Batcher(store := Notes())
+    gate = Gate(store)
+    first, *others = [batcher.open((token, 1)) for token in range(6)]
+    running = [threads.submit(ask_for, batcher, first)]
+    assert gate.entered.wait(SOON)
+
+    def fail(memos):
+        if others[2] in memos:
+            raise ValueError("bad")
+
+    running += queued(threads, batcher, others)
+    store.during = fail
+    gate.opened.set()
+    errors = [future.exception(SOON) for future in running]
+    assert [str(error) for error in errors] == ["None", "None", "None", "bad", "None", "None"]
+    assert others in store.passes
+    store.during = lambda memos: None
+    assert ask_for(batcher, others[2]).known()
+
+
+def test_failed_pass_of_a_model_leaves_right_numbers_to_the_others(threads):
+    model = llama()
+    backend = LocalBackend(model, choose_store(model), name="a")
+    prompts = [tuple(range(3, 3 + length)) for length in (9, 5, 14)]
+    expected = [backend_logprobs(backend, prompt) for prompt in prompts]
+    bad = (1, 2, 10**6)
+    for _ in range(5):
+        running = [threads.submit(backend_logprobs, backend, prompt) for prompt in (*prompts, bad)]
+        *good, failed = [future.exception(SOON) or future.result() for future in running]
+        assert good == [pytest.approx(row, abs=1e-4) for row in expected]
+        assert isinstance(failed, IndexError)
+    assert backend.tokens_held() == 0
+
+
+def test_cancelled_request_leaves_at_once_while_a_pass_runs(threads):
+    batcher = Batcher(store := Notes())
+    gate = Gate(store)
+    first, cancelled, other = (batcher.open((token, 1)) for token in range(3))
+    running = threads.submit(ask_for, batcher, first)
+    assert gate.entered.wait(SOON)
+    cancel = threading.Event()
+
+    def check():
+        if cancel.is_set():
+            raise InterruptedError
+
+    waiting = threads.submit(ask_for, batcher, cancelled, check=check)
+    (kept,) = queued(threads, batcher, [other])
+    start = time.monotonic()
+    cancel.set()
+    assert isinstance(waiting.exception(SOON), InterruptedError)
+    assert time.monotonic() - start < 0.3
+    gate.opened.set()
+    assert running.result(SOON).known()
+    assert kept.result(SOON).known()
+    assert all(cancelled not in memos for memos in store.passes)
+
+
+def test_interrupt_in_the_thread_that_runs_a_pass_leaves_the_others_alive(threads):
+    batcher = Batcher(store := Notes())
+    gate = Gate(store)
+    first, *others = [batcher.open((token, 1)) for token in range(4)]
+
+    def interrupt(memos):
+        if first in memos:
+            raise KeyboardInterrupt
+
+    store.during = interrupt
+    running = threads.submit(ask_for, batcher, first)
+    assert gate.entered.wait(SOON)
+    waiting = queued(threads, batcher, others)
+    gate.opened.set()
+    assert isinstance(running.exception(SOON), KeyboardInterrupt)
+    assert all(future.result(SOON).known() for future in waiting)
+
+
+def test_waiting_requests_learn_that_the_model_was_freed(threads):
+    batcher = Batcher(store := Notes())
+    gate = Gate(store)
+    first, *others = [batcher.open((token, 1)) for token in range(4)]
+    running = threads.submit(ask_for, batcher, first)
+    assert gate.entered.wait(SOON)
+    waiting = queued(threads, batcher, others)
+    shutting = threads.submit(batcher.shut)
+    assert all(isinstance(future.exception(SOON), Closed) for future in waiting)
+    assert not shutting.done()  # not before the pass is over
+    gate.opened.set()
+    shutting.result(SOON)
+    assert isinstance(running.exception(SOON), Closed | None)
+    with pytest.raises(Closed):
+        ask_for(batcher, first, (7, 7))
+    with pytest.raises(Closed):
+        batcher.commit(first, (7, 7))
+    assert batcher.tokens_held() == 0
+
+
+def test_request_that_waits_for_others_learns_that_the_model_was_freed(threads):
+    batcher = Batcher(store := Notes())
+    store.during = lambda memos: time.sleep(0.05)  # so that it is worth to wait for others
+    memo, other = batcher.open((1, 2)), batcher.open((3, 4))
+    ask_for(batcher, memo)
+    with batcher.call(other):  # which may ask at any moment
+        (waiting,) = queued(threads, batcher, [batcher.open((5, 6))])
+        batcher.shut()
+        assert isinstance(waiting.exception(SOON), Closed)
+
+
+# Models that share a device take turns.
+
+
+def two_in_turn():
+    batchers = [Batcher(Notes()), Batcher(Notes())]
+    batchers[1].turns = batchers[0].turns
+    return batchers
+
+
+def test_models_that_share_a_device_do_not_run_at_the_same_time(threads):
+    batchers, running, most = two_in_turn(), [], []
+
+    def note(memos):
+        running.append(memos)
+        most.append(len(running))
+        time.sleep(0.002)
+        running.pop()
+
+    for batcher in batchers:
+        batcher.store.during = note
+
+    def work(number):
+        for step in range(10):
+            batcher = batchers[(number + step) % 2]
+            memo = batcher.open((number, step))
+            ask_for(batcher, memo)
+            batcher.close(memo)
+
+    list(threads.map(work, range(8)))
+    assert max(most) == 1
+
+
+def test_request_that_waits_for_another_models_pass_can_be_cancelled(threads):
+    batchers = two_in_turn()
+    gate = Gate(batchers[0].store)
+    running = threads.submit(ask_for, batchers[0], batchers[0].open((1, 2)))
+    assert gate.entered.wait(SOON)
+    cancel = threading.Event()
+
+    def check():
+        if cancel.is_set():
+            raise InterruptedError
+
+    waiting = threads.submit(ask_for, batchers[1], memo := batchers[1].open((3, 4)), check=check)
+    wait_until(lambda: batchers[1]._asks)
+    time.sleep(0.05)
+    cancel.set()
+    with contextlib.suppress(TimeoutError):
+        waiting.exception(0.5)
+    left_soon = waiting.done()
+    gate.opened.set()
+    running.result(SOON)
+    assert left_soon
+    assert isinstance(waiting.exception(SOON), InterruptedError)
+    assert batchers[1].store.passes == []
+    assert ask_for(batchers[1], memo).known()
+
+
+def test_interrupt_while_waiting_for_another_models_pass_leaves_the_device_free(threads):
+    batchers = two_in_turn()
+    gate = Gate(batchers[0].store)
+    running = threads.submit(ask_for, batchers[0], batchers[0].open((1, 2)))
+    assert gate.entered.wait(SOON)
+    main = threading.main_thread().ident
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask_for(batchers[1], batchers[1].open((3, 4)))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    gate.opened.set()
+    running.result(SOON)
+    for batcher in batchers:
+        after = threading.Thread(target=ask_for, args=(batcher, batcher.open((5, 6))), daemon=True)
+        after.start()
+        after.join(2)
+        assert not after.is_alive()
+
+
+class Growing:
+    """A queue of requests that grows when it was looked at."""
+
+    def __init__(self, *lengths):
+        self.lengths = list(lengths)
+
+    def __len__(self):
+        return self.lengths.pop(0) if len(self.lengths) > 1 else self.lengths[0]
+
+
+def test_queues_that_grow_while_they_wait_do_not_wait_for_each_other():
+    for _ in range(10):
+        turns, free = two_in_turn()[0].turns, threading.Event()
+
+        def hold(turns=turns, free=free):
+            with turns.take([1], lambda: None):
+                assert free.wait(SOON)
+
+        def take(waiting, turns=turns):
+            with turns.take(waiting, lambda: None):
+                pass
+
+        holder = threading.Thread(target=hold, daemon=True)
+        holder.start()
+        wait_until(lambda turns=turns: turns._taken)
+        takers = []
+        for waiting in (Growing(1, 3), Growing(2)):  # the first sees that the second comes first, and then grows
+            takers.append(threading.Thread(target=take, args=(waiting,), daemon=True))
+            takers[-1].start()
+            wait_until(lambda turns=turns, takers=takers: len(turns._queues) == len(takers))
+        free.set()
+        for taker in takers:
+            taker.join(2)
+            assert not taker.is_alive()
+
+
+# Of a real model.
+
+
+def llama(config=tiny.llama):
+    torch.manual_seed(0)
+    return Model(AutoModelForCausalLM.from_config(config(99)))
+
+
+def session(backend, prompt, check=never):
+    return contextlib.closing(backend.open(prompt, window=None, lookup=False, check=check))
+
+
+def backend_logprobs(backend, prompt):
+    with session(backend, prompt) as opened:
+        return opened.score([prompt, prompt], [(1,), (2, 3)])[1]
+
+
+@pytest.mark.parametrize("when", ["draft", "score", "commit"])
+def test_session_whose_model_was_freed_says_so(when):
+    model = llama()
+    backend = LocalBackend(model, choose_store(model), name="a")
+    with session(backend, (1, 2, 3)) as opened:
+        opened.draft([(1, 2, 3)], 3, 1, lambda *_: False)
+        backend.close()
+        work = {
+            "draft": lambda: opened.draft([(1, 2, 3)], 3, 1, lambda *_: False),
+            "score": lambda: opened.score([(1, 2, 3)], [(4,)]),
+            "commit": lambda: opened.commit((1, 2, 3, 4)),
+        }
+        with pytest.raises(MemberError, match="freed by close"):
+            work[when]()
+
+
+def test_score_whose_model_is_freed_after_its_pass_says_so(monkeypatch):
+    model = llama()
+    backend = LocalBackend(model, choose_store(model), name="a")
+    answer = Batcher.answer
+
+    def answer_and_close(self, ask, check):
+        answer(self, ask, check)
+        backend.close()
+
+    monkeypatch.setattr(Batcher, "answer", answer_and_close)
+    with session(backend, (1, 2, 3)) as opened, pytest.raises(MemberError, match="freed by close"):
+        opened.score([(1, 2, 3)], [(4, 5)])
+
+
+@pytest.mark.parametrize("kind", ["tree", "fork"])
+def test_interrupt_inside_a_model_leaves_right_numbers_to_the_others(threads, kind):
+    model = llama()
+    backend = LocalBackend(model, choose_store(model, kind, chunk=16), name="a")
+    prompts = [tuple(range(first, first + 50)) for first in (1, 11, 21, 31)]
+    expected = [backend_logprobs(backend, prompt) for prompt in prompts]
+    calls = []
+
+    def interrupt(*_):
+        calls.append(None)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+
+    hook = model.module.model.layers[1].register_forward_pre_hook(interrupt)  # when one layer has grown already
+    running = [threads.submit(backend_logprobs, backend, prompt) for prompt in prompts]
+    outcomes = [future.exception(SOON) or future.result() for future in running]
+    hook.remove()
+    assert sum(isinstance(outcome, KeyboardInterrupt) for outcome in outcomes) == 1
+    for outcome, row in zip(outcomes, expected, strict=True):
+        assert isinstance(outcome, KeyboardInterrupt) or outcome == pytest.approx(row, abs=1e-3)
+    assert backend.tokens_held() == 0
+
+
+def test_score_forgets_nothing_when_a_pass_it_shares_fails(threads):
+    model = llama()
+    choice = choose_store(model)
+    backend = LocalBackend(model, choice, name="a")
+    prompt = tuple(range(3, 12))
+    expected = backend_logprobs(backend, prompt)
+    with session(backend, prompt) as opened:
+        opened.score([prompt], [(1, 7)])  # so that a part of what is wanted is known
+        gate = Gate(choice.store)
+        running = [threads.submit(backend_logprobs, backend, (5, 6))]
+        assert gate.entered.wait(SOON)
+        good = threads.submit(opened.score, [prompt, prompt], [(1, 7), (2, 3)])
+        bad = threads.submit(backend_logprobs, backend, (1, 10**6))
+        wait_until(lambda: len(backend._batcher._asks) == 3)
+        gate.opened.set()
+        assert isinstance(bad.exception(SOON), IndexError)
+        assert good.result(SOON)[1] == pytest.approx(expected, abs=1e-4)
+        running[0].result(SOON)
+
+
+def test_score_forgets_nothing_when_its_sequence_gives_way(threads):
+    model = llama()
+    choice = choose_store(model)
+    backend = LocalBackend(model, choice, name="a", max_kv_tokens=3 * SPARE_TOKENS)
+    prompt, other = tuple(range(3, 12)), tuple(range(60))
+    expected = backend_logprobs(backend, prompt)
+    with session(backend, other) as older, session(backend, prompt) as opened, session(backend, (5,)) as third:
+        opened.score([prompt], [(1, 7)])
+        gate = Gate(choice.store)
+        running = threads.submit(third.score, [(5,)], [(1,)])
+        assert gate.entered.wait(SOON)
+        scores = threads.submit(opened.score, [prompt, prompt], [(1, 7), (2, 3)])
+        first = threads.submit(older.score, [other], [(1,)])
+        wait_until(lambda: len(backend._batcher._asks) == 3)
+        gate.opened.set()
+        running.result(SOON)
+        third.close()
+        first.result(SOON)
+        older.close()
+        assert scores.result(SOON)[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_long_prompt_holds_up_others_for_one_chunk_at_most(threads):
+    model = llama(tiny.long_llama)
+    store = choose_store(model, "tree", chunk=64).store
+    batcher = Batcher(store)
+    passes, tokens, read = [], [], store.read
+
+    def read_and_note(asks):
+        passes.append([ask.memo for ask in asks])
+        before = model.tokens
+        read(asks)
+        tokens.append(model.tokens - before)
+
+    store.read = read_and_note
+    long, short = batcher.open(tuple(index % 99 for index in range(4000))), batcher.open((1, 2, 3))
+    ask_for(batcher, short)
+    reading = threads.submit(ask_for, batcher, long)
+    wait_until(lambda: len(passes) > 2)
+    for token in range(5):
+        seen = []
+        ask_for(batcher, short, (*short.ids, token), check=lambda seen=seen: seen.append(len(passes)))
+        first = seen[0]  # passes that had begun when it asked
+        assert any(short in memos for memos in passes[first : first + 2])
+    assert not reading.done()
+    assert reading.result(SOON).known()
+    assert max(tokens) <= 64 + 4 + 1  # the last tokens of a prompt are read with the first branch
+
+
+def test_prompts_read_at_the_same_time_share_chunks(threads):
+    model = llama()
+    backend = LocalBackend(model, Choice(TreeStore(model, chunk=64)), name="a")
+    choose_store(model, "tree")  # its attention
+    prompts = [tuple(range(1, length)) for length in (90, 60, 30, 99)]
+    start = model.forwards
+    for prompt in prompts:
+        backend_logprobs(backend, prompt)
+    alone = model.forwards - start
+    backend_logprobs(backend, prompts[0])
+    started = threading.Barrier(4)
+
+    def work(prompt):
+        started.wait(SOON)
+        return backend_logprobs(backend, prompt)
+
+    start = model.forwards
+    list(threads.map(work, prompts))
+    assert model.forwards - start <= alone
+
+
+# Memory with a bound.
+
+
+def held_in_passes(store, batcher):
+    """Makes the store note, after each pass, how much is held."""
+    held = []
+    store.during = lambda memos: time.sleep(0.001)
+    read = store.read
+
+    def read_and_note(asks):
+        read(asks)
+        held.append(sum(map(store.tokens_held, batcher._last_used)))
+
+    store.read = read_and_note
+    return held
+
+
+def one_by_one(batcher, memo, steps):
+    """A request that asks, commits and asks again."""
+    for step in range(steps):
+        ask_for(batcher, memo)
+        batcher.commit(memo, (*memo.ids, step))
+    batcher.close(memo)
+
+
+def test_memory_held_stays_within_the_bound(threads):
+    store = Notes()
+    batcher = Batcher(store, max_kv_tokens=3 * (SPARE_TOKENS + 30))
+    held = held_in_passes(store, batcher)
+    draw = random.Random(0)
+    memos = [batcher.open(tuple(range(draw.randrange(1, 100)))) for _ in range(24)]
+    list(threads.map(lambda memo: one_by_one(batcher, memo, 5), memos))
+    assert max(held) <= batcher.max_kv_tokens
+    assert max(map(len, store.passes)) >= 2
+    assert batcher.tokens_held() == 0
+
+
+def test_memory_held_of_a_model_stays_near_the_bound(threads):
+    model = llama()
+    backend = LocalBackend(model, choose_store(model, "tree"), name="a", max_kv_tokens=300)
+    held = []
+
+    def work(seed):
+        draw = random.Random(seed)
+        ids = tuple(draw.randrange(99) for _ in range(draw.randrange(5, 60)))
+        with session(backend, ids, lambda: held.append(backend.tokens_held())) as opened:
+            for _ in range(6):
+                branches = [(*ids, token, *range(draw.randrange(8))) for token in range(4)]
+                opened.draft(branches, 4, 1, lambda *_: False)
+                ids = branches[1]
+                opened.commit(ids)
+
+    list(threads.map(work, range(12)))
+    assert backend.tokens_held() == 0
+    assert max(held) <= 300 + SPARE_TOKENS  # the last one grew beyond what it was given
+
+
+def test_requests_without_room_run_once_others_end(threads):
+    store = Notes()
+    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
+    first = batcher.open((1,) * 8)
+    with batcher.call(first):
+        batcher.answer(Ask(first, [first.ids]), never)
+        waiting = queued(threads, batcher, [batcher.open((2,) * 8), batcher.open((3,) * 8)])
+        time.sleep(0.2)
+        assert not any(future.done() for future in waiting)
+        assert len(store.passes) == 1
+    batcher.close(first)
+    assert waiting[0].result(SOON).known()
+    assert waiting[1].result(SOON).known()
+
+
+def test_requests_without_room_wait_quietly(threads):
+    store = Notes()
+    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
+    first = batcher.open((1,) * 8)
+    with batcher.call(first):
+        batcher.answer(Ask(first, [first.ids]), never)
+        looks, tokens_held = [], store.tokens_held
+        store.tokens_held = lambda memo: looks.append(memo) or tokens_held(memo)
+        waiting = queued(threads, batcher, [batcher.open((token,) * 8) for token in range(3)])
+        time.sleep(0.5)
+    batcher.close(first)
+    for future in waiting:
+        future.result(SOON)
+    assert len(looks) < 1000
+
+
+def test_idle_sequence_gives_way_and_is_read_again(threads):
+    store = Notes()
+    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
+    idle, other = batcher.open((1,) * 8), batcher.open((2,) * 8)
+    ask_for(batcher, idle)
+    start = time.monotonic()
+    ask_for(batcher, other)
+    assert 0.3 < time.monotonic() - start < 2
+    assert store.tokens_held(idle) == 0
+    batcher.close(other)
+    assert ask_for(batcher, idle).known()
+    assert store.passes == [[idle], [other], [idle]]
+
+
+def test_sequence_at_work_does_not_give_way(threads):
+    store = Notes()
+    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
+    busy = batcher.open((1,) * 8)
+    with batcher.call(busy):
+        batcher.answer(Ask(busy, [busy.ids]), never)
+        (waiting,) = queued(threads, batcher, [batcher.open((2,) * 8)])
+        time.sleep(0.8)
+        assert store.tokens_held(busy)
+        assert not waiting.done()
+    batcher.close(busy)
+    waiting.result(SOON)
+
+
+def test_oldest_request_is_not_starved_by_a_stream_of_younger_ones(threads):
+    store = Notes()
+    store.during = lambda memos: time.sleep(0.002)
+    batcher = Batcher(store, max_kv_tokens=4 * SPARE_TOKENS)
+    done, finished = threading.Event(), []
+
+    def young(number):
+        while not done.is_set() and len(finished) < 2000:
+            memo = batcher.open((number,) * 8)
+            for step in range(3):
+                ask_for(batcher, memo)
+                batcher.commit(memo, (*memo.ids, step))
+                time.sleep(0.003)  # other members' turns
+            batcher.close(memo)
+            finished.append(memo)
+
+    running = [threads.submit(young, number) for number in range(8)]
+    wait_until(lambda: len(finished) > 16)
+    old = batcher.open((9,) * (2 * SPARE_TOKENS + 40))
+    before, start = len(finished), time.monotonic()
+    ask_for(batcher, old)
+    waited, overtaken = time.monotonic() - start, len(finished) - before
+    done.set()
+    batcher.close(old)
+    for future in running:
+        future.result(SOON)
+    assert waited < 2
+    assert overtaken < 60
+
+
+def test_two_members_on_which_two_requests_wait_for_each_other_go_on(threads):
+    batchers = [Batcher(Notes(), max_kv_tokens=SPARE_TOKENS + 10) for _ in range(2)]
+    both_hold = threading.Barrier(2)
+
+    def work(order):
+        memos = [batchers[index].open((1,) * 8) for index in order]
+        ask_for(batchers[order[0]], memos[0])
+        both_hold.wait(SOON)
+        ask_for(batchers[order[1]], memos[1])
+        for index, memo in zip(order, memos, strict=True):
+            batchers[index].close(memo)
+
+    start = time.monotonic()
+    running = [threads.submit(work, order) for order in ((0, 1), (1, 0))]
+    for future in running:
+        future.result(SOON)
+    assert time.monotonic() - start < 3
+
+
+def test_prompt_that_can_never_fit_is_refused(tmp_path):
+    path = tiny.save_tiny(tmp_path / "own", tiny.byte_level())
+    with Ensemble.from_pretrained({"model": str(path), "max_kv_tokens": 80}) as ensemble:
+        assert ensemble.describe()["members"][0]["max_kv_tokens"] == 80
+        assert ensemble.generate("The quick", max_new_tokens=4).usage.completion_tokens == {"own": 4}
+        with pytest.raises(ContextOverflowError, match=r"'own'.*\d+ tokens.*64 more.*holds 80"):
+            ensemble.generate("1984, " * 10, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("store", ["tree", "fork", "prefill"])
+def test_answers_are_the_same_in_scarce_memory(tmp_path, store):
+    path = tiny.save_tiny(tmp_path / "own", tiny.byte_level(), tiny.sliding_mistral)
+    prompts = ["The quick brown"[:length] for length in range(3, 11)]
+    config = {"model": str(path), "dtype": "float64", "kv_store": store}
+    with Ensemble.from_pretrained(config, config) as rich:
+        expected = [answer.text for answer in rich.batch(prompts, max_new_tokens=8)]
+    with Ensemble.from_pretrained(config, config | {"max_kv_tokens": 200}) as poor:
+        assert [answer.text for answer in poor.batch(prompts, max_new_tokens=8)] == expected
+        assert [member.backend.tokens_held() for member in poor.members] == [0, 0]

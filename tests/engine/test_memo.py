@@ -1,0 +1,213 @@
+"""A memo knows what was read of one context and its branches, and nothing else."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from adafuse_core.engine.memo import Memo, unread
+
+PROMPT = tuple(range(10, 20))
+
+
+def read(memo, *contexts):
+    """What a pass does: every node on the way is held, the last one has a distribution."""
+    for context in contexts:
+        node = memo.node(context)
+        for above in node.path():
+            above.held = above.held or "slot"
+        node.distribution = ("after", *context)
+
+
+def nodes(memo):
+    return list(memo.root.below())
+
+
+def test_nothing_is_known_at_first():
+    assert Memo(PROMPT).known(PROMPT) is None
+
+
+def test_what_was_read_is_known_and_its_neighbours_are_not():
+    memo = Memo(PROMPT)
+    read(memo, (*PROMPT, 1, 2))
+    assert memo.known((*PROMPT, 1, 2)) == ("after", *PROMPT, 1, 2)
+    for other in [PROMPT, (*PROMPT, 1), (*PROMPT, 1, 3), (*PROMPT, 1, 2, 3), (1, *PROMPT[1:], 1, 2)]:
+        assert memo.known(other) is None
+
+
+def test_asking_makes_no_nodes():
+    memo = Memo(PROMPT)
+    read(memo, (*PROMPT, 1))
+    before = nodes(memo)
+    for context in [(*PROMPT, 1, 2, 3), (*PROMPT, 2), PROMPT[:3], (1,), (*PROMPT[:-2], 5)]:
+        memo.known(context)
+    assert nodes(memo) == before
+
+
+def test_the_last_tokens_of_a_prompt_are_nodes_and_the_others_its_trunk():
+    memo = Memo(PROMPT)
+    assert memo.trunk == PROMPT[:-4]
+    assert [node.token for node in memo.head.path()][:4] == list(PROMPT[:-5:-1])
+    assert Memo(PROMPT[:3]).trunk == ()
+
+
+def test_token_on_the_seam_may_be_written_anew():
+    memo = Memo(PROMPT)
+    read(memo, PROMPT, (*PROMPT[:-1], 7, 8))
+    root = memo.root
+    dropped = memo.commit((*PROMPT[:-1], 7, 8))
+    assert memo.root is root
+    assert [node.token for node in dropped] == [PROMPT[-1]]
+    assert memo.known((*PROMPT[:-1], 7, 8)) is not None
+    assert memo.known(PROMPT) is None
+
+
+def test_context_that_ends_in_the_trunk_makes_the_memo_begin_anew():
+    memo = Memo(PROMPT)
+    read(memo, (*PROMPT, 1))
+    memo.held = "slots"
+    node = memo.node(PROMPT[:5])
+    assert node.depth == 5
+    assert memo.trunk == PROMPT[:1]
+    assert memo.held is None
+    assert memo.ids == PROMPT
+    assert memo.known((*PROMPT, 1)) is None
+    assert [above.token for above in memo.head.path()][:9] == list(PROMPT[:0:-1])
+
+
+def test_first_token_may_be_written_anew():
+    memo = Memo(PROMPT)
+    read(memo, (1, 2, 3))
+    assert memo.known((1, 2, 3)) == ("after", 1, 2, 3)
+    memo.commit((1, 2, 3))
+    assert memo.ids == (1, 2, 3)
+
+
+def test_commit_keeps_what_grows_from_it_and_drops_the_rest():
+    memo = Memo(PROMPT)
+    read(memo, (*PROMPT, 1), (*PROMPT, 1, 2), (*PROMPT, 1, 3), (*PROMPT, 4), (*PROMPT, 4, 5))
+    dropped = memo.commit((*PROMPT, 1))
+    assert sorted(node.token for node in dropped) == [4, 5]
+    assert memo.known((*PROMPT, 1, 2)) is not None
+    assert memo.known((*PROMPT, 1, 3)) is not None
+    assert memo.known((*PROMPT, 4)) is None
+
+
+def test_branch_is_dropped_once():
+    memo = Memo(PROMPT)
+    read(memo, (*PROMPT[:-1], 5), (*PROMPT, 1), (*PROMPT, 2))
+    first = memo.commit((*PROMPT, 1))
+    second = memo.commit((*PROMPT, 1, 3))
+    assert sorted(node.token for node in first) == [2, 5]
+    assert second == []
+
+
+def test_branch_before_the_head_is_dropped_at_the_next_commit():
+    memo = Memo(PROMPT)
+    memo.commit((*PROMPT, 1, 2, 3))
+    read(memo, (*PROMPT, 1, 9))
+    dropped = memo.commit((*PROMPT, 1, 2, 3, 4))
+    assert [node.token for node in dropped] == [9]
+
+
+def test_going_back_keeps_what_lies_ahead():
+    memo = Memo(PROMPT)
+    memo.commit((*PROMPT, 1, 2))
+    read(memo, (*PROMPT, 1, 2), (*PROMPT, 1, 2, 3))
+    assert memo.commit((*PROMPT, 1)) == []
+    assert memo.known((*PROMPT, 1, 2, 3)) is not None
+    assert [node.committed for node in memo.head.below()] == [True, False, False]
+
+
+def test_only_the_newest_committed_tokens_keep_their_distribution():
+    memo = Memo(PROMPT)
+    context = PROMPT
+    for token in range(6):
+        context = (*context, token)
+        read(memo, context)
+        memo.commit(context)
+    known = [length for length in range(1, len(context) + 1) if memo.known(context[:length])]
+    assert known == [len(context) - 2, len(context) - 1, len(context)]
+
+
+def test_restart_forgets_all_but_the_committed_tokens():
+    memo = Memo(PROMPT)
+    read(memo, (*PROMPT, 1), (*PROMPT, 2))
+    memo.commit((*PROMPT, 1))
+    memo.restart()
+    assert memo.ids == (*PROMPT, 1)
+    assert memo.known((*PROMPT, 1)) is None
+    assert all(node.held is None and node.distribution is None for node in nodes(memo))
+    assert len(nodes(memo)) == 1 + len(memo.ids) - len(memo.trunk)
+
+
+def test_unread_nodes_are_those_below_the_last_one_read():
+    memo = Memo(PROMPT)
+    read(memo, PROMPT)
+    assert [node.token for node in unread(memo.node((*PROMPT, 1, 2)))] == [2, 1]
+    assert list(unread(memo.head)) == []
+
+
+class Plain:
+    """The same as flat sets of contexts: what may be known, and what must be."""
+
+    def __init__(self, ids):
+        self.ids, self.may, self.must = ids, set(), set()
+
+    def read(self, context):
+        self.may.add(context)
+        self.must.add(context)
+
+    def commit(self, ids):
+        self.may = {context for context in self.may if context[: len(ids)] == ids or ids[: len(context)] == context}
+        self.must = {context for context in self.may & self.must if len(context) > len(ids) - 3}
+        self.ids = ids
+
+    def forget(self):
+        self.may.clear()
+        self.must.clear()
+
+
+def check(memo, plain, contexts):
+    for context in contexts:
+        known = memo.known(context)
+        assert known in (None, ("after", *context))
+        assert known is None or context in plain.may
+        assert known is not None or context not in plain.must
+    for depth, node in enumerate(reversed(list(memo.head.path())), start=len(memo.trunk)):
+        assert (node.depth, node.committed) == (depth, True)
+    assert memo.head.depth == len(memo.ids)
+    assert sum(node.committed for node in nodes(memo)) == len(memo.ids) - len(memo.trunk) + 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_walks_know_what_a_flat_set_of_contexts_knows(seed):
+    draw = random.Random(seed)
+    ids = tuple(draw.randrange(3) for _ in range(draw.randrange(1, 12)))
+    memo, plain = Memo(ids), Plain(ids)
+
+    def some_context():
+        cut = len(plain.ids) - draw.choice([0, 0, 0, 1, 2, 3, 6])
+        return plain.ids[: max(0, cut)] + tuple(draw.randrange(3) for _ in range(draw.randrange(1, 5)))
+
+    for _ in range(40):
+        context, root = some_context(), memo.root
+        before = nodes(memo)
+        if draw.random() < 0.6:
+            read(memo, context)
+            if memo.root is not root:
+                plain.forget()
+            plain.read(context)
+        else:
+            dropped = memo.commit(context)
+            if memo.root is not root:
+                plain.forget()
+            else:
+                gone = set(before) - set(nodes(memo))
+                assert len(dropped) == len(gone)
+                assert set(dropped) == gone
+            plain.commit(context)
+            on_path = set(memo.head.path())
+            assert set(nodes(memo)) == on_path | set(memo.head.below())  # nothing leads elsewhere
+        check(memo, plain, [*plain.may, *(some_context() for _ in range(5))])

@@ -1,0 +1,231 @@
+"""Hundreds of requests at once, started, cancelled, abandoned and failed at random: none hurts another."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from adafuse_core import (
+    AdaFuseError,
+    CancelledError,
+    ContextOverflowError,
+    Ensemble,
+    MemberError,
+    NonFiniteLogitsError,
+    TemplateError,
+    TextDelta,
+)
+
+THREADS = 24
+TOKENS = 6  # of an answer
+MESSAGES = [{"role": "user", "content": "Smile 😀\n\n| a < b |"}]
+PROMPTS = [  # ragged
+    "The",
+    "Grüße 日本",
+    "x = [1984,\n    ",
+    "The quick brown fox jumps over the lazy dog. The quick",
+    MESSAGES,
+    "Question: what is it?\nAnswer: it is what it is.\n" * 3,
+    *(f"{number} reasons, " * number for number in range(1, 5)),
+]
+KINDS = {  # what a request does, and how often
+    "finish": 50,
+    "cancelled before": 6,
+    "cancelled by event": 14,
+    "closed": 10,
+    "left by break": 10,
+    "too long": 5,
+    "bad template": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def members(tiny_models):
+    """A tree in scarce memory beside forks."""
+    first = {"model": str(tiny_models["bytes"]), "kv_store": "tree", "max_kv_tokens": 1200}
+    second = {"model": str(tiny_models["pieces"]), "kv_store": "fork"}
+    return [member | {"dtype": "float64"} for member in (first, second)]
+
+
+@pytest.fixture
+def ensemble(members):
+    with Ensemble.from_pretrained(*members, max_word_tokens=6) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def broken(members):
+    """Its second member can't render any conversation."""
+    bad = members[1] | {"name": "rude", "chat_template": "{{ raise_exception('no') }}"}
+    with Ensemble.from_pretrained(members[0], bad) as loaded:
+        yield loaded
+
+
+def held(ensemble):
+    return [member.backend.tokens_held() for member in ensemble.members]
+
+
+class Request:
+    """One request: what it does, and what came of it."""
+
+    def __init__(self, kind, prompt, moment):
+        self.kind, self.prompt, self.moment = kind, prompt, moment
+        self.text, self.error, self.whole = "", None, False
+
+    def run(self, ensemble, broken):
+        cancel = threading.Event()
+        prompt = PROMPTS[self.prompt]
+        if self.kind == "too long":
+            prompt = "quick brown " * 300
+        elif self.kind == "bad template":
+            ensemble, prompt = broken, MESSAGES
+        elif self.kind == "cancelled before":
+            cancel.set()
+        stream = ensemble.stream(prompt, cancel=cancel, max_new_tokens=TOKENS)
+        try:
+            self.consume(stream, cancel)
+        except Exception as error:
+            self.error = error
+
+    def consume(self, stream, cancel):
+        timer = None
+        if self.kind == "cancelled by event" and self.moment % 2:
+            timer = threading.Timer(self.moment / 50, cancel.set)
+            timer.start()
+        try:
+            for count, event in enumerate(stream):
+                self.text += event.text if isinstance(event, TextDelta) else ""
+                if count == self.moment and self.kind == "cancelled by event":
+                    cancel.set()
+                elif count == self.moment and self.kind == "closed":
+                    stream.close()
+                elif count == self.moment and self.kind == "left by break":
+                    break
+            else:
+                self.whole = self.kind != "closed" or count < self.moment
+        finally:
+            if timer:
+                timer.cancel()
+
+    def problem(self, expected, names):
+        """What is wrong with what came of it."""
+        text = expected[self.prompt]
+        if self.whole and self.text != text:
+            return f"text {self.text!r}, not {text!r}"
+        if not text.startswith(self.text):
+            return f"text {self.text!r} is no beginning of {text!r}"
+        if self.error is None:
+            return None if self.whole or self.kind in ("closed", "left by break") else "no error"
+        wanted = {
+            "cancelled before": CancelledError,
+            "cancelled by event": CancelledError,
+            "too long": ContextOverflowError,
+            "bad template": TemplateError,
+        }.get(self.kind, NonFiniteLogitsError)
+        if not isinstance(self.error, wanted | NonFiniteLogitsError):
+            return f"{self.error!r} where {wanted.__name__} was expected"
+        if self.error.member not in names and not isinstance(self.error, CancelledError):
+            return f"{self.error!r} names no member"
+        return None
+
+
+class Illness(threading.Thread):
+    """Puts a NaN into a model's weights now and then, for a moment."""
+
+    def __init__(self, module, seed):
+        super().__init__()
+        layer = module.model.layers[1].self_attn
+        self.weights = [layer.k_proj.weight, layer.v_proj.weight, module.model.norm.weight]
+        self.draw, self.over, self.times = random.Random(seed), threading.Event(), 0
+
+    def run(self):
+        while not self.over.wait(self.draw.uniform(0.2, 0.6)):
+            weight = self.draw.choice(self.weights).data.view(-1)
+            place = self.draw.randrange(len(weight))
+            good = weight[place].item()
+            weight[place] = float("nan")
+            time.sleep(self.draw.uniform(0.001, 0.01))
+            weight[place] = good
+            self.times += 1
+
+
+@pytest.mark.timeout(240)
+def test_requests_of_all_kinds_at_once_hurt_neither_each_other_nor_the_memory(ensemble, broken, record_property):
+    expected = [ensemble.generate(prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS]
+    draw = random.Random(0)
+    kinds = draw.choices(list(KINDS), KINDS.values(), k=360)
+    requests = [Request(kind, draw.randrange(len(PROMPTS)), draw.randrange(6)) for kind in kinds]
+    illness = Illness(ensemble.members[1].backend.model.module, seed=1)
+    illness.start()
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for future in [pool.submit(request.run, ensemble, broken) for request in requests]:
+                future.result(200)
+    finally:
+        illness.over.set()
+        illness.join()
+    names = {*ensemble.names, *broken.names}
+    problems = [
+        (request.kind, request.prompt, problem) for request in requests if (problem := request.problem(expected, names))
+    ]
+    assert not problems
+    assert held(ensemble) == [0, 0]
+    assert held(broken) == [0, 0]
+    finished = sum(request.whole for request in requests)
+    sick = sum(isinstance(request.error, NonFiniteLogitsError) for request in requests)
+    assert finished > len(requests) // 3
+    assert 0 < sick < len(requests) // 4
+    after = [answer.text for answer in ensemble.batch(PROMPTS, max_new_tokens=TOKENS)]
+    assert after == expected
+    record_property("requests of all kinds at once", len(requests))
+
+
+@pytest.mark.timeout(240)
+def test_closing_while_many_requests_run_ends_each_with_its_answer_or_a_clear_error(members, record_property):
+    ensemble = Ensemble.from_pretrained(*members, max_word_tokens=6)
+    expected = [ensemble.generate(prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS]
+    draw = random.Random(1)
+    texts, errors = [], []
+
+    def work(index):
+        try:
+            texts.append((index, ensemble.generate(PROMPTS[index], max_new_tokens=TOKENS).text))
+        except AdaFuseError as error:
+            errors.append(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(work, draw.randrange(len(PROMPTS))) for _ in range(80)]
+        for _ in range(5):
+            time.sleep(draw.uniform(0.3, 1.0))
+            ensemble.close()  # what starts later loads the models again
+        for future in running:
+            future.result(200)
+    assert len(texts) + len(errors) == 80
+    assert all(text == expected[index] for index, text in texts)
+    assert all(isinstance(error, MemberError) and error.member in ensemble.names for error in errors)
+    assert {error.message for error in errors} <= {"its model was freed by close() while it was in use"}
+    assert len(texts) > 20
+    assert held(ensemble) == [0, 0]
+    ensemble.close()
+    record_property("requests of all kinds at once", 80)
+
+
+def test_failure_in_a_batch_cancels_the_others_though_they_can_be_cancelled_from_outside(ensemble):
+    before = sum(member.backend.model.forwards for member in ensemble.members)
+    prompts = ["quick brown " * 300, *PROMPTS]
+    with pytest.raises(ContextOverflowError):
+        ensemble.batch(prompts, max_concurrency=4, cancel=threading.Event(), max_new_tokens=200)
+    assert sum(member.backend.model.forwards for member in ensemble.members) - before < 400
+    assert held(ensemble) == [0, 0]
+
+
+@torch.inference_mode()
+def test_batch_from_within_inference_mode_gives_the_same_texts(ensemble):
+    with torch.inference_mode(False):
+        expected = [answer.text for answer in ensemble.batch(PROMPTS[:4], max_new_tokens=TOKENS)]
+    assert [answer.text for answer in ensemble.batch(PROMPTS[:4], max_new_tokens=TOKENS)] == expected

@@ -1,0 +1,179 @@
+"""Store, guesses ahead and company in a pass are matters of speed: all give the oracle's text by the same decisions."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from adafuse_core import Ensemble, MemberConfig, UnsupportedModelError, small_models
+from tests import tiny
+from tests.oracle import OracleMember, oracle_text
+
+CAP = 6  # most tokens of one word: random models write long ones
+SPECULATION = ("off", "verify", "lookup", "auto")
+FLOAT64 = {"dtype": "float64", "model_kwargs": {"experts_implementation": "eager"}}  # other experts know no float64
+SETTINGS = ((0.3, 3, 3), (0.7, 2, 3), (0.95, 1, 1))  # tau, M, B
+PROMPTS = (  # ragged; those from the fourth on are longer than the sliding windows
+    "The",
+    "Grüße 日本",
+    "x = [1984,\n    ",
+    "The quick brown fox jumps over the lazy dog. The quick brown",
+    [{"role": "user", "content": "Smile 😀\n\n| a < b | is what it is, it is what"}],
+    "Question: what is it?\nAnswer: it is what it is.\nQuestion: what is 17?\nAnswer:",
+)
+QUESTIONS = tuple(
+    [{"role": "user", "content": text}]
+    for text in (
+        "What is the capital of Peru?",
+        "Hello!",
+        "How do you say bread in French?",
+        "Orsa has a mill. The mill is red. What colour is the mill?",
+        "Who are you?",
+        "x = [1984,\n    ",
+    )
+)
+TOKENIZERS = {
+    "bytes": tiny.byte_level,
+    "pieces": tiny.metaspace,
+    "characters": tiny.characters,
+    "crossing": tiny.crossing,
+    "modern": lambda: tiny.byte_level(380, pattern=tiny.MODERN),
+}
+CACHED = ("tree", "fork", "prefill"), 1e-9
+SOFTMAX = CACHED[0], 1e-5  # its own softmax is of float32
+RECURRENT = ("fork", "prefill"), 1e-4  # their states are of float32
+ENSEMBLES = {  # pairs of tokenizer and family; the stores that work with both, and how near their numbers are
+    "llama+mistral past its window": ([("bytes", tiny.llama), ("pieces", tiny.sliding_mistral)], *CACHED),
+    "mistral inside its window+gpt2": ([("modern", tiny.mistral), ("bytes", tiny.gpt2)], *CACHED),
+    "qwen2+gemma2": ([("characters", tiny.qwen2), ("crossing", tiny.sliding_gemma2)], *SOFTMAX),
+    "qwen3+gemma3": ([("modern", tiny.qwen3), ("pieces", tiny.sliding_gemma3)], *CACHED),
+    "phi3+olmo2": ([("crossing", tiny.phi3), ("modern", tiny.olmo2)], *CACHED),
+    "mixtral+gpt-oss": ([("pieces", tiny.mixtral), ("bytes", tiny.sliding_gpt_oss)], *CACHED),
+    "lfm2+qwen3-next": ([("bytes", tiny.lfm2), ("modern", tiny.qwen3_next)], *RECURRENT),
+}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Saves models of pairs of tokenizer and family."""
+
+    def save(pairs):
+        return [
+            tiny.save_tiny(tmp_path / f"{index}-{name}", TOKENIZERS[name](), family, seed=index)
+            for index, (name, family) in enumerate(pairs)
+        ]
+
+    return save
+
+
+class Expected:
+    """The oracle's texts, each made once; and the decisions that led there first."""
+
+    def __init__(self, paths, prompts, max_new_tokens, tolerance):
+        self.members = [OracleMember(path, ends, CAP) for path, ends in zip(paths, end_ids(paths), strict=True)]
+        self.prompts, self.max_new_tokens, self.tolerance = prompts, max_new_tokens, tolerance
+        self.texts, self.rounds = {}, {}
+
+    def text(self, prompt, setting):
+        if (key := (prompt, setting)) not in self.texts:
+            tau, max_words, branches = setting
+            options = {"tau": tau, "max_words": max_words, "branches": branches}
+            self.texts[key] = oracle_text(
+                self.members, self.prompts[prompt], **options, max_new_tokens=self.max_new_tokens
+            )
+        return self.texts[key]
+
+    def difference(self, prompt, setting, answer):
+        """What is wrong with an answer."""
+        if answer.text != (text := self.text(prompt, setting)):
+            return f"text {answer.text!r}, not {text!r}"
+        first = self.rounds.setdefault((prompt, setting), answer.rounds)
+        if [decisions(played) for played in answer.rounds] != [decisions(played) for played in first]:
+            return "other decisions"
+        if numbers(answer.rounds) != pytest.approx(numbers(first), abs=self.tolerance, rel=0):
+            return f"other numbers: {numbers(answer.rounds)}, not {numbers(first)}"
+        return None
+
+
+def end_ids(paths):
+    with Ensemble.from_pretrained(*map(str, paths)) as ensemble:
+        return [member.end_ids for member in ensemble.members]
+
+
+def decisions(played):
+    """A round without its numbers."""
+    return replace(played, drafts=tuple(replace(draft, margins=()) for draft in played.drafts), scores=(), fused=())
+
+
+def numbers(rounds):
+    margins = [margin for played in rounds for draft in played.drafts for margin in draft.margins]
+    return margins + [score for played in rounds for row in played.scores for score in row]
+
+
+def ways(settings):
+    """Guesses ahead and settings; those that guess in one way only do without the most expensive setting."""
+    return [
+        way for way in itertools.product(SPECULATION, settings) if way[0] in ("off", "auto") or way[1] in settings[-2:]
+    ]
+
+
+def combinations_that_differ(paths, prompts, settings, max_new_tokens, stores, tolerance):
+    """Those whose answers are not the oracle's, and how many were tried: store, guesses, alone or together, setting."""
+    expected = Expected(paths, prompts, max_new_tokens, tolerance)
+    wrong, count = [], 0
+    for store in stores:
+        members = [MemberConfig(model=str(path), kv_store=store, **FLOAT64) for path in paths]
+        with Ensemble.from_pretrained(*members) as loaded:
+            for turn, (speculation, setting) in enumerate(ways(settings)):
+                tau, max_words, branches = setting
+                options = {"tau": tau, "max_words": max_words, "branches": branches}
+                ensemble = Ensemble(loaded.config, **options, speculation=speculation, max_word_tokens=CAP)
+                lone = turn % len(prompts)
+                runs = {"alone": [lone], "together": range(len(prompts))}
+                for mix, chosen in runs.items():
+                    answers = ensemble.batch(
+                        [prompts[index] for index in chosen],
+                        max_concurrency=len(chosen),
+                        max_new_tokens=max_new_tokens,
+                    )
+                    problems = [
+                        (index, problem)
+                        for index, answer in zip(chosen, answers, strict=True)
+                        if (problem := expected.difference(index, setting, answer))
+                    ]
+                    wrong += [(store, speculation, mix, setting, problems)] if problems else []
+                    count += 1
+                ensemble.close()
+    return wrong, count
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_every_combination_gives_the_oracles_text(folders, name, record_property):
+    pairs, stores, tolerance = ENSEMBLES[name]
+    wrong, count = combinations_that_differ(folders(pairs), PROMPTS, SETTINGS, 7, stores, tolerance)
+    assert not wrong
+    record_property("combinations equal to the oracle", count)
+
+
+def test_every_combination_gives_the_oracles_text_with_the_small_models(record_property):
+    paths = [small_models.path(name) for name in small_models.NAMES]
+    wrong, count = combinations_that_differ(paths, QUESTIONS, SETTINGS, 7, *CACHED)
+    assert not wrong
+    record_property("combinations equal to the oracle", count)
+
+
+def test_prompt_of_several_chunks_among_short_ones_gives_the_oracles_text(folders, record_property):
+    pairs = [("bytes", tiny.long_llama), ("pieces", tiny.long_sliding_mistral)]
+    prompts = ("The quick brown fox, 1984 | name | value\n" * 30, *PROMPTS[:5])
+    paths = folders(pairs)
+    wrong, count = combinations_that_differ(paths, prompts, [(0.7, 2, 3)], 3, *CACHED)
+    assert not wrong
+    record_property("combinations equal to the oracle", count)
+
+
+def test_store_that_does_not_work_is_refused_at_load(folders):
+    (path,) = folders([("bytes", tiny.lfm2)])
+    with pytest.raises(UnsupportedModelError, match="kv_store='tree' does not work"):
+        Ensemble.from_pretrained({"model": str(path), "kv_store": "tree"})
