@@ -1,10 +1,12 @@
 """How many words a second come of several requests at once, and what memory do they take?
 
-    python benchmarks/throughput.py --json PATH
+    python benchmarks/throughput.py --threads 2 --json PATH
+    python benchmarks/throughput.py --threads 2 --longest 90 --budget 96 --prompts 48 --json PATH
 
-The small models of the package continue plain documents of 20 to 400 tokens (passages of the curriculum with
-held-out names, the first ones of a seeded generator). Every row answers the same prompts, so many at a time; the texts
-must equal those of one at a time. Memory: the keys and values held for running answers, sampled while it runs.
+The first is mostly about reading prompts, the second about writing answers. The small models of the package continue
+plain documents of some 20 to 400 (or 90) tokens (passages of the curriculum with held-out names, the first ones of a
+seeded generator). Every row answers the same prompts, so many at a time; the texts must equal those of one at a time.
+Memory: the keys and values held for running answers, sampled while it runs.
 """
 
 from __future__ import annotations
@@ -21,19 +23,20 @@ from adafuse_core import Ensemble
 from adafuse_core.small_models.curriculum import reading
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
-SHORTEST, LONGEST = 20, 400  # tokens of a prompt
-BUDGET = 64  # tokens of an answer
+SHORTEST = 20  # tokens of a prompt
 
 
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=32, help="prompts per row (default: 32)")
+    parser.add_argument("--longest", type=int, default=400, help="tokens of the longest prompt (default: 400)")
+    parser.add_argument("--budget", type=int, default=64, help="most tokens of an answer (default: 64)")
     parser.add_argument("--dtype", default="float32", help="of the weights (default: float32)")
     args = parser.parse_args()
     result = common.prepare(args)
-    concurrency, n, budget = (CONCURRENCY, args.prompts, BUDGET) if not args.quick else ((1, 2, 4), 4, 8)
+    concurrency, n, budget = (CONCURRENCY, args.prompts, args.budget) if not args.quick else ((1, 2, 4), 4, 8)
     ensemble = common.small_ensemble(args.device, args.dtype, "guessing")
-    prompts = documents(ensemble, n)
+    prompts = documents(ensemble, n, args.longest)
     answer(ensemble, prompts[:2], 1, budget)  # warm up
     rows: list[dict[str, Any]] = []
     texts: list[str] = []
@@ -49,12 +52,12 @@ def main() -> None:
     common.finish(result, args.json)
 
 
-def documents(ensemble: Ensemble, n: int) -> list[str]:
+def documents(ensemble: Ensemble, n: int, longest: int) -> list[str]:
     """Plain texts to continue, of lengths spread evenly between shortest and longest."""
     rng = random.Random("documents")
     texts = []
     for number in range(n):
-        goal = SHORTEST + (LONGEST - SHORTEST) * number // max(1, n - 1)
+        goal = SHORTEST + (longest - SHORTEST) * number // max(1, n - 1)
         lines = ["Context:", reading._passages(rng, 1, held_out=True)[0].text]
         while max(ensemble.count_tokens("\n".join(lines)).values()) < goal - SHORTEST:
             lines.append(reading._passages(rng, 1, held_out=True)[0].text)

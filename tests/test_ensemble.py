@@ -334,7 +334,6 @@ def test_batch_needs_room_for_one(pair, value):
         pair.batch(["The quick"], max_concurrency=value)
 
 
-
 def test_single_is_the_members_own_greedy_answer(pair):
     alone = Ensemble.from_pretrained(pair.config.members[1], branches=1)
     single = Ensemble(pair.config, strategy="single", member="pieces")

@@ -60,8 +60,12 @@ class Turns:
             self._queues.append(queue)
             try:
                 while (wait := self._wait()) > 0 or self._taken or queue is not max(self._queues, key=_Queue.weight):
-                    check()
                     self._changed.wait(wait if wait > 0 else _MOST_SECONDS)
+                    self._changed.release()  # what it checks may take other locks
+                    try:
+                        check()
+                    finally:
+                        self._changed.acquire()
                 self._taken = True
             finally:
                 self._queues.remove(queue)

@@ -131,6 +131,9 @@ def _load_model(config: MemberConfig, files: str) -> Model:
     for option in ("attn_implementation", "quantization_config", "device_map"):
         if (value := getattr(config, option)) is not None:
             options[option] = value
+    text = AutoConfig.from_pretrained(files, **hub_options(config)).get_text_config()
+    if "attn_implementation" not in options and getattr(text, "attn_logit_softcapping", None) is not None:
+        options["attn_implementation"] = "eager"  # before transformers 5.21 the default drops the soft cap in silence
     if config.device_map is None:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Model(AutoModelForCausalLM.from_pretrained(files, **options))
