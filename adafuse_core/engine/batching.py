@@ -182,10 +182,14 @@ class Batcher:
         if self.max_kv_tokens is None:
             return asks
         held = {memo: self.store.tokens_held(memo) for memo in self._last_used}
-        admitted = []
+        admitted, refused = [], False
         for place, ask in enumerate(asks):
+            if refused and not held[ask.memo]:
+                continue  # nobody is let in before an older one
             if self._make_room(ask.memo, held, [other.memo for other in asks[:place:-1]]):
                 admitted.append(ask)
+            else:
+                refused = True
         return admitted
 
     def _make_room(self, memo: Memo, held: dict[Memo, int], younger: list[Memo]) -> bool:

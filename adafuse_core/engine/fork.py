@@ -100,6 +100,8 @@ class ForkStore:
         groups: dict[int, list[tuple[State, list[Node]]]] = {}
         for state, path in _paths(kept, ends):
             groups.setdefault(id(state.cache), []).append((state, path))
+        if not groups:
+            return
         made = [node for group in groups.values() for node in self._run(group)]
         kept.newest.append(made)
         if len(kept.newest) > _GENERATIONS:

@@ -7,7 +7,7 @@ nothing. Which models can be read so is found out by `selftest.py`.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -175,26 +175,12 @@ class TreeStore:
 
     def read(self, asks: Sequence[Ask]) -> None:
         """One pass, which answers the asks or brings them further; see `Store.read`."""
-        parts: list[Branches] = []
-        taking: list[Ask] = []
-        left, start = self._chunk, 0
-        for ask in asks:
-            ends = ask.ends()
-            slots = _slots(ask.memo)
-            rest = len(ask.memo.trunk) - slots.trunk_read
-            if rest and not left:
-                continue
-            chunk = min(rest, left)
-            nodes = _nodes(ends) if chunk == rest else []
-            if chunk or nodes:
-                parts.append(Branches(ask.memo, slots, start, chunk, nodes))
-                taking.append(ask)
-                start, left = parts[-1].stop, left - chunk
+        taken: list[Memo] = []
         try:
-            self._run(parts)
+            self._run(list(self._parts(asks, taken)))
         except BaseException:
-            for ask in taking:
-                ask.memo.restart()
+            for memo in taken:
+                memo.restart()
             raise
 
     def commit(self, memo: Memo, context: Ids) -> None:
@@ -216,6 +202,23 @@ class TreeStore:
     def layers_held(self, memo: Memo) -> int:
         """Number of layers that stored keys."""
         return 0 if memo.held is None else memo.held.layers
+
+    def _parts(self, asks: Sequence[Ask], taken: list[Memo]) -> Iterator[Branches]:
+        """What this pass reads; notes whose memos are touched."""
+        left, start = self._chunk, 0
+        for ask in asks:
+            ends = ask.ends()
+            slots = _slots(ask.memo)
+            rest = len(ask.memo.trunk) - slots.trunk_read
+            if rest and not left:
+                continue
+            chunk = min(rest, left)
+            nodes = _nodes(ends) if chunk == rest else []
+            if chunk or nodes:
+                taken.append(ask.memo)
+                part = Branches(ask.memo, slots, start, chunk, nodes)
+                start, left = part.stop, left - chunk
+                yield part
 
     def _run(self, parts: Sequence[Branches]) -> None:
         if not parts:
