@@ -37,7 +37,8 @@ def test_cost(tmp_path):
             assert figures["tokens"]["uncached"] > figures["tokens"]["plain"]
             assert 0 <= figures["share"] <= 1
             assert figures["tokens_per_word"] > 0
-    assert all(set(row) == {"guessing", "plain", "uncached"} for row in result["tokens_per_word_at"].values())
+    columns = {"guessing", "plain", "uncached", "written", "agreed"}
+    assert all(set(row) == columns for row in result["tokens_per_word_at"].values())
 
 
 def test_latency(tmp_path):
