@@ -17,6 +17,8 @@ from typing import Any, Self
 
 from adafuse_core.errors import ConfigError
 
+KV_STORES = ("auto", "tree", "fork", "prefill")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemberConfig:
@@ -79,10 +81,10 @@ class MemberConfig:
                 member=self.label,
                 hint="set one of them",
             )
-        _expect_choice("kv_store", self.kv_store, ("auto", "tree", "fork", "prefill"))
+        _expect_choice("kv_store", self.kv_store, KV_STORES)
         for name in ("context_window", "max_kv_tokens"):
             if (value := getattr(self, name)) is not None:
-                _expect_integer(name, value, at_least=1)
+                expect_integer(name, value, at_least=1)
         object.__setattr__(self, "end_tokens", _strings("end_tokens", self.end_tokens))
 
     @property
@@ -134,9 +136,9 @@ class GenerationParams:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
-            _expect_integer("max_new_tokens", self.max_new_tokens, at_least=1)
+            expect_integer("max_new_tokens", self.max_new_tokens, at_least=1)
         if self.seed is not None:
-            _expect_integer("seed", self.seed)
+            expect_integer("seed", self.seed)
         _expect_number("temperature", self.temperature, at_least=0.0)
         object.__setattr__(self, "stop", _strings("stop", self.stop))
         _expect(all(self.stop), "stop", self.stop, "non-empty strings")
@@ -187,9 +189,9 @@ class EnsembleConfig:
         _expect_choice("strategy", self.strategy, ("adafuse", "single"))
         _expect_choice("speculation", self.speculation, ("auto", "verify", "lookup", "off"))
         _expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
-        _expect_integer("max_words", self.max_words, at_least=1)
-        _expect_integer("branches", self.branches, at_least=1)
-        _expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
+        expect_integer("max_words", self.max_words, at_least=1)
+        expect_integer("branches", self.branches, at_least=1)
+        expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
         names = tuple(member.label for member in members)
         if self.member is not None:
             _expect_choice("member", self.member, names)
@@ -290,7 +292,8 @@ def _expect_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     _expect(value in choices, name, value, "one of " + ", ".join(map(repr, choices)))
 
 
-def _expect_integer(name: str, value: Any, *, at_least: int | None = None) -> None:
+def expect_integer(name: str, value: Any, *, at_least: int | None = None) -> None:
+    """Refuse what is no integer, or too small a one, by a `ConfigError` that says what was got."""
     expected = "an integer" if at_least is None else f"an integer of at least {at_least}"
     right = isinstance(value, int) and not isinstance(value, bool)
     _expect(right and (at_least is None or value >= at_least), name, value, expected)

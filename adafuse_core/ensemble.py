@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from adafuse_core.chat.messages import Message, conversation, encodable
-from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig, expect_integer
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, PromptError
 from adafuse_core.events import Event, Finished, RoundDone, TextDelta
@@ -181,8 +181,7 @@ class Ensemble:
             max_concurrency: Most prompts at a time.
             options: As of `stream`, the same for all.
         """
-        if max_concurrency < 1:
-            raise ConfigError(f"got max_concurrency={max_concurrency!r}, expected an integer of at least 1")
+        expect_integer("max_concurrency", max_concurrency, at_least=1)
         stop = threading.Event()
 
         def go_on() -> None:

@@ -328,7 +328,7 @@ def test_first_failure_of_a_batch_cancels_the_others():
     assert len(slow.prompts) <= 4
 
 
-@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "4", None])
 def test_batch_needs_room_for_one(pair, value):
     with pytest.raises(ConfigError, match="max_concurrency"):
         pair.batch(["The quick"], max_concurrency=value)

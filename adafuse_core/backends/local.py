@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from adafuse_core.backends.base import Abilities, Step, Until
-from adafuse_core.engine.batching import SPARE_TOKENS, Batcher, Closed
+from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
-from adafuse_core.engine.numbers import Distribution, gather
+from adafuse_core.engine.numbers import gather
 from adafuse_core.engine.selftest import Choice
-from adafuse_core.engine.store import Ask
+from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.engine.turns import Turns
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
 from adafuse_core.text.tokens import Ids
@@ -35,7 +35,8 @@ class LocalBackend:
     def __init__(self, model: Model, choice: Choice, *, name: str, max_kv_tokens: int | None = None) -> None:
         self.model = model
         self._choice = choice
-        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens)
+        keeps = choice.store.kind != "prefill"  # which holds nothing, so any bound is kept
+        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens if keeps else None)
         log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
         log("member %r runs with KV memory %s", name, choice)
 
@@ -141,7 +142,7 @@ class LocalSession:
     ) -> bool:
         """Continue a row as far as the memo goes; whether it wants more."""
         while (known := self._memo.known(written[row])) is not None:
-            steps[row].append(_step(known, top))
+            steps[row].append(Step(*known.top(top)))
             if until(row, steps[row]) or len(steps[row]) >= max_new:
                 return False
             written[row] += (known.ids[0],)
@@ -170,10 +171,6 @@ class LocalSession:
         beyond = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
         guesses = ((more, self._lookup.guess(committed, more)) for more in beyond)
         return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
-
-
-def _step(known: Distribution, top: int) -> Step:
-    return Step(*known.top(top))
 
 
 def _freed() -> MemberError:

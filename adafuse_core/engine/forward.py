@@ -55,7 +55,8 @@ class Model:
         Returns:
             `[rows, tokens, vocab]`, or `[rows, last, vocab]`.
         """
-        logits = self._call(rows, last or 0, use_cache=cache is not None, past_key_values=cache)
+        options = {"use_cache": True, "past_key_values": cache} if cache is not None else {"use_cache": False}
+        logits = self._call(rows, last or 0, **options)
         return logits[:, -last:] if last else logits
 
     def read(self, tokens: Sequence[int], positions: Sequence[int], tree: Any, keep: Sequence[int]) -> torch.Tensor:

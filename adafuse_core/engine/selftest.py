@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adafuse_core.config import KV_STORES
 from adafuse_core.engine.attention import NAME
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
@@ -17,7 +18,6 @@ from adafuse_core.engine.store import Ask, Store
 from adafuse_core.engine.tree import TreeStore
 from adafuse_core.text.tokens import Ids
 
-KINDS = ("auto", "tree", "fork", "prefill")
 CHUNK = 512  # most tokens of prompts that one pass reads
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of the logits' spread; norms run in float32 anyway
@@ -44,7 +44,7 @@ def choose_store(model: Model, wanted: str = "auto", *, own_attention: bool = Fa
 
     Args:
         model: The loaded model.
-        wanted: One of `KINDS`.
+        wanted: One of `KV_STORES`.
         own_attention: Whether the user chose the model's attention implementation, which a tree would replace.
         chunk: Most tokens of a prompt that one pass reads.
 
@@ -52,7 +52,7 @@ def choose_store(model: Model, wanted: str = "auto", *, own_attention: bool = Fa
         ValueError: The memory that is wanted does not work with this model.
     """
     problems: list[str] = []
-    for kind in KINDS[1:]:
+    for kind in KV_STORES[1:]:
         if wanted not in ("auto", kind):
             continue
         problem = None
@@ -125,8 +125,15 @@ def store_problem(model: Model, store: Store) -> str | None:
 def tokens_in_free_memory(model: Model) -> int | None:
     """How many tokens' keys and values fit into half of the device's free memory; None if that is not known."""
     cache = model.new_cache()
-    model.forward([_junk(model, _LENGTH)], cache)
-    size = sum(tensor.nbytes for layer in cache.layers for tensor in vars(layer).values() if torch.is_tensor(tensor))
+    sizes = []
+    try:
+        for _ in range(2):  # what the second text adds: recurrent states do not grow
+            model.forward([_junk(model, _LENGTH)], cache)
+            tensors = [tensor for layer in cache.layers for tensor in vars(layer).values() if torch.is_tensor(tensor)]
+            sizes.append(sum(tensor.nbytes for tensor in tensors))
+    except Exception:  # a model that can't use a cache
+        return None
+    size = sizes[1] - sizes[0]
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:

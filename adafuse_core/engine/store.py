@@ -9,6 +9,8 @@ from typing import Protocol
 from adafuse_core.engine.memo import Memo, Node
 from adafuse_core.text.tokens import Ids
 
+SPARE_TOKENS = 64  # beside its context, a sequence needs room for what is tried beyond it
+
 
 class Ask:
     """Contexts of one sequence whose next-token distributions are wanted.

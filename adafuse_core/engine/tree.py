@@ -18,10 +18,8 @@ from adafuse_core.engine.attention import TreePass
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, unread
 from adafuse_core.engine.numbers import distributions
-from adafuse_core.engine.store import Ask
+from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.text.tokens import Ids
-
-_ROOM = 64  # slots beyond the first tokens of a sequence
 
 
 class Slots:
@@ -51,7 +49,7 @@ class Slots:
         """Use so many slots more, behind the others."""
         self.used += count
         if self.used > self.capacity:
-            self.capacity = max(self.used, self.capacity + max(_ROOM, self.capacity // 8))
+            self.capacity = max(self.used, self.capacity + max(SPARE_TOKENS, self.capacity // 8))
             more = self.capacity - len(self.bias)
             self.bias = np.concatenate([self.bias, np.full(more, -np.inf, np.float32)])
             self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
@@ -239,7 +237,7 @@ class TreeStore:
 
 def _slots(memo: Memo) -> Slots:
     if memo.held is None:
-        memo.held = Slots(len(memo.ids) + _ROOM)
+        memo.held = Slots(len(memo.ids) + SPARE_TOKENS)
     slots: Slots = memo.held
     return slots
 

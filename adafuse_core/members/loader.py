@@ -48,9 +48,9 @@ def load_member(config: MemberConfig) -> ModelMember:
     name = config.label
     try:
         files = source(config.model)
-        _check_architecture(config, files)
+        architecture = _architecture(config, files)
         tokenizer = _load_tokenizer(config, source(config.tokenizer) if config.tokenizer else files)
-        model = _load_model(config, files)
+        model = _load_model(config, files, architecture)
         _check_model(model, tokenizer)
         window = context_window(config, model.module.config)
         return ModelMember(
@@ -77,13 +77,15 @@ def load_member(config: MemberConfig) -> ModelMember:
         ) from error
 
 
-def _check_architecture(config: MemberConfig, files: str) -> None:
+def _architecture(config: MemberConfig, files: str) -> Any:
+    """The model's transformers config."""
     architecture = AutoConfig.from_pretrained(files, **hub_options(config))
     if architecture.is_encoder_decoder:
         raise UnsupportedModelError(
             f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
             hint="members must be causal (decoder-only) language models",
         )
+    return architecture
 
 
 def _load_tokenizer(config: MemberConfig, name: str) -> Any:
@@ -126,13 +128,13 @@ def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
             )
 
 
-def _load_model(config: MemberConfig, files: str) -> Model:
+def _load_model(config: MemberConfig, files: str, architecture: Any) -> Model:
     options: dict[str, Any] = {**config.model_kwargs, **hub_options(config), "dtype": config.dtype}
     for option in ("attn_implementation", "quantization_config", "device_map"):
         if (value := getattr(config, option)) is not None:
             options[option] = value
-    text = AutoConfig.from_pretrained(files, **hub_options(config)).get_text_config()
-    if "attn_implementation" not in options and getattr(text, "attn_logit_softcapping", None) is not None:
+    soft_cap = getattr(architecture.get_text_config(), "attn_logit_softcapping", None)
+    if "attn_implementation" not in options and soft_cap is not None:
         options["attn_implementation"] = "eager"  # before transformers 5.21 the default drops the soft cap in silence
     if config.device_map is None:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -161,8 +163,9 @@ def _check_model(model: Model, tokenizer: Any) -> None:
 
 def _backend(config: MemberConfig, model: Model) -> LocalBackend:
     limit = config.max_kv_tokens or tokens_in_free_memory(model)
+    own_attention = config.attn_implementation is not None or "attn_implementation" in config.model_kwargs
     try:
-        choice = choose_store(model, config.kv_store, own_attention=config.attn_implementation is not None)
+        choice = choose_store(model, config.kv_store, own_attention=own_attention)
     except ValueError as error:
         raise UnsupportedModelError(
             f"kv_store={config.kv_store!r} does not work with {config.model!r}: {error}",

@@ -13,7 +13,7 @@ from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
-from adafuse_core.engine.selftest import choose_store, is_causal, store_problem, tree_problem
+from adafuse_core.engine.selftest import choose_store, is_causal, store_problem, tokens_in_free_memory, tree_problem
 from adafuse_core.engine.store import Ask
 from tests import tiny
 
@@ -215,6 +215,16 @@ def test_model_that_can_not_be_cached_reads_everything_anew():
     assert store_problem(model, PrefillStore(model)) is None
     with pytest.raises(ValueError, match="no fork"):
         choose_store(model, "fork")
+
+
+def test_memory_of_a_token_is_what_a_context_grows_by_not_its_constant_states(monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda _: 10**6)  # pages, and bytes of a page
+    room = {family: tokens_in_free_memory(build(family)) for family in ("llama", "qwen3_next")}
+    config = build("llama").module.config
+    heads = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
+    assert room["llama"] == 10**12 // 2 // (2 * 2 * heads * 4)  # layers, keys and values, float32
+    config = build("qwen3_next").module.config
+    assert room["qwen3_next"] == 10**12 // 2 // (2 * config.num_key_value_heads * config.head_dim * 4)  # one such layer
 
 
 def test_store_that_gives_wrong_numbers_is_found():

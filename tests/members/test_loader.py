@@ -246,3 +246,17 @@ def test_loading_leaves_the_default_dtype_alone(folder):
     before = torch.get_default_dtype()
     load_member(MemberConfig(model=str(folder), dtype="float64"))
     assert torch.get_default_dtype() == before
+
+
+@pytest.mark.parametrize(
+    "options", [{"attn_implementation": "eager"}, {"model_kwargs": {"attn_implementation": "eager"}}]
+)
+def test_attention_that_was_asked_for_is_the_one_that_runs(folder, options):
+    member = load_member(MemberConfig(model=str(folder), **options))
+    assert member.backend.model.module.config._attn_implementation == "eager"
+    assert member.describe()["cache"] == "fork (no tree: attn_implementation was given)"
+
+
+def test_bound_on_memory_refuses_no_prompt_where_nothing_is_kept(folder):
+    member = load_member(MemberConfig(model=str(folder), kv_store="prefill", max_kv_tokens=1))
+    assert member.open("Hi", None, max_word_tokens=24, lookup=False, cancel=threading.Event()).prompt_tokens > 0
