@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.memo import Memo, Node, covering
 from adafuse_core.engine.numbers import distributions
 from adafuse_core.engine.store import Ask
 from adafuse_core.text.tokens import Ids
@@ -98,7 +98,9 @@ class ForkStore:
             kept.trunk_read += len(ids)
             return
         groups: dict[int, list[tuple[State, list[Node]]]] = {}
-        for state, path in _paths(kept, ends):
+        for path in covering(ends, _path):
+            above = path[0].parent
+            state = above.held if above is not None and above.held is not None else State(kept.trunk, 0, 1)
             groups.setdefault(id(state.cache), []).append((state, path))
         if not groups:
             return
@@ -139,19 +141,12 @@ class ForkStore:
                 node.held = None
 
 
-def _paths(kept: Snapshots, ends: Sequence[Node]) -> list[tuple[State, list[Node]]]:
-    """For each node to read: the nearest state above it, and the nodes from there. None is part of another."""
-    paths: list[tuple[State, list[Node]]] = []
-    for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):
-        if any(end in path for _, path in paths):
-            continue
-        path = [end]
-        while path[-1].parent is not None and path[-1].parent.parent is not None and path[-1].parent.held is None:
-            path.append(path[-1].parent)
-        above = path[-1].parent
-        state = above.held if above is not None and above.held is not None else State(kept.trunk, 0, 1)
-        paths.append((state, path[::-1]))
-    return paths
+def _path(end: Node) -> list[Node]:
+    """The nodes below the nearest state above a node, down to it."""
+    path = [end]
+    while path[-1].parent is not None and path[-1].parent.parent is not None and path[-1].parent.held is None:
+        path.append(path[-1].parent)
+    return path[::-1]
 
 
 def _fork(cache: DynamicCache) -> Any:

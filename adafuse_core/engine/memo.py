@@ -6,7 +6,7 @@ drafted, proposed or guessed beyond it are nodes. A wrong guess is a node that n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from adafuse_core.engine.numbers import Distribution
@@ -153,6 +153,15 @@ def unread(node: Node) -> Iterator[Node]:
         if ancestor.parent is None or ancestor.held is not None:
             return
         yield ancestor
+
+
+def covering(ends: Iterable[Node], path_to: Callable[[Node], list[Node]]) -> list[list[Node]]:
+    """A path to each end whose distribution is missing, but for ends that lie on the path to another."""
+    paths: list[list[Node]] = []
+    for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):
+        if not any(end in path for path in paths):
+            paths.append(path_to(end))
+    return paths
 
 
 def _prune(fork: Node) -> list[Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.memo import Memo, Node, covering
 from adafuse_core.engine.numbers import distributions
 from adafuse_core.engine.store import Ask
 from adafuse_core.text.tokens import Ids
@@ -27,18 +27,20 @@ class PrefillStore:
 
     def read(self, asks: Sequence[Ask]) -> None:
         """One pass over as many of the missing contexts as it may hold."""
-        ends = [(ask.memo, ask.ends()) for ask in asks]
+        ends = [(ask.memo.trunk, ask.ends()) for ask in asks]
         wanted = {end for _, nodes in ends for end in nodes}
-        rows = [path for memo, nodes in ends for path in _paths(memo, nodes)]
-        rows.sort(key=len, reverse=True)
-        rows = rows[: max(1, _MOST_TOKENS // len(rows[0]))]
-        longest = len(rows[0])
+        rows = [(trunk, path) for trunk, nodes in ends for path in covering(nodes, _path)]
+        rows.sort(key=_length, reverse=True)
+        longest = _length(rows[0])
+        rows = rows[: max(1, _MOST_TOKENS // longest)]
         # Shorter rows are filled up on the right: what comes later can't change what came before.
-        padded = [[*(node.token for node in row), *[0] * (longest - len(row))] for row in rows]
+        padded = [
+            [*trunk, *(node.token for node in path), *[0] * (longest - _length((trunk, path)))] for trunk, path in rows
+        ]
         places = [
             (row, index, node)
-            for row, path in enumerate(rows)
-            for index, node in enumerate(path)
+            for row, (trunk, path) in enumerate(rows)
+            for index, node in enumerate(path, len(trunk))
             if node.distribution is None and (node in wanted or not node.committed)
         ]
         first = min(index for _, index, _ in places)
@@ -56,15 +58,11 @@ class PrefillStore:
         return 0
 
 
-def _paths(memo: Memo, ends: Sequence[Node]) -> list[list[Node]]:
-    """All nodes from the first token to each missing end; none is part of another."""
-    paths: list[list[Node]] = []
-    for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):
-        if not any(end in path for path in paths):
-            above = [Node(token, None, depth + 1) for depth, token in enumerate(memo.trunk)]
-            nodes = [node for node in end.path() if node.parent is not None]
-            paths.append([*above, *reversed(nodes)])
-    for path in paths:
-        for node in path[: len(memo.trunk)]:
-            node.committed = True
-    return paths
+def _path(end: Node) -> list[Node]:
+    """The nodes from the trunk down to a node."""
+    return [node for node in end.path() if node.parent is not None][::-1]
+
+
+def _length(row: tuple[Ids, list[Node]]) -> int:
+    trunk, path = row
+    return len(trunk) + len(path)

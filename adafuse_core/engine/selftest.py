@@ -52,22 +52,15 @@ def choose_store(model: Model, wanted: str = "auto", *, own_attention: bool = Fa
         ValueError: The memory that is wanted does not work with this model.
     """
     problems: list[str] = []
-    for kind in KV_STORES[1:]:
-        if wanted not in ("auto", kind):
-            continue
-        problem = None
+    for kind in KV_STORES[1:] if wanted == "auto" else [wanted]:
         if kind == "tree":
             problem = tree_problem(model, own_attention=own_attention)
         elif kind == "fork":
             problem = store_problem(model, ForkStore(model, chunk=_LENGTH // 3))
+        else:
+            problem = None
         if problem is None:
-            store: Store = PrefillStore(model)
-            if kind == "tree":
-                model.module.set_attn_implementation(NAME)
-                store = TreeStore(model, chunk=chunk)
-            elif kind == "fork":
-                store = ForkStore(model, chunk=chunk)
-            return Choice(store, tuple(problems), wanted != "auto")
+            return Choice(_store(model, kind, chunk), tuple(problems), wanted != "auto")
         problems.append(f"no {kind}: {problem}")
     raise ValueError(problems[0])
 
@@ -141,6 +134,13 @@ def tokens_in_free_memory(model: Model) -> int | None:
     else:
         return None
     return int(free // 2 // (size / _LENGTH)) if size else None
+
+
+def _store(model: Model, kind: str, chunk: int) -> Store:
+    if kind == "tree":
+        model.module.set_attn_implementation(NAME)
+        return TreeStore(model, chunk=chunk)
+    return ForkStore(model, chunk=chunk) if kind == "fork" else PrefillStore(model)
 
 
 class _Fresh:
