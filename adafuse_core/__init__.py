@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adafuse_core.chat.messages import Message, ToolCall
+    from adafuse_core.chat.grammar import Grammar
+    from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall
     from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
     from adafuse_core.ensemble import Ensemble, Generation, collect
     from adafuse_core.errors import (
@@ -26,14 +27,23 @@ if TYPE_CHECKING:
         TokenizerMismatchError,
         UnsupportedModelError,
     )
-    from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+    from adafuse_core.events import (
+        Event,
+        Finished,
+        ReasoningDelta,
+        RoundDone,
+        TextDelta,
+        ToolCallDelta,
+        ToolCallDone,
+    )
     from adafuse_core.members.scripted import ScriptedMember
     from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "adafuse_core.chat.messages": ["Message", "ToolCall"],
+    "adafuse_core.chat.grammar": ["Grammar"],
+    "adafuse_core.chat.messages": ["InvalidToolCall", "Message", "ToolCall"],
     "adafuse_core.config": ["EnsembleConfig", "GenerationParams", "MemberConfig"],
     "adafuse_core.ensemble": ["Ensemble", "Generation", "collect"],
     "adafuse_core.errors": [
@@ -50,7 +60,15 @@ _HOME = {
         "TokenizerMismatchError",
         "UnsupportedModelError",
     ],
-    "adafuse_core.events": ["Event", "Finished", "RoundDone", "TextDelta"],
+    "adafuse_core.events": [
+        "Event",
+        "Finished",
+        "ReasoningDelta",
+        "RoundDone",
+        "TextDelta",
+        "ToolCallDelta",
+        "ToolCallDone",
+    ],
     "adafuse_core.members.scripted": ["ScriptedMember"],
     "adafuse_core.rounds": ["Candidate", "Draft", "Round", "Span", "Usage"],
 }
@@ -69,6 +87,8 @@ __all__ = [
     "Finished",
     "Generation",
     "GenerationParams",
+    "Grammar",
+    "InvalidToolCall",
     "MemberConfig",
     "MemberError",
     "Message",
@@ -76,6 +96,7 @@ __all__ = [
     "ModelNotFoundError",
     "NonFiniteLogitsError",
     "PromptError",
+    "ReasoningDelta",
     "Round",
     "RoundDone",
     "ScriptedMember",
@@ -84,6 +105,8 @@ __all__ = [
     "TextDelta",
     "TokenizerMismatchError",
     "ToolCall",
+    "ToolCallDelta",
+    "ToolCallDone",
     "UnsupportedModelError",
     "Usage",
     "collect",

@@ -18,6 +18,7 @@ from typing import Any, Self
 from adafuse_core.errors import ConfigError
 
 KV_STORES = ("auto", "tree", "fork", "prefill")
+TOOL_DIALECTS = ("hermes", "llama3", "mistral", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class MemberConfig:
         tokenizer_class: `"auto"` (transformers chooses) or `"file"` (exactly the `tokenizer.json`).
         chat_template: Jinja template in place of the tokenizer's own.
         template_kwargs: Variables handed to the chat template, such as `enable_thinking=False`.
+        tool_dialect: How it writes tool calls: `"hermes"`, `"llama3"`, `"mistral"` or `"plain"`. Default: as its chat
+            template shows. Members that differ are all told the same one.
         end_tokens: Further token strings that end an answer, beside those the model declares.
         context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
         model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
@@ -64,6 +67,7 @@ class MemberConfig:
     tokenizer_class: str = "auto"
     chat_template: str | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tool_dialect: str | None = None
     end_tokens: tuple[str, ...] = ()
     context_window: int | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +85,8 @@ class MemberConfig:
                 member=self.label,
                 hint="set one of them",
             )
+        if self.tool_dialect is not None:
+            _expect_choice("tool_dialect", self.tool_dialect, TOOL_DIALECTS)
         _expect_choice("kv_store", self.kv_store, KV_STORES)
         for name in ("context_window", "max_kv_tokens"):
             if (value := getattr(self, name)) is not None:

@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
+from adafuse_core.budget import Budget, unanimous
+from adafuse_core.chat.grammar import Guide
 from adafuse_core.config import GenerationParams
 from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 from adafuse_core.fusion import Chooser
 from adafuse_core.members.base import Prefix, WindowFull
-from adafuse_core.rounds import Round, Usage
+from adafuse_core.rounds import Usage
 from adafuse_core.stopping import StopMatcher
 from adafuse_core.strategies.base import Strategy
 
 
-def decode(prefixes: Sequence[Prefix], strategy: Strategy, params: GenerationParams) -> Iterator[Event]:
-    """Play rounds until a stop; yield text as soon as it is safe. The budget counts the first member's tokens."""
+def decode(
+    prefixes: Sequence[Prefix], strategy: Strategy, params: GenerationParams, guide: Guide | None = None
+) -> Iterator[Event]:
+    """Play rounds until a stop; yield text as soon as it is safe. The budget counts the first member's tokens.
+
+    Args:
+        prefixes: The members' views of the answer.
+        strategy: How they decide.
+        params: Budget, stop strings, temperature.
+        guide: What the answer may be. What it forces is committed without asking the members.
+    """
     chooser = Chooser(params.temperature, params.seed)
     stop = StopMatcher(params.stop)
-    reference, rounds = prefixes[0], 0
+    budget = Budget(prefixes, params.max_new_tokens, guide)
+    rounds = 0
     while not stop.reason:
+        forced = None if guide is None else guide.forced
         try:
-            played = strategy.play(prefixes, chooser)
+            played = strategy.play(prefixes, chooser) if forced is None else unanimous(forced)
         except WindowFull:
-            if text := stop.cut():
-                yield TextDelta(text=text)
-            break
+            closing = budget.close(guide)
+            if closing is None:
+                if text := stop.cut():
+                    yield TextDelta(text=text)
+                break
+            played = closing
         rounds += 1
-        played, spent = _within_budget(played, reference, params.max_new_tokens)
+        played, spent = budget.fit(played, guide)
         for prefix in prefixes:
             prefix.commit(played.span)
+        guide = guide and guide.after(played.span.text)
         if text := stop.feed(played.span, out_of_budget=spent):
             yield TextDelta(text=text)
         yield RoundDone(round=played)
     yield Finished(reason=stop.reason or "length", stop=stop.hit, usage=_usage(prefixes, rounds))
-
-
-def _within_budget(played: Round, reference: Prefix, budget: int | None) -> tuple[Round, bool]:
-    """The round, its span cut to the tokens that are left, and whether none are left after it."""
-    if budget is None:
-        return played, False
-    left, cost = budget - reference.completion_tokens, reference.cost(played.span)
-    if cost > left:
-        played = replace(played, cut=reference.clip(played.span, left))
-    return played, cost >= left
 
 
 def _usage(prefixes: Sequence[Prefix], rounds: int) -> Usage:

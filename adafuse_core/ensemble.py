@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from adafuse_core.chat.messages import Message, conversation, encodable
+from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall, conversation, encodable
+from adafuse_core.chat.reader import read_answer
+from adafuse_core.chat.tools import Tools
 from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig, expect_integer
 from adafuse_core.decode import decode
-from adafuse_core.errors import CancelledError, ConfigError, PromptError
-from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+from adafuse_core.errors import CancelledError, ConfigError, PromptError, TemplateError
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
 from adafuse_core.members import registry
 from adafuse_core.members.base import Member, Prefix, Prompt
+from adafuse_core.members.introduction import introduce
 from adafuse_core.rounds import Round, Usage
 from adafuse_core.small_models import NAMES
 from adafuse_core.strategies.base import build_strategy
@@ -33,11 +37,14 @@ class Generation:
     """A whole answer.
 
     Args:
-        text: The answer, exact to the byte.
-        reason: `"stop"` or `"length"`.
+        text: The answer, exact to the byte; thoughts and tool calls are not in it.
+        reason: `"stop"`, `"tool_calls"` or `"length"`.
         stop: The stop string that was hit, if one was.
         usage: Tokens of prompt and answer per member.
         rounds: The trace: every decision that was made.
+        reasoning: The thought with which the answer began, between `<think>` and `</think>`.
+        tool_calls: What the answer calls.
+        invalid_tool_calls: Calls in which a stop string or an error ended the answer.
     """
 
     text: str
@@ -45,6 +52,9 @@ class Generation:
     stop: str | None
     usage: Usage
     rounds: tuple[Round, ...]
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
 
 class Ensemble:
@@ -134,6 +144,9 @@ class Ensemble:
         prompt: PromptLike,
         *,
         tools: Sequence[dict[str, Any]] | None = None,
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
+        grammar: Grammar | None = None,
         cancel: threading.Event | None = None,
         **options: Any,
     ) -> Generator[Event]:
@@ -143,12 +156,21 @@ class Ensemble:
 
         Args:
             prompt: A plain text to continue, or the messages of a conversation.
-            tools: JSON schemas of tools, shown to each member by its own template.
+            tools: What the answer may call, in OpenAI's form: `{"type": "function", "function": {"name", "description",
+                "parameters"}}`. Each member's own template shows them if all members write calls in the same way;
+                otherwise a system message tells all the same form. A call that was begun obeys its tool's schema.
+            tool_choice: `"auto"`, `"any"` (or `"required"`) for at least one call, `"none"`, or the name of the one tool
+                to call.
+            parallel_tool_calls: Whether an answer may call several times, where the form allows it.
+            grammar: What the answer may be; with tools, what it may be if it calls none. A valid end always comes
+                before the budget ends. Text that a grammar forces is committed without asking the members.
             cancel: Set it to stop.
             options: Fields of `GenerationParams`.
 
         Yields:
-            `TextDelta` and `RoundDone` events, and one `Finished` at the end.
+            `TextDelta`, `ReasoningDelta`, `ToolCallDelta`, `ToolCallDone` and `RoundDone` events, and one `Finished`
+            at the end. The text of a call is in no `TextDelta`, nor is a `<think>` block that begins the answer to
+            messages.
 
         Raises:
             ConfigError: An option is unknown or out of range (at once, not at the first `next()`).
@@ -158,7 +180,10 @@ class Ensemble:
         """
         params = self.config.generation.updated(options)
         self.config.check_choice(params)
-        return self._events(_checked(prompt), tools, cancel or threading.Event(), params)
+        calls = Tools.of_request(tools, tool_choice, parallel_tool_calls)
+        if calls is not None and isinstance(prompt, str):
+            raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
+        return self._events(_checked(prompt), calls, grammar, cancel or threading.Event(), params)
 
     def generate(self, prompt: PromptLike, **options: Any) -> Generation:
         """The whole answer to a prompt; arguments and errors as of `stream`."""
@@ -216,7 +241,11 @@ class Ensemble:
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included."""
         checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
-        return {member.name: member.count_tokens(checked, tools) for member in self.members}
+        calls = Tools.of_request(tools, "auto", parallel=True)
+        if calls is None or isinstance(checked, str):
+            return {member.name: member.count_tokens(checked, tools) for member in self.members}
+        _, shown, schemas = introduce(checked, calls, self._strategy.select(self.members))
+        return {member.name: member.count_tokens(shown, schemas) for member in self.members}
 
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
@@ -281,22 +310,36 @@ class Ensemble:
             registry.release(config, self)
 
     def _events(
-        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None, cancel: threading.Event, params: GenerationParams
+        self,
+        prompt: Prompt,
+        tools: Tools | None,
+        grammar: Grammar | None,
+        cancel: threading.Event,
+        params: GenerationParams,
     ) -> Generator[Event]:
+        members = self._strategy.select(self.members)
+        dialect, schemas = None, None
+        if tools is not None and not isinstance(prompt, str):
+            dialect, prompt, schemas = introduce(prompt, tools, members)
+            grammar = tools.grammar(dialect, grammar)
         with ExitStack() as opened:
             prefixes: list[Prefix] = []
-            for member in self._strategy.select(self.members):
+            for member in members:
                 prefixes.append(
                     member.open(
                         prompt,
-                        tools,
+                        schemas,
                         max_word_tokens=self.config.max_word_tokens,
                         lookup=self.config.speculation in ("auto", "lookup"),
                         cancel=cancel,
+                        grammar=grammar,
                     )
                 )
                 opened.callback(prefixes[-1].close)
-            for event in decode(prefixes, self._strategy, params):
+            events = decode(prefixes, self._strategy, params, None if grammar is None else grammar.guide())
+            if not isinstance(prompt, str):
+                events = read_answer(events, dialect=dialect, thinking=_thinking(prefixes))
+            for event in events:
                 if cancel.is_set():
                     raise CancelledError("the generation was cancelled")
                 yield event
@@ -305,17 +348,42 @@ class Ensemble:
 def collect(events: Iterable[Event]) -> Generation:
     """Fold a stream into the whole answer."""
     texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall | InvalidToolCall] = []
     rounds: list[Round] = []
     for event in events:
         if isinstance(event, TextDelta):
             texts.append(event.text)
+        elif isinstance(event, ReasoningDelta):
+            thoughts.append(event.text)
+        elif isinstance(event, ToolCallDone):
+            calls.append(event.call)
         elif isinstance(event, RoundDone):
             rounds.append(event.round)
         elif isinstance(event, Finished):
             finished = event
     return Generation(
-        text="".join(texts), reason=finished.reason, stop=finished.stop, usage=finished.usage, rounds=tuple(rounds)
+        text="".join(texts),
+        reasoning="".join(thoughts),
+        tool_calls=tuple(call for call in calls if isinstance(call, ToolCall)),
+        invalid_tool_calls=tuple(call for call in calls if isinstance(call, InvalidToolCall)),
+        reason=finished.reason,
+        stop=finished.stop,
+        usage=finished.usage,
+        rounds=tuple(rounds),
     )
+
+
+def _thinking(prefixes: Sequence[Prefix]) -> bool:
+    """Whether the answer begins inside a thought. All members must see it so."""
+    thinking = {prefix.thinking for prefix in prefixes}
+    if len(thinking) > 1:
+        names = [prefix.name for prefix in prefixes if prefix.thinking]
+        raise TemplateError(
+            f"the chat templates of {', '.join(names)} begin the answer with a thought, the others' don't",
+            hint="have all members think or none, such as by MemberConfig(template_kwargs={'enable_thinking': False})",
+        )
+    return thinking == {True}
 
 
 def default_config() -> EnsembleConfig:

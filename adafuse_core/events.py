@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from adafuse_core.chat.messages import InvalidToolCall, ToolCall
 from adafuse_core.rounds import Round, Usage
 
 
@@ -12,6 +13,38 @@ class TextDelta:
     """New text of the answer; the deltas joined are the whole answer."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningDelta:
+    """New text of the thought with which an answer began; the tags around it are left out."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of a tool call.
+
+    Args:
+        index: Number of the call in this answer, from 0.
+        id: Of the call, in its first piece.
+        name: Of the tool, in the call's first piece.
+        arguments: New JSON text of the arguments.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCallDone:
+    """A tool call is complete, or the answer ended inside it."""
+
+    index: int
+    call: ToolCall | InvalidToolCall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +59,8 @@ class Finished:
     """The last event.
 
     Args:
-        reason: `"stop"` (the members ended the answer, or a stop string was hit) or `"length"`.
+        reason: `"stop"` (the members ended the answer, or a stop string was hit), `"tool_calls"` (the answer called
+            tools) or `"length"`.
         stop: The stop string that was hit, if one was.
         usage: Tokens of prompt and answer per member.
     """
@@ -36,4 +70,4 @@ class Finished:
     usage: Usage
 
 
-Event = TextDelta | RoundDone | Finished
+Event = TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone | RoundDone | Finished

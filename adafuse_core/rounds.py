@@ -55,13 +55,15 @@ class Round:
     """One decision of the ensemble.
 
     Args:
-        drafts: What each member proposed, in member order.
+        drafts: What each member proposed, in member order. Empty where a grammar left no choice, so that nobody
+            was asked; the one candidate has no proposers then.
         candidates: The pool without duplicates, in order of member, then branch.
         scores: `scores[c][k]` is member k's mean NLL of candidate c, in nats per token of that
             member. Empty where a lone candidate was committed unscored.
         fused: `fused[c]` is the weighted mean of `scores[c]`; empty as above.
         chosen: Index of the committed candidate.
-        cut: What was committed of it, where the token budget ended inside it.
+        cut: What was committed in its place, where the token budget ended inside it: a beginning of it, or what
+            a grammar needed to end.
     """
 
     drafts: tuple[Draft, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from adafuse_core.rounds import Span
 
 
@@ -36,7 +38,7 @@ class StopMatcher:
             return text[: end - len(self.hit)]
         if span.ends or out_of_budget:
             self.reason = "stop" if span.ends else "length"
-        keep = 0 if self.reason else self._hold(text)
+        keep = 0 if self.reason else held_back(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -45,10 +47,12 @@ class StopMatcher:
         held, self._held, self.reason = self._held, "", "length"
         return held
 
-    def _hold(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string begins with."""
-        longest = min(len(text), max(map(len, self._stop), default=0))
-        return next((size for size in range(longest, 0, -1) if self._begins_stop(text[-size:])), 0)
 
-    def _begins_stop(self, ending: str) -> bool:
-        return any(stop.startswith(ending) for stop in self._stop)
+def held_back(text: str, strings: Sequence[str]) -> int:
+    """Length of the longest end of `text` that one of the strings begins with."""
+    longest = min(len(text), max(map(len, strings), default=0))
+    return next((size for size in range(longest, 0, -1) if _begins_one(text[-size:], strings)), 0)
+
+
+def _begins_one(ending: str, strings: Sequence[str]) -> bool:
+    return any(string.startswith(ending) for string in strings)

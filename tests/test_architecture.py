@@ -15,7 +15,7 @@ FRAMEWORKS = {"langchain", "langchain_core", "llama_index", "rich", "fastapi", "
 # Each package of the core may import these others of the core, besides the values at its top.
 MAY_IMPORT = {
     "text": set(),
-    "chat": set(),
+    "chat": {"text"},
     "backends": {"engine", "text"},
     "engine": {"text"},
     "members": {"backends", "chat", "engine", "text", "small_models"},
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "small_models": set(),
 }
 VALUES = {"errors", "config", "rounds", "events"}
-ABOVE = {"fusion": {"strategies"}}  # pure functions that a package may use
+ABOVE = {"fusion": {"strategies"}, "stopping": {"chat"}}  # pure functions that a package may use
 
 
 def imports(path):

@@ -47,6 +47,7 @@ class Abilities:
 
 
 Until = Callable[[int, list[Step]], bool]
+Allowed = Callable[[Ids], bytes | None]
 
 
 class Session(Protocol):
@@ -84,7 +85,15 @@ class Session(Protocol):
 class Backend(Protocol):
     """A model behind token ids. All calls may come from several threads at once."""
 
-    def open(self, context: Ids, *, window: int | None, lookup: bool, check: Callable[[], None]) -> Session:
+    def open(
+        self,
+        context: Ids,
+        *,
+        window: int | None,
+        lookup: bool,
+        check: Callable[[], None],
+        allowed: Allowed | None = None,
+    ) -> Session:
         """A session that begins with a context. Nothing is computed yet.
 
         Args:
@@ -92,6 +101,8 @@ class Backend(Protocol):
             window: Most tokens that a context of the session may have; None if unbounded.
             lookup: Whether to guess ahead by looking up the last tokens in the context.
             check: Called before each pass and while waiting for one; raises to give up.
+            allowed: Tokens that may follow a context, one bit for each, lowest first; None for all. Every
+                distribution of the session is that of the model on condition that the token is one of them.
 
         Raises:
             ContextOverflowError: Memory can never hold so long a context.

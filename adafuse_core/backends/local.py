@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from adafuse_core.backends.base import Abilities, Step, Until
+from adafuse_core.backends.base import Abilities, Allowed, Step, Until
 from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
-from adafuse_core.engine.numbers import gather
+from adafuse_core.engine.numbers import Distribution, gather
 from adafuse_core.engine.selftest import Choice
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.engine.turns import Turns
@@ -40,7 +40,15 @@ class LocalBackend:
         log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
         log("member %r runs with KV memory %s", name, choice)
 
-    def open(self, context: Ids, *, window: int | None, lookup: bool, check: Callable[[], None]) -> LocalSession:
+    def open(
+        self,
+        context: Ids,
+        *,
+        window: int | None,
+        lookup: bool,
+        check: Callable[[], None],
+        allowed: Allowed | None = None,
+    ) -> LocalSession:
         """A session that begins with a context; see `Backend.open`."""
         limit = self._batcher.max_kv_tokens
         if limit is not None and len(context) + SPARE_TOKENS > limit:
@@ -49,7 +57,7 @@ class LocalBackend:
                 f"the KV memory holds {limit}",
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
-        return LocalSession(self._batcher, context, window, Lookup() if lookup else None, check)
+        return LocalSession(self._batcher, context, window, Lookup() if lookup else None, check, allowed)
 
     def take_turns(self, turns: Turns) -> None:
         """Share the turns of a device with its other models."""
@@ -85,12 +93,15 @@ class LocalSession:
         window: int | None,
         lookup: Lookup | None,
         check: Callable[[], None],
+        allowed: Allowed | None,
     ) -> None:
         self._batcher = batcher
         self._window = window
         self._memo = batcher.open(context)
         self._lookup = lookup
         self._check = check
+        self._allowed = allowed
+        self._conditioned: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
@@ -116,11 +127,11 @@ class LocalSession:
             for context, ids in zip(contexts, continuations, strict=True)
             for length in range(len(ids))
         ]
-        known = {place: self._memo.known(place) for place in places}
+        known = {place: self._known(place) for place in places}
         with self._batcher.call(self._memo):
             while missing := [place for place, row in known.items() if row is None]:  # what gave way is read again
                 self._compute(missing, guesses, look_up=False)
-                known |= {place: self._memo.known(place) for place in missing}
+                known |= {place: self._known(place) for place in missing}
         tokens = [token for ids in continuations for token in ids]
         rows = [row for place in places if (row := known[place]) is not None]
         values = iter(gather(list(zip(rows, tokens, strict=True))))
@@ -128,6 +139,7 @@ class LocalSession:
 
     def commit(self, context: Ids) -> None:
         """Go on from this context."""
+        self._conditioned.clear()
         try:
             self._batcher.commit(self._memo, context)
         except Closed:
@@ -141,12 +153,22 @@ class LocalSession:
         self, row: int, written: list[Ids], steps: list[list[Step]], max_new: int, top: int, until: Until
     ) -> bool:
         """Continue a row as far as the memo goes; whether it wants more."""
-        while (known := self._memo.known(written[row])) is not None:
+        while (known := self._known(written[row])) is not None:
             steps[row].append(Step(*known.top(top)))
             if until(row, steps[row]) or len(steps[row]) >= max_new:
                 return False
             written[row] += (known.ids[0],)
         return True
+
+    def _known(self, context: Ids) -> Distribution | None:
+        """What is known of the token after a context, on condition that it is allowed."""
+        known = self._memo.known(context)
+        if known is None or self._allowed is None:
+            return known
+        if context not in self._conditioned:
+            allowed = self._allowed(context)
+            self._conditioned[context] = known if allowed is None else _given(known, allowed)
+        return self._conditioned[context]
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
         """Have contexts computed, and guesses with them."""
@@ -171,6 +193,16 @@ class LocalSession:
         beyond = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
         guesses = ((more, self._lookup.guess(committed, more)) for more in beyond)
         return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
+
+
+def _given(known: Distribution, allowed: bytes) -> Distribution:
+    try:
+        return known.given(allowed)
+    except ValueError as error:
+        raise MemberError(
+            "its vocabulary has no token for what the grammar asks for",
+            hint="leave this member out, or ask for characters that its tokenizer can write",
+        ) from error
 
 
 def _freed() -> MemberError:

@@ -22,6 +22,23 @@ class ToolCall:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InvalidToolCall:
+    """A call that can't be run.
+
+    Args:
+        name: Of the tool, as far as it was written.
+        arguments: Their text, as far as it was written.
+        id: Of the call.
+        error: What is wrong.
+    """
+
+    name: str | None
+    arguments: str
+    id: str | None
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """One turn of a conversation.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from adafuse_core.text.tokens import Ids
@@ -32,8 +34,33 @@ class Distribution:
         """So many of the likeliest tokens and their log-probabilities."""
         if count <= len(self.ids):
             return self.ids[:count], self.logprobs[:count]
-        ids, values = likeliest(self.table[self.row][None], count)
-        return tuple(ids[0]), tuple(values[0])
+        return _possible(*likeliest(self.table[self.row][None], count))
+
+    def given(self, allowed: bytes) -> Distribution:
+        """The distribution on condition that the next token is one of the allowed: theirs add up to one.
+
+        Args:
+            allowed: One bit for each token, lowest first.
+
+        Raises:
+            ValueError: No token of the table is allowed.
+        """
+        values = self.table[self.row]
+        flags = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: len(values)]
+        if not flags.any():
+            raise ValueError("no token is allowed")
+        barred = torch.ones(len(values), dtype=torch.bool)
+        barred[: len(flags)] = torch.from_numpy(flags == 0)
+        with torch.inference_mode():
+            table = torch.log_softmax(values.masked_fill(barred.to(values.device), -math.inf), dim=-1)[None]
+            ids, logprobs = _possible(*likeliest(table, _AT_HAND))
+        return Distribution(ids, logprobs, table, 0)
+
+
+def _possible(ids: list[list[int]], values: list[list[float]]) -> tuple[Ids, tuple[float, ...]]:
+    """The first row, without what has no probability."""
+    count = sum(value > -math.inf for value in values[0])
+    return tuple(ids[0][:count]), tuple(values[0][:count])
 
 
 def distributions(logits: torch.Tensor) -> list[Distribution]:

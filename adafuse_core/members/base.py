@@ -6,6 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from adafuse_core.chat.dialects.base import Dialect
+from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message
 from adafuse_core.rounds import Draft, DraftPlan, Span
 
@@ -21,6 +23,7 @@ class Prefix(Protocol):
 
     name: str
     weight: float
+    thinking: bool  # whether the prompt ends with the beginning of a thought
     place: str  # the device it computes on: members of one place take turns, others work at the same time
 
     def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
@@ -72,6 +75,7 @@ class Member(Protocol):
         max_word_tokens: int,
         lookup: bool,
         cancel: threading.Event,
+        grammar: Grammar | None = None,
     ) -> Prefix:
         """Render, encode and check a prompt. Nothing is computed by the model yet.
 
@@ -81,6 +85,7 @@ class Member(Protocol):
             max_word_tokens: Most tokens of one word.
             lookup: Whether to guess ahead by what followed the last tokens before.
             cancel: Ends the work within one step once it is set.
+            grammar: What the answer may be; no span that breaks it is proposed.
         """
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
@@ -91,6 +96,14 @@ class Member(Protocol):
 
     def supports_chat(self) -> bool:
         """Whether the member has a chat template."""
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """How the member writes tool calls; None if that is not known."""
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether tools can be given to `open`. Otherwise they have to be told in messages."""
 
     @property
     def context_window(self) -> int | None:

@@ -61,6 +61,7 @@ def load_member(config: MemberConfig) -> ModelMember:
             end_ids=_end_ids(config, tokenizer, model),
             context_window=window,
             template_variables=config.template_kwargs,
+            dialect=config.tool_dialect,
         )
     except AdaFuseError as error:
         error.member = error.member or name

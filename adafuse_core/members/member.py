@@ -10,9 +10,14 @@ import math
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 from adafuse_core.backends.base import Abilities, Backend, Session, Step
+from adafuse_core.chat.dialects import DIALECTS, spoken_by
+from adafuse_core.chat.dialects.base import Dialect
+from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.errors import (
     AdaFuseError,
@@ -23,10 +28,14 @@ from adafuse_core.errors import (
     TemplateError,
 )
 from adafuse_core.members.base import Prompt, WindowFull
+from adafuse_core.members.masks import Masks
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
 from adafuse_core.text.tokens import INCOMPLETE, Codec, Ids, Section, shared_length
+from adafuse_core.text.vocabulary import Vocabulary
 from adafuse_core.text.words import NewlineTail, WordRule
+
+_PROBE = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object", "properties": {}}}}
 
 
 class ModelMember:
@@ -41,6 +50,7 @@ class ModelMember:
         context_window: Most tokens of prompt plus answer; None if unbounded.
         template_variables: Handed to the chat template.
         rule: Where words end.
+        dialect: Name of the form in which it calls tools; None for the one that the chat template shows.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class ModelMember:
         context_window: int | None,
         template_variables: dict[str, Any] | None = None,
         rule: WordRule | None = None,
+        dialect: str | None = None,
     ) -> None:
         self.name = name
         self.weight = weight
@@ -64,8 +75,10 @@ class ModelMember:
         self._codec = Codec(tokenizer)
         abilities = backend.check()
         self._vocab_size, self.place = abilities.vocab_size, abilities.device
+        self._vocabulary = Vocabulary(tokenizer, size=self._vocab_size, special_ids=self._codec.special_ids)
         self._context_window = context_window
         self._template_variables = template_variables or {}
+        self._dialect = dialect
 
     @property
     def context_window(self) -> int | None:
@@ -76,6 +89,25 @@ class ModelMember:
         """Whether the tokenizer has a chat template."""
         return bool(self._tokenizer.chat_template)
 
+    @property
+    def dialect(self) -> Dialect | None:
+        """How the member writes tool calls; None if its template tells nothing of it."""
+        return DIALECTS[self._dialect] if self._dialect else self._template_dialect
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the chat template shows tools, and calls in the member's dialect."""
+        return self._template_dialect is not None and self.dialect == self._template_dialect
+
+    @cached_property
+    def _template_dialect(self) -> Dialect | None:
+        """The dialect of the chat template, if it shows tools at all."""
+        try:
+            self._render([Message(role="user", content="?")], [_PROBE])
+            return spoken_by(self._tokenizer.get_chat_template(tools=[_PROBE]))
+        except TemplateError:
+            return None
+
     def open(
         self,
         prompt: Prompt,
@@ -84,6 +116,7 @@ class ModelMember:
         max_word_tokens: int,
         lookup: bool,
         cancel: threading.Event,
+        grammar: Grammar | None = None,
     ) -> ModelPrefix:
         """Render, encode and check a prompt; the model computes nothing yet.
 
@@ -92,7 +125,7 @@ class ModelMember:
             TemplateError: The member has no chat template, or it can't render the messages.
             ContextOverflowError: The prompt leaves no room for an answer.
         """
-        ids, section = self._encode(prompt, tools)
+        ids, section, thinking = self._encode(prompt, tools)
         if self._context_window is not None and len(ids) >= self._context_window:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens, the context window is {self._context_window}",
@@ -105,8 +138,15 @@ class ModelMember:
                 raise CancelledError("the generation was cancelled", member=self.name)
 
         with _Blame(self.name, "opening a prompt"):
-            session = self.backend.open(ids, window=self._context_window, lookup=lookup, check=check)
-        return ModelPrefix(self, session, ids, section, max_word_tokens)
+            masks = None if grammar is None else self._masks(grammar, ids, section)
+            session = self.backend.open(ids, window=self._context_window, lookup=lookup, check=check, allowed=masks)
+        return ModelPrefix(self, session, ids, section, max_word_tokens, masks, thinking)
+
+    def _masks(self, grammar: Grammar, ids: Ids, section: Section) -> Masks:
+        def text_of(answer: Ids) -> str:
+            return section.decode(ids, answer, opens=True)
+
+        return Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, text_of)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Length of a prompt in own tokens, template included."""
@@ -136,13 +176,17 @@ class ModelMember:
         """Free the model."""
         self.backend.close()
 
-    def _encode(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None) -> tuple[Ids, Section]:
+    def _encode(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None) -> tuple[Ids, Section, bool]:
+        """Ids, where the answer stands, and whether it begins inside a thought."""
+        thinking = False
         if isinstance(prompt, str):
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
             encoded = self._codec.encode_prompt(prompt)
         else:
-            encoded = self._codec.encode_rendered(self._render(prompt, tools))
+            rendered = self._render(prompt, tools)
+            thinking = rendered.rstrip().endswith("<think>")
+            encoded = self._codec.encode_rendered(rendered)
         if not encoded[0]:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
         if max(encoded[0]) >= self._vocab_size:
@@ -151,7 +195,7 @@ class ModelMember:
                 member=self.name,
                 hint="leave out control tokens for images and the like",
             )
-        return encoded
+        return *encoded, thinking
 
     def _render(self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> str:
         if not self.supports_chat():
@@ -177,7 +221,16 @@ class ModelPrefix:
     encoded. So one member alone decodes exactly as its own greedy search does.
     """
 
-    def __init__(self, member: ModelMember, session: Session, ids: Ids, section: Section, max_word_tokens: int) -> None:
+    def __init__(
+        self,
+        member: ModelMember,
+        session: Session,
+        ids: Ids,
+        section: Section,
+        max_word_tokens: int,
+        masks: Masks | None,
+        thinking: bool,
+    ) -> None:
         self.name = member.name
         self.weight = member.weight
         self.place = member.place
@@ -185,6 +238,8 @@ class ModelPrefix:
         self._session = session
         self._section = section
         self._max_word_tokens = max_word_tokens
+        self._masks = masks
+        self.thinking = thinking
         self._ids = ids  # prompt and answer
         self._prompt_length = len(ids)
         self._text = ""  # of the answer
@@ -242,6 +297,8 @@ class ModelPrefix:
             self._ids = self._ids_after(span)
             self._text += span.text
             self._drafted, self._written = {}, {}
+            if self._masks is not None:
+                self._masks.commit(self._ids)
             self._session.commit(self._ids)
 
     def cost(self, span: Span) -> int:
@@ -335,7 +392,7 @@ class ModelPrefix:
             return tuple(writer.ids), True
         if writer.words:
             return tuple(writer.ids[: writer.word_starts[-1]]), False
-        if not writer.text(len(writer.ids)):  # nothing visible in all that room: an end
+        if not writer.text(len(writer.ids)) and self._masks is None:  # nothing visible in all that room: an end
             return tuple(writer.ids), True
         whole = [n for n in range(1, len(writer.ids) + 1) if not writer.text(n).endswith(INCOMPLETE)]
         if not whole:

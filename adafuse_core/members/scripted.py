@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from adafuse_core.chat.dialects import DIALECTS
+from adafuse_core.chat.grammar import Grammar, Guide
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import (
     CancelledError,
@@ -45,6 +47,7 @@ class ScriptedMember:
         ends_answer: Whether the answer ends with the script. Otherwise the script starts over, for ever.
         context_window: Most words of prompt plus answer; None if unbounded.
         chat: Whether it takes messages.
+        dialect: Name of the form in which its script calls tools.
         fail_after: Rounds of each answer after which drafting fails; None for never.
         delay: Seconds that each draft takes; cancelling cuts them short.
 
@@ -63,6 +66,7 @@ class ScriptedMember:
         ends_answer: bool = True,
         context_window: int | None = None,
         chat: bool = True,
+        dialect: str = "hermes",
         fail_after: int | None = None,
         delay: float = 0.0,
     ) -> None:
@@ -74,6 +78,8 @@ class ScriptedMember:
         self.fail_after = fail_after
         self.delay = delay
         self.prompts: list[Prompt] = []
+        self.dialect = DIALECTS[dialect]
+        self.shows_tools = True
         self._reply = reply
         self._context_window = context_window
         self._chat = chat
@@ -97,6 +103,7 @@ class ScriptedMember:
         max_word_tokens: int,
         lookup: bool,
         cancel: threading.Event,
+        grammar: Grammar | None = None,
     ) -> ScriptedPrefix:
         """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess.
 
@@ -116,7 +123,8 @@ class ScriptedMember:
             )
         self.prompts.append(prompt)
         reply = self._reply(prompt) if callable(self._reply) else self._reply
-        return ScriptedPrefix(self, _Script(reply, ends=self.ends_answer), length, cancel)
+        guide = None if grammar is None else grammar.guide()
+        return ScriptedPrefix(self, _Script(reply, ends=self.ends_answer), length, cancel, guide)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Words of a prompt, one more for each message, and the words of the tools as JSON."""
@@ -164,13 +172,22 @@ class ScriptedPrefix:
     """One answer in the making."""
 
     place = "script"
+    thinking = False
 
-    def __init__(self, member: ScriptedMember, script: _Script, prompt_tokens: int, cancel: threading.Event) -> None:
+    def __init__(
+        self,
+        member: ScriptedMember,
+        script: _Script,
+        prompt_tokens: int,
+        cancel: threading.Event,
+        guide: Guide | None,
+    ) -> None:
         self.name = member.name
         self.weight = member.weight
         self._member = member
         self._script = script
         self._cancel = cancel
+        self._guide = guide
         self._prompt_tokens = prompt_tokens
         self._completion_tokens = 0
         self._text = ""
@@ -192,7 +209,7 @@ class ScriptedPrefix:
         Raises:
             WindowFull: No word more fits.
             CancelledError: The generation was cancelled.
-            MemberError: `fail_after` rounds were drafted.
+            MemberError: `fail_after` rounds were drafted, or the script breaks the grammar.
         """
         self._cancel.wait(self._member.delay)
         self._check_cancel()
@@ -203,8 +220,16 @@ class ScriptedPrefix:
         unsure = self._member.margin < plan.tau
         own = self._script.words_at(self._text, min(1 if unsure else plan.max_words, self._room()))
         spans = [own]
+        if not self._allows(own):
+            raise MemberError(
+                f"the script goes on with {own.text!r}{' and ends' if own.ends else ''} after {self._text[-60:]!r}, "
+                f"which the answer's grammar does not allow",
+                member=self.name,
+                hint="write JSON as json.dumps does, and calls in the form that Ensemble.stream describes",
+            )
         if unsure:
-            spans += [Span(text=text) for text in self._member.alternatives if text != own.text]
+            more = [Span(text=text) for text in self._member.alternatives if text != own.text]
+            spans += [span for span in more if self._allows(span)]
         margins = (self._member.margin,) * max(1, _words(own.text))
         return Draft(member=self.name, spans=tuple(spans[: plan.branches]), margins=margins)
 
@@ -220,6 +245,7 @@ class ScriptedPrefix:
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
         self._text += span.text
+        self._guide = self._guide and self._guide.after(span.text)
         self._completion_tokens += _words(span.text)
 
     def cost(self, span: Span) -> int:
@@ -233,6 +259,12 @@ class ScriptedPrefix:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _allows(self, span: Span) -> bool:
+        if self._guide is None:
+            return True
+        after = self._guide.after(span.text)
+        return after is not None and (after.may_end or not span.ends)
 
     def _room(self) -> int:
         """Words that still fit into the context window."""

@@ -161,7 +161,7 @@ class Section:
     def __init__(self, codec: Codec, ids: Ids, opening: str, at_start: bool, lead: str, head: int) -> None:
         self._codec = codec
         self._opening = opening
-        self._lead = lead
+        self.lead = lead
         own = codec._dummy_everywhere and not opening  # the tokenizer writes the lead itself
         self._start = opening if own else opening + lead
         before = ids[:head]
@@ -178,7 +178,7 @@ class Section:
     def decode(self, kept: Sequence[int], ids: Sequence[int], *, opens: bool) -> str:
         """Text of `ids` after the kept ids; where they open the answer the lead is not theirs."""
         text = self._codec.decode(kept, ids)
-        return text.removeprefix(self._lead) if opens else text
+        return text.removeprefix(self.lead) if opens else text
 
     def extend(self, kept: Ids, answer: str, addition: str) -> tuple[Ids, Ids]:
         """Where and how `addition` is written after `answer`.

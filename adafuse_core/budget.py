@@ -1,0 +1,88 @@
+"""How much of a round may be committed: the token budget, and with a grammar the way to a valid end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from adafuse_core.chat.grammar import Guide
+from adafuse_core.errors import ConfigError
+from adafuse_core.members.base import Prefix
+from adafuse_core.rounds import Candidate, Round, Span
+
+_SLACK = 4  # tokens: what is committed piece by piece may be written with a few more than as a whole
+
+
+class Budget:
+    """Cuts the last round.
+
+    With a grammar an answer always stays so short that the way to its end still fits; when it would not, that
+    way is committed in place of the round.
+
+    Args:
+        prefixes: All members' views of the answer; the first one's tokens are counted.
+        tokens: Longest answer; None for no bound but the members' context windows.
+
+    Raises:
+        ConfigError: The shortest answer that the grammar allows is longer.
+    """
+
+    def __init__(self, prefixes: Sequence[Prefix], tokens: int | None, guide: Guide | None) -> None:
+        self._prefixes = prefixes
+        self._reference = prefixes[0]
+        self._tokens = tokens
+        if guide is not None and not self._holds(Span(text=guide.closing or ""), slack=0):
+            raise ConfigError(
+                f"max_new_tokens={tokens} and the members' context windows have no room for the shortest answer that "
+                f"the grammar allows, such as {guide.closing!r}",
+                hint="raise max_new_tokens, shorten the prompt, or ask for less",
+            )
+
+    def fit(self, played: Round, guide: Guide | None) -> tuple[Round, bool]:
+        """The round with what may be committed of it, and whether the budget ends there."""
+        if guide is not None:
+            return self._fit_guided(played, guide)
+        if self._tokens is None:
+            return played, False
+        left, cost = self._left(), self._reference.cost(played.span)
+        if cost > left:
+            played = replace(played, cut=self._reference.clip(played.span, left))
+        return played, cost >= left
+
+    def close(self, guide: Guide | None) -> Round | None:
+        """The way to a valid end, as a round, where the answer may not end as it stands."""
+        if guide is None or guide.may_end or not guide.closing:
+            return None
+        return unanimous(Span(text=guide.closing))
+
+    def _fit_guided(self, played: Round, guide: Guide) -> tuple[Round, bool]:
+        span = played.span
+        after = guide.after(span.text)
+        assert after is not None, f"{span} breaks the grammar"
+        closing = "" if span.ends else after.closing or ""
+        if self._holds(Span(text=span.text + closing), slack=_SLACK if closing else 0):
+            return played, not span.ends and self._left() <= self._reference.cost(span)
+        return replace(played, cut=self._last(span, guide)), True
+
+    def _last(self, span: Span, guide: Guide) -> Span:
+        """What ends the answer for its length."""
+        if guide.may_end:
+            clipped = self._reference.clip(span, self._left())
+            after = guide.after(clipped.text)
+            fits = all(prefix.fits(clipped) for prefix in self._prefixes)
+            return clipped if fits and after is not None and after.may_end else Span(text="")
+        return Span(text=guide.closing or "")
+
+    def _holds(self, span: Span, *, slack: int) -> bool:
+        if self._tokens is not None and self._reference.cost(span) + slack > self._left():
+            return False
+        return all(prefix.fits(span) for prefix in self._prefixes)
+
+    def _left(self) -> int:
+        """Tokens that may still be written."""
+        return 1 << 30 if self._tokens is None else self._tokens - self._reference.completion_tokens
+
+
+def unanimous(span: Span) -> Round:
+    """A round without a choice: nobody was asked."""
+    return Round(drafts=(), candidates=(Candidate(span=span, proposers=()),), scores=(), fused=(), chosen=0)

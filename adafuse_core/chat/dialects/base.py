@@ -1,0 +1,61 @@
+"""What a dialect is: the fixed text around the name and the arguments of a call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adafuse_core.chat.messages import ToolCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How calls are written: `head`, then `begin` NAME `middle` ARGUMENTS `end` for each, with `between`, then `tail`.
+
+    Args:
+        name: Of the dialect.
+        trigger: What an answer that calls tools begins with; `head` and `begin` begin with it.
+        begin: Up to the tool's name.
+        middle: From the name to the arguments, a JSON object.
+        end: After the arguments.
+        between: Between two calls; None where a turn has one call only.
+        head: Before the first call.
+        tail: After the last call.
+        after_text: Whether text may come before the calls.
+        marks: What chat templates of this dialect contain, all of it.
+        unmarked: What they don't contain.
+    """
+
+    name: str
+    trigger: str
+    begin: str
+    middle: str
+    end: str
+    between: str | None
+    head: str = ""
+    tail: str = ""
+    after_text: bool = False
+    marks: tuple[str, ...] = ()
+    unmarked: tuple[str, ...] = ()
+
+    def fits(self, template: str) -> bool:
+        """Whether a chat template was written for this dialect."""
+        return (
+            bool(self.marks)
+            and all(mark in template for mark in self.marks)
+            and not any(mark in template for mark in self.unmarked)
+        )
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as text."""
+        texts = [
+            f"{self.begin}{quoted(call.name)}{self.middle}{json.dumps(call.arguments, ensure_ascii=False)}{self.end}"
+            for call in calls
+        ]
+        return self.head + (self.between or "\n").join(texts) + self.tail
+
+
+def quoted(name: str) -> str:
+    """A name as it stands between the quotes of JSON."""
+    return json.dumps(name, ensure_ascii=False)[1:-1]

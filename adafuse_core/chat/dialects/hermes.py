@@ -1,0 +1,15 @@
+"""Tags around JSON, as of Nous Hermes, Qwen and many others; also the one for members without a common dialect."""
+
+from adafuse_core.chat.dialects.base import Dialect
+
+DIALECT = Dialect(
+    name="hermes",
+    trigger="<tool_call>",
+    begin='<tool_call>\n{"name": "',
+    middle='", "arguments": ',
+    end="}\n</tool_call>",
+    between="\n",
+    after_text=True,
+    marks=("<tool_call>",),
+    unmarked=("<function=", "<arg_key>", "<tool_call_begin>"),
+)

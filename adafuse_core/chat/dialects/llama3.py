@@ -1,0 +1,13 @@
+"""A bare JSON object with `parameters`, one call per turn, as of Llama 3.1 and later."""
+
+from adafuse_core.chat.dialects.base import Dialect
+
+DIALECT = Dialect(
+    name="llama3",
+    trigger='{"name": "',
+    begin='{"name": "',
+    middle='", "parameters": ',
+    end="}",
+    between=None,
+    marks=('"parameters": ', "<|python_tag|>"),
+)
