@@ -24,13 +24,18 @@ class Budget:
         tokens: Longest answer; None for no bound but the members' context windows.
 
     Raises:
-        ConfigError: The shortest answer that the grammar allows is longer.
+        ConfigError: The shortest answer that the grammar allows is longer, or none was found.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], tokens: int | None, guide: Guide | None) -> None:
         self._prefixes = prefixes
         self._reference = prefixes[0]
         self._tokens = tokens
+        if guide is not None and guide.closing is None:
+            raise ConfigError(
+                "no answer was found that the grammar allows, so an end in time can't be promised",
+                hint="ask for less: long strings and lists that must be filled make the search long",
+            )
         if guide is not None and not self._holds(Span(text=guide.closing or ""), slack=0):
             raise ConfigError(
                 f"max_new_tokens={tokens} and the members' context windows have no room for the shortest answer that "

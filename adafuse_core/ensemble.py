@@ -22,7 +22,7 @@ from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, PromptError, TemplateError
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
 from adafuse_core.members import registry
-from adafuse_core.members.base import Member, Prefix, Prompt
+from adafuse_core.members.base import Member, Prefix, Prompt, PromptSide
 from adafuse_core.members.introduction import introduce
 from adafuse_core.rounds import Round, Usage
 from adafuse_core.small_models import NAMES
@@ -159,7 +159,7 @@ class Ensemble:
             tools: What the answer may call, in OpenAI's form: `{"type": "function", "function": {"name", "description",
                 "parameters"}}`. Each member's own template shows them if all members write calls in the same way;
                 otherwise a system message tells all the same form. A call that was begun obeys its tool's schema.
-            tool_choice: `"auto"`, `"any"` (or `"required"`) for at least one call, `"none"`, or the name of the one tool
+            tool_choice: `"auto"`, `"any"` or `"required"` for at least one call, `"none"`, or the name of the one tool
                 to call.
             parallel_tool_calls: Whether an answer may call several times, where the form allows it.
             grammar: What the answer may be; with tools, what it may be if it calls none. A valid end always comes
@@ -239,17 +239,17 @@ class Ensemble:
         return [future.result() for future in running]
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
-        """Length of a prompt per member, each in its own tokens, template included."""
+        """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
         checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
         calls = Tools.of_request(tools, "auto", parallel=True)
         if calls is None or isinstance(checked, str):
-            return {member.name: member.count_tokens(checked, tools) for member in self.members}
-        _, shown, schemas = introduce(checked, calls, self._strategy.select(self.members))
-        return {member.name: member.count_tokens(shown, schemas) for member in self.members}
+            return {member.name: member.count_tokens(checked, tools) for member in self._prompt_sides}
+        _, shown, schemas = introduce(checked, calls, self._prompt_sides)
+        return {member.name: member.count_tokens(shown, schemas) for member in self._prompt_sides}
 
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
-        return {member.name: member.count_text_tokens(text) for member in self.members}
+        return {member.name: member.count_text_tokens(text) for member in self._prompt_sides}
 
     @property
     def context_window(self) -> int | None:
@@ -267,8 +267,21 @@ class Ensemble:
         return min(bounded) if bounded else None
 
     def supports_chat(self) -> bool:
-        """Whether every member has a chat template."""
-        return all(member.supports_chat() for member in self.members)
+        """Whether every member has a chat template. No weights are loaded for that."""
+        return all(member.supports_chat() for member in self._prompt_sides)
+
+    def supports_tools(self) -> bool:
+        """Whether every member's chat template shows tools, so that its model is likely to have learned to call them.
+
+        Calls can be asked for in any case: members are told how, and a grammar holds them to it.
+        """
+        return all(member.shows_tools for member in self._prompt_sides)
+
+    @property
+    def _prompt_sides(self) -> Sequence[PromptSide]:
+        """The members as far as prompts go. No weights are loaded for that."""
+        loaded = self._members
+        return [registry.encoder(member) for member in self.config.members] if loaded is None else loaded
 
     def describe(self) -> dict[str, Any]:
         """What is loaded and how it runs, in plain values."""

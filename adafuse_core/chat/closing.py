@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-_MOST_CHOICES = 400  # straight ahead
+_MOST_CHOICES = 2000  # straight ahead
 _MOST_STATES = 3000  # in all directions
 _CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
 _OPENERS = b"\\[{(<-+"  # after all others

@@ -16,7 +16,6 @@ from typing import Any, Self
 from adafuse_core.chat.closing import shortest_end
 from adafuse_core.errors import ConfigError
 from adafuse_core.rounds import Span
-from adafuse_core.text.vocabulary import byte_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -74,15 +73,15 @@ class Grammar:
         """Text by the rules of a context-free grammar in llguidance's Lark syntax; they begin at `start`."""
         return cls(rules)._checked("grammar", hint="see llguidance's description of its Lark syntax")
 
-    def source(self, *, lead: str = "", forcing: bool = True) -> str:
+    def source(self, *, lead: str = "") -> str:
         """The whole grammar in the form the engine takes.
 
         Args:
             lead: Text that goes before.
-            forcing: Whether a token may be the only one allowed because the text is, though others begin it too.
         """
-        options = "" if forcing else '%llguidance {"no_forcing": true}\n'
-        grammars = [{"name": "whole", "lark_grammar": f"{options}start: {json.dumps(lead) if lead else ''} @answer"}]
+        # Without forcing, all tokens are allowed that the text can go on with, not one encoding of what must follow.
+        rules = f'%llguidance {{"no_forcing": true}}\nstart: {json.dumps(lead) if lead else ""} @answer'
+        grammars = [{"name": "whole", "lark_grammar": rules}]
         return json.dumps({"grammars": [*grammars, *self._named("answer")]})
 
     def guide(self) -> Guide:
@@ -152,6 +151,8 @@ def _matcher(source: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _bytes() -> Any:
+    from adafuse_core.text.vocabulary import byte_vocabulary
+
     return byte_vocabulary()
 
 

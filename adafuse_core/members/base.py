@@ -61,10 +61,32 @@ class Prefix(Protocol):
         """Free the memory. May be called twice."""
 
 
-class Member(Protocol):
-    """One language model with its tokenizer."""
+class PromptSide(Protocol):
+    """What can be told of a member without its weights."""
 
     name: str
+
+    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
+        """Length of a prompt in own tokens, template included."""
+
+    def count_text_tokens(self, text: str) -> int:
+        """Length of a bare text in own tokens, nothing added."""
+
+    def supports_chat(self) -> bool:
+        """Whether the member has a chat template."""
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """How the member writes tool calls; None if that is not known."""
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether tools can be given to `open`. Otherwise they have to be told in messages."""
+
+
+class Member(PromptSide, Protocol):
+    """One language model with its tokenizer."""
+
     weight: float
 
     def open(
@@ -87,23 +109,6 @@ class Member(Protocol):
             cancel: Ends the work within one step once it is set.
             grammar: What the answer may be; no span that breaks it is proposed.
         """
-
-    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
-
-    def count_text_tokens(self, text: str) -> int:
-        """Length of a bare text in own tokens, nothing added."""
-
-    def supports_chat(self) -> bool:
-        """Whether the member has a chat template."""
-
-    @property
-    def dialect(self) -> Dialect | None:
-        """How the member writes tool calls; None if that is not known."""
-
-    @property
-    def shows_tools(self) -> bool:
-        """Whether tools can be given to `open`. Otherwise they have to be told in messages."""
 
     @property
     def context_window(self) -> int | None:

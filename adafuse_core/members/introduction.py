@@ -9,11 +9,11 @@ from adafuse_core.chat.dialects import SHARED
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tools import Tools, told
-from adafuse_core.members.base import Member
+from adafuse_core.members.base import PromptSide
 
 
 def introduce(
-    messages: Sequence[Message], tools: Tools, members: Sequence[Member]
+    messages: Sequence[Message], tools: Tools, members: Sequence[PromptSide]
 ) -> tuple[Dialect, Sequence[Message], list[dict[str, Any]] | None]:
     """Find the dialect in which all members can call the same tools.
 

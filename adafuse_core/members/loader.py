@@ -4,78 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.selftest import choose_store, is_causal, is_finite, tokens_in_free_memory
 from adafuse_core.errors import (
-    AdaFuseError,
     ModelLoadError,
     NonFiniteLogitsError,
     TokenizerMismatchError,
     UnsupportedModelError,
 )
 from adafuse_core.members.member import ModelMember
-from adafuse_core.members.sources import context_window, hub_options, not_found, source
-from adafuse_core.text.tokens import Codec
+from adafuse_core.members.prompts import PromptEncoder
+from adafuse_core.members.sources import context_window, hub_options, load_errors, source
+from adafuse_core.members.tokenizers import load_encoder
 
 logger = logging.getLogger(__name__)
 
-_PROBES = (
-    "Hello world",
-    "Hello  world,   again",
-    "line one\nline two\r\n\n\tindented\n    four",
-    " leading and trailing ",
-    "1984 + 3.14 = 1987.14",
-    "don't (stop) [now] {ok} <a href='x'> a < b",
-    "Grüße aus Zürich, naïve façade, ½ €",
-    "日本語のテキスト。中文 한국어 ไทย",
-    "👩‍👩‍👧 🇩🇪 😀!",
-)
 
-
-def load_member(config: MemberConfig) -> ModelMember:
-    """Load tokenizer and model; the first failing check raises a `ModelLoadError` that names the member."""
-    name = config.label
-    try:
+def load_member(config: MemberConfig, encoder: PromptEncoder | None = None) -> ModelMember:
+    """Load tokenizer (if it is not given) and model; the first failing check raises a `ModelLoadError`."""
+    encoder = encoder or load_encoder(config)
+    with load_errors(config):
         files = source(config.model)
         architecture = _architecture(config, files)
-        tokenizer = _load_tokenizer(config, source(config.tokenizer) if config.tokenizer else files)
         model = _load_model(config, files, architecture)
-        _check_model(model, tokenizer)
-        window = context_window(config, model.module.config)
+        _check_model(model, encoder.tokenizer)
         return ModelMember(
-            name=name,
+            name=config.label,
             weight=config.weight,
-            tokenizer=tokenizer,
+            encoder=encoder,
             backend=_backend(config, model),
-            end_ids=_end_ids(config, tokenizer, model),
-            context_window=window,
-            template_variables=config.template_kwargs,
-            dialect=config.tool_dialect,
+            end_ids=_end_ids(config, encoder.tokenizer, model),
+            context_window=context_window(config, model.module.config),
         )
-    except AdaFuseError as error:
-        error.member = error.member or name
-        raise
-    except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
-        folder = Path(files)
-        if not (folder / "config.json").is_file() and (isinstance(error, OSError) or folder.is_dir()):
-            raise not_found(config.model, error, name) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelLoadError(
-            f"can't load {config.model!r}: {reason}",
-            member=name,
-            hint="check the options of this member and the files of its model; the cause is chained to this error",
-        ) from error
 
 
 def _architecture(config: MemberConfig, files: str) -> Any:
@@ -87,46 +55,6 @@ def _architecture(config: MemberConfig, files: str) -> Any:
             hint="members must be causal (decoder-only) language models",
         )
     return architecture
-
-
-def _load_tokenizer(config: MemberConfig, name: str) -> Any:
-    options = hub_options(config, tokenizer=True)
-    at = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    file = cached_file(name, "tokenizer.json", **at, _raise_exceptions_for_missing_entries=False)
-    if config.tokenizer_class == "file":
-        if file is None:
-            raise ModelLoadError(f"{name!r} has no tokenizer.json", hint="set tokenizer_class='auto'")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise UnsupportedModelError(
-            f"{type(tokenizer).__name__} is no fast tokenizer",
-            hint="convert it to a tokenizer.json, or give another one",
-        )
-    if file is not None:
-        _check_against_file(tokenizer, Tokenizer.from_file(file))
-    if config.chat_template is not None:
-        tokenizer.chat_template = config.chat_template
-    codec = Codec(tokenizer)
-    lossy = [probe for probe in _PROBES if not codec.lossless("a" + probe)]  # an answer never stands at the start
-    if lossy:
-        logger.warning("the tokenizer of %r changes some texts, such as %r", config.label, lossy[0])
-    return tokenizer
-
-
-def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
-    """`AutoTokenizer` may put another class in place of the saved tokenizer, with other ids."""
-    saved.no_padding()
-    saved.no_truncation()
-    for probe in _PROBES:
-        expected = saved.encode(probe, add_special_tokens=False).ids
-        got = tokenizer(probe, add_special_tokens=False)["input_ids"]
-        if got != expected:
-            raise TokenizerMismatchError(
-                f"{type(tokenizer).__name__} encodes {probe!r} as {got[:12]}, its tokenizer.json as {expected[:12]}",
-                hint="set MemberConfig(tokenizer_class='file') to use the tokenizer.json as it is",
-            )
 
 
 def _load_model(config: MemberConfig, files: str, architecture: Any) -> Model:

@@ -42,8 +42,8 @@ class Masks:
         self._text_bits = ((1 << vocabulary.size) - 1) & ~self._end_bits
         self._prompt = prompt
         self._text_of = text_of
-        self._start = _matcher(vocabulary, grammar.source(forcing=False))
-        self._after_lead = _matcher(vocabulary, grammar.source(lead=lead, forcing=False)) if lead else None
+        self._start = _matcher(vocabulary, grammar.source())
+        self._after_lead = _matcher(vocabulary, grammar.source(lead=lead)) if lead else None
         self._committed, self._state = prompt, self._start
         self._known: dict[Ids, bytes | None] = {}
 
@@ -67,7 +67,7 @@ class Masks:
         bits = _bits(state.compute_bitmask())
         if context == self._prompt and self._after_lead is not None:
             blanks = _blanks(self._vocabulary)  # after the lead; without one, the answer's own first character
-            bits = (bits & ~blanks) | (_bits(self._after_lead.compute_bitmask()) & blanks)
+            bits = (bits & ~blanks) | (_bits(self._after_lead.deep_copy().compute_bitmask()) & blanks)
         bits &= self._text_bits
         if state.is_accepting():
             bits |= self._end_bits

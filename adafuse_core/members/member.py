@@ -6,36 +6,31 @@ sees ids. See `members.base` for the contract.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from typing import Any
 
 from adafuse_core.backends.base import Abilities, Backend, Session, Step
-from adafuse_core.chat.dialects import DIALECTS, spoken_by
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import Message
-from adafuse_core.chat.templates import render_chat
 from adafuse_core.errors import (
     AdaFuseError,
     CancelledError,
     ContextOverflowError,
     MemberError,
     PromptError,
-    TemplateError,
 )
 from adafuse_core.members.base import Prompt, WindowFull
 from adafuse_core.members.masks import Masks
+from adafuse_core.members.prompts import Encoded, PromptEncoder
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.tokens import INCOMPLETE, Codec, Ids, Section, shared_length
+from adafuse_core.text.tokens import INCOMPLETE, Ids, Section, shared_length
 from adafuse_core.text.vocabulary import Vocabulary
 from adafuse_core.text.words import NewlineTail, WordRule
-
-_PROBE = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object", "properties": {}}}}
 
 
 class ModelMember:
@@ -44,13 +39,11 @@ class ModelMember:
     Args:
         name: Label in traces and errors.
         weight: Of its vote.
-        tokenizer: Fast transformers tokenizer.
+        encoder: Of its prompts.
         backend: Its model.
         end_ids: Tokens that end an answer.
         context_window: Most tokens of prompt plus answer; None if unbounded.
-        template_variables: Handed to the chat template.
         rule: Where words end.
-        dialect: Name of the form in which it calls tools; None for the one that the chat template shows.
     """
 
     def __init__(
@@ -58,27 +51,30 @@ class ModelMember:
         *,
         name: str,
         weight: float,
-        tokenizer: Any,
+        encoder: PromptEncoder,
         backend: Backend,
         end_ids: frozenset[int],
         context_window: int | None,
-        template_variables: dict[str, Any] | None = None,
         rule: WordRule | None = None,
-        dialect: str | None = None,
     ) -> None:
         self.name = name
         self.weight = weight
         self.backend = backend
         self.end_ids = end_ids
         self.rule = rule or NewlineTail()
-        self._tokenizer = tokenizer
-        self._codec = Codec(tokenizer)
+        self._encoder = encoder
         abilities = backend.check()
         self._vocab_size, self.place = abilities.vocab_size, abilities.device
-        self._vocabulary = Vocabulary(tokenizer, size=self._vocab_size, special_ids=self._codec.special_ids)
+        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self._vocab_size)
         self._context_window = context_window
-        self._template_variables = template_variables or {}
-        self._dialect = dialect
+
+    def named(self, name: str, weight: float) -> ModelMember:
+        """The same member under another name, and with another weight."""
+        member = copy.copy(self)
+        member._encoder = copy.copy(self._encoder)
+        member.name = member._encoder.name = name
+        member.weight = weight
+        return member
 
     @property
     def context_window(self) -> int | None:
@@ -87,26 +83,25 @@ class ModelMember:
 
     def supports_chat(self) -> bool:
         """Whether the tokenizer has a chat template."""
-        return bool(self._tokenizer.chat_template)
+        return self._encoder.supports_chat()
 
     @property
     def dialect(self) -> Dialect | None:
         """How the member writes tool calls; None if its template tells nothing of it."""
-        return DIALECTS[self._dialect] if self._dialect else self._template_dialect
+        return self._encoder.dialect
 
     @property
     def shows_tools(self) -> bool:
         """Whether the chat template shows tools, and calls in the member's dialect."""
-        return self._template_dialect is not None and self.dialect == self._template_dialect
+        return self._encoder.shows_tools
 
-    @cached_property
-    def _template_dialect(self) -> Dialect | None:
-        """The dialect of the chat template, if it shows tools at all."""
-        try:
-            self._render([Message(role="user", content="?")], [_PROBE])
-            return spoken_by(self._tokenizer.get_chat_template(tools=[_PROBE]))
-        except TemplateError:
-            return None
+    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
+        """Length of a prompt in own tokens, template included."""
+        return self._encoder.count_tokens(prompt, tools)
+
+    def count_text_tokens(self, text: str) -> int:
+        """Length of a bare text in own tokens."""
+        return self._encoder.count_text_tokens(text)
 
     def open(
         self,
@@ -125,7 +120,14 @@ class ModelMember:
             TemplateError: The member has no chat template, or it can't render the messages.
             ContextOverflowError: The prompt leaves no room for an answer.
         """
-        ids, section, thinking = self._encode(prompt, tools)
+        encoded = self._encoder.encode(prompt, tools)
+        ids, section = encoded.ids, encoded.section
+        if max(ids) >= self._vocab_size:
+            raise PromptError(
+                f"the prompt has token {max(ids)}, the model reads {self._vocab_size}",
+                member=self.name,
+                hint="leave out control tokens for images and the like",
+            )
         if self._context_window is not None and len(ids) >= self._context_window:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens, the context window is {self._context_window}",
@@ -140,21 +142,13 @@ class ModelMember:
         with _Blame(self.name, "opening a prompt"):
             masks = None if grammar is None else self._masks(grammar, ids, section)
             session = self.backend.open(ids, window=self._context_window, lookup=lookup, check=check, allowed=masks)
-        return ModelPrefix(self, session, ids, section, max_word_tokens, masks, thinking)
+        return ModelPrefix(self, session, encoded, max_word_tokens, masks)
 
     def _masks(self, grammar: Grammar, ids: Ids, section: Section) -> Masks:
         def text_of(answer: Ids) -> str:
             return section.decode(ids, answer, opens=True)
 
         return Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, text_of)
-
-    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
-        return len(self._encode(prompt, tools)[0]) if prompt else 0
-
-    def count_text_tokens(self, text: str) -> int:
-        """Length of a bare text in own tokens."""
-        return self._codec.count(text)
 
     def describe(self) -> dict[str, Any]:
         """Plain facts about the member, for people."""
@@ -168,50 +162,13 @@ class ModelMember:
             "device": abilities.device,
             "cache": abilities.cache,
             "max_kv_tokens": abilities.max_kv_tokens,
-            "end_tokens": [self._tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
+            "end_tokens": [self._encoder.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.supports_chat(),
         }
 
     def close(self) -> None:
         """Free the model."""
         self.backend.close()
-
-    def _encode(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None) -> tuple[Ids, Section, bool]:
-        """Ids, where the answer stands, and whether it begins inside a thought."""
-        thinking = False
-        if isinstance(prompt, str):
-            if tools:
-                raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-            encoded = self._codec.encode_prompt(prompt)
-        else:
-            rendered = self._render(prompt, tools)
-            thinking = rendered.rstrip().endswith("<think>")
-            encoded = self._codec.encode_rendered(rendered)
-        if not encoded[0]:
-            raise PromptError("the prompt is empty", member=self.name, hint="give some text")
-        if max(encoded[0]) >= self._vocab_size:
-            raise PromptError(
-                f"the prompt has token {max(encoded[0])}, the model reads {self._vocab_size}",
-                member=self.name,
-                hint="leave out control tokens for images and the like",
-            )
-        return *encoded, thinking
-
-    def _render(self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> str:
-        if not self.supports_chat():
-            raise TemplateError(
-                "this member has no chat template, but messages were given",
-                member=self.name,
-                hint="give a plain string as prompt, or set MemberConfig(chat_template=...)",
-            )
-        return render_chat(
-            self._tokenizer,
-            messages,
-            tools=tools,
-            mark=self._codec.as_text,
-            variables=self._template_variables,
-            member=self.name,
-        )
 
 
 class ModelPrefix:
@@ -225,23 +182,21 @@ class ModelPrefix:
         self,
         member: ModelMember,
         session: Session,
-        ids: Ids,
-        section: Section,
+        prompt: Encoded,
         max_word_tokens: int,
         masks: Masks | None,
-        thinking: bool,
     ) -> None:
         self.name = member.name
         self.weight = member.weight
         self.place = member.place
         self._member = member
         self._session = session
-        self._section = section
+        self._section = prompt.section
         self._max_word_tokens = max_word_tokens
         self._masks = masks
-        self.thinking = thinking
-        self._ids = ids  # prompt and answer
-        self._prompt_length = len(ids)
+        self.thinking = prompt.thinking
+        self._ids = prompt.ids  # prompt and answer
+        self._prompt_length = len(prompt.ids)
         self._text = ""  # of the answer
         self._drafted: dict[Span, Ids] = {}  # own ids of this round's spans
         self._written: dict[str, tuple[Ids, Ids]] = {}  # how texts of this round are written after the answer

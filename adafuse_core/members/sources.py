@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,26 @@ def not_found(model: str, error: Exception, member: str) -> ModelNotFoundError:
         hint="give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), "
         "or the path of a folder with config.json",
     )
+
+
+@contextmanager
+def load_errors(config: MemberConfig) -> Iterator[None]:
+    """Turn whatever goes wrong while a member's files are read into a `ModelLoadError` that names it."""
+    try:
+        yield
+    except AdaFuseError as error:
+        error.member = error.member or config.label
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
+        folder = Path(source(config.model))
+        if not (folder / "config.json").is_file() and (isinstance(error, OSError) or folder.is_dir()):
+            raise not_found(config.model, error, config.label) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelLoadError(
+            f"can't load {config.model!r}: {reason}",
+            member=config.label,
+            hint="check the options of this member and the files of its model; the cause is chained to this error",
+        ) from error
 
 
 def hub_options(config: MemberConfig, *, tokenizer: bool = False) -> dict[str, Any]:

@@ -6,13 +6,16 @@ different vocabularies can obey the same grammar.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterable
 from typing import Any
 
 from llguidance import LLTokenizer
 
-from adafuse_core.errors import UnsupportedModelError
+from adafuse_core.text.tokens import INCOMPLETE, Codec
+
+_LARGE = 1 << 14  # tokens: from here on the engine's precomputed slices are worth the time they take
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary:
@@ -20,39 +23,50 @@ class Vocabulary:
 
     Args:
         tokenizer: A fast transformers tokenizer. It is not changed.
+        codec: Its way between text and ids.
         size: Token ids that the model knows; those without a token are never allowed by a grammar.
-        special_ids: Tokens without text.
     """
 
-    def __init__(self, tokenizer: Any, *, size: int, special_ids: Iterable[int]) -> None:
+    def __init__(self, tokenizer: Any, codec: Codec, *, size: int) -> None:
         self.size = size
         self._tokenizer = tokenizer
-        self._special_ids = sorted(special_ids)
+        self._codec = codec
         self._lock = threading.Lock()
         self._engine: LLTokenizer | None = None
 
     @property
     def engine(self) -> LLTokenizer:
-        """The vocabulary as the grammar engine reads it, made at the first use: large ones take seconds.
-
-        Raises:
-            UnsupportedModelError: The engine can't tell the bytes of this tokenizer's tokens.
-        """
+        """The vocabulary as the grammar engine reads it, made at the first use: large ones take seconds."""
         with self._lock:
             if self._engine is None:
-                self._engine = LLTokenizer(_Bytes(self._token_bytes(), self._special_ids))  # type: ignore[arg-type]
+                tokens = self._token_bytes()[: self.size]
+                tokens += [b""] * (self.size - len(tokens))
+                self._engine = _engine(tokens, sorted(self._codec.special_ids))
             return self._engine
 
     def _token_bytes(self) -> list[bytes]:
         try:
             known = LLTokenizer(self._tokenizer.backend_tokenizer.to_str(), slices=[])
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"answers with a grammar need the bytes of every token, which this tokenizer does not tell: {error}",
-                hint="use a tokenizer of the byte-level or SentencePiece kind, or leave tools and grammars out",
-            ) from error
-        tokens = [known.decode_bytes([index]) for index in range(min(self.size, known.vocab_size))]
-        return tokens + [b""] * (self.size - len(tokens))
+        except Exception:  # it knows decoders of the byte-level kind, and those with byte fallback
+            return [self._decoded(index) for index in range(len(self._tokenizer))]
+        return [known.decode_bytes([index]) for index in range(known.vocab_size)]
+
+    def _decoded(self, index: int) -> bytes:
+        """Bytes of a token by the tokenizer's own decoder, after some text; none where it is part of a character."""
+        if byte := _BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(index))):
+            return bytes.fromhex(byte[1])
+        text = self._codec.decode(self._codec.encode_prompt("a")[0], [index])
+        return b"" if INCOMPLETE in text else text.encode()
+
+
+def byte_vocabulary() -> LLTokenizer:
+    """Bytes as tokens. For what concerns the text alone."""
+    return _engine([bytes([value]) for value in range(256)], [])
+
+
+def _engine(tokens: list[bytes], special_ids: list[int]) -> LLTokenizer:
+    slices: list[str] | None = None if len(tokens) >= _LARGE else []
+    return LLTokenizer(_Bytes(tokens, special_ids), slices=slices)  # type: ignore[arg-type]
 
 
 class _Bytes:
@@ -67,10 +81,5 @@ class _Bytes:
         self.special_token_ids = [*special_ids, *(index for index, token in enumerate(self.tokens) if not token)]
 
     def __call__(self, text: bytes) -> list[int]:
-        """The engine asks for an encoding of text that must follow. There is more than one right one: none is given."""
-        return []
-
-
-def byte_vocabulary() -> LLTokenizer:
-    """Bytes as tokens. For what concerns the text alone."""
-    return LLTokenizer(_Bytes([bytes([value]) for value in range(256)], []))  # type: ignore[arg-type]
+        """The engine asks how text that must follow is encoded. Grammars are made so that it never does."""
+        raise NotImplementedError

@@ -1,0 +1,88 @@
+"""Loads a member's tokenizer, and makes sure that it is the one its files describe."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from adafuse_core.config import MemberConfig
+from adafuse_core.errors import ModelLoadError, TokenizerMismatchError, UnsupportedModelError
+from adafuse_core.members.prompts import PromptEncoder
+from adafuse_core.members.sources import hub_options, load_errors, source
+from adafuse_core.text.tokens import Codec
+
+logger = logging.getLogger(__name__)
+
+_PROBES = (
+    "Hello world",
+    "Hello  world,   again",
+    "line one\nline two\r\n\n\tindented\n    four",
+    " leading and trailing ",
+    "1984 + 3.14 = 1987.14",
+    "don't (stop) [now] {ok} <a href='x'> a < b",
+    "Grüße aus Zürich, naïve façade, ½ €",
+    "日本語のテキスト。中文 한국어 ไทย",
+    "👩‍👩‍👧 🇩🇪 😀!",
+)
+
+
+def load_encoder(config: MemberConfig) -> PromptEncoder:
+    """What is needed to read prompts as a member does, without its weights; errors as of `load_tokenizer`."""
+    with load_errors(config):
+        tokenizer = load_tokenizer(config)
+        return PromptEncoder(
+            name=config.label,
+            tokenizer=tokenizer,
+            template_variables=config.template_kwargs,
+            dialect=config.tool_dialect,
+        )
+
+
+def load_tokenizer(config: MemberConfig) -> Any:
+    """The fast tokenizer that a member's config names, checked against its file.
+
+    Raises:
+        ModelLoadError: It can't be had, is no fast tokenizer, or encodes otherwise than its file says.
+    """
+    name = source(config.tokenizer or config.model)
+    options = hub_options(config, tokenizer=True)
+    at = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    file = cached_file(name, "tokenizer.json", **at, _raise_exceptions_for_missing_entries=False)
+    if config.tokenizer_class == "file":
+        if file is None:
+            raise ModelLoadError(f"{name!r} has no tokenizer.json", hint="set tokenizer_class='auto'")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UnsupportedModelError(
+            f"{type(tokenizer).__name__} is no fast tokenizer",
+            hint="convert it to a tokenizer.json, or give another one",
+        )
+    if file is not None:
+        _check_against_file(tokenizer, Tokenizer.from_file(file))
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
+    codec = Codec(tokenizer)
+    lossy = [probe for probe in _PROBES if not codec.lossless("a" + probe)]  # an answer never stands at the start
+    if lossy:
+        logger.warning("the tokenizer of %r changes some texts, such as %r", config.label, lossy[0])
+    return tokenizer
+
+
+def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
+    """`AutoTokenizer` may put another class in place of the saved tokenizer, with other ids."""
+    saved.no_padding()
+    saved.no_truncation()
+    for probe in _PROBES:
+        expected = saved.encode(probe, add_special_tokens=False).ids
+        got = tokenizer(probe, add_special_tokens=False)["input_ids"]
+        if got != expected:
+            raise TokenizerMismatchError(
+                f"{type(tokenizer).__name__} encodes {probe!r} as {got[:12]}, its tokenizer.json as {expected[:12]}",
+                hint="set MemberConfig(tokenizer_class='file') to use the tokenizer.json as it is",
+            )
