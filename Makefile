@@ -48,6 +48,7 @@ quality: $(STAMP)
 benchmarks: $(STAMP)
 	$(BIN)/python benchmarks/cost.py --json benchmarks/results/cost.json
 	$(BIN)/python benchmarks/latency.py --json benchmarks/results/latency.json
+	$(BIN)/python benchmarks/grammar.py --json benchmarks/results/grammar.json
 	$(BIN)/python benchmarks/throughput.py --threads 2 --json benchmarks/results/throughput.json
 
 clean:

@@ -59,3 +59,12 @@ def test_throughput(tmp_path):
     assert [row["concurrent"] for row in result["rows"]] == [1, 2, 4]
     assert len({row["words"] for row in result["rows"]}) == 1
     assert all(row["words_per_second"] > 0 and row["tokens_held"] > 0 for row in result["rows"])
+
+
+def test_grammar(tmp_path):
+    result = run("grammar.py", tmp_path / "grammar.json")
+    assert [row["name"] for row in result["vocabularies"]] == ["aspen", "birch"]
+    assert all(row["build_seconds"] > 0 and row["mask_microseconds"] > 0 for row in result["vocabularies"])
+    assert result["any_text"]["same_text"]
+    assert result["any_text"]["free_ms_per_word"] > 0
+    assert 0 < result["schema"]["forced_share"] < 1

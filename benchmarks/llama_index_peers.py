@@ -1,0 +1,516 @@
+"""What AdaFuseLLM and LlamaIndex's own HuggingFaceLLM do in the same situations, on the same small model.
+
+HuggingFaceLLM is no dependency of this project: `pip install llama-index-llms-huggingface==0.8.0` in an environment of
+its own. Where it is absent, only our side is shown. Every line is what was seen in this run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import importlib.metadata
+import json
+import logging
+import pickle
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from common import arguments, finish, prepare, show
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
+
+from adafuse_core import small_models
+from adafuse_integrations.llama_index import AdaFuseLLM
+
+MODEL = str(small_models.path("birch"))
+QUESTION = "What is the capital of Italy?"
+ENDLESS = "one two three"  # continued as it stands, it goes on and on
+STRICT = (  # a template like Gemma's: no system role, user and assistant alternate
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PATIENCE = 5.0  # seconds after which a stream that brings nothing counts as hanging
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What happened, and whether it is what a caller would want."""
+
+    outcome: str
+    good: bool
+
+
+class Side:
+    """One of the two classes, by what the checks need of it."""
+
+    name = "AdaFuseLLM"
+
+    def make(self, *, model: str = MODEL, template: str | None = None, **options: Any) -> Any:
+        """An LLM on the small model that answers chats."""
+        member = {"model": model, "chat_template": template} if template else model
+        return AdaFuseLLM(members=[member], **{"max_new_tokens": 16, **options})
+
+    def module(self, llm: Any) -> Any:
+        """The PyTorch model behind it."""
+        return llm.ensemble.members[0].backend.model.module
+
+    @contextmanager
+    def prompts(self, llm: Any) -> Iterator[list[list[int]]]:
+        """The token ids of the prompts that reach the model."""
+        seen: list[list[int]] = []
+        backend = llm.ensemble.members[0].backend
+        plain = backend.open
+        backend.open = lambda ids, **options: seen.append(list(ids)) or plain(ids, **options)
+        try:
+            yield seen
+        finally:
+            del backend.open
+
+    def tokenizer(self, llm: Any) -> Any:
+        """The tokenizer behind it."""
+        return llm.ensemble.members[0]._tokenizer
+
+
+class Peer(Side):
+    """`HuggingFaceLLM`."""
+
+    name = "HuggingFaceLLM"
+
+    def make(self, *, model: str = MODEL, template: str | None = None, **options: Any) -> Any:
+        from llama_index.llms.huggingface import HuggingFaceLLM
+
+        options = {"max_new_tokens": 16, "is_chat_model": True, "device_map": "cpu", **options}
+        llm = HuggingFaceLLM(
+            model_name=model, tokenizer_name=model, generate_kwargs={"do_sample": False, "pad_token_id": 0}, **options
+        )
+        if template:
+            llm._tokenizer.chat_template = template
+        return llm
+
+    def module(self, llm: Any) -> Any:
+        return llm._model
+
+    @contextmanager
+    def prompts(self, llm: Any) -> Iterator[list[list[int]]]:
+        seen: list[list[int]] = []
+        plain = llm._model.generate
+        llm._model.generate = lambda **given: seen.append(given["input_ids"][0].tolist()) or plain(**given)
+        try:
+            yield seen
+        finally:
+            del llm._model.generate
+
+    def tokenizer(self, llm: Any) -> Any:
+        return llm._tokenizer
+
+
+# --- the situations ---
+
+
+def failing_stream(side: Side) -> Seen:
+    """The model fails while a stream runs"""
+    llm = side.make()
+    for _ in llm.stream_complete(QUESTION):
+        pass  # all is loaded
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with replaced(side.module(llm), "forward", fail):
+        outcome = within(PATIENCE, lambda: list(llm.stream_complete(QUESTION + " And of Spain?")))
+    if outcome is None:
+        return Seen(f"hangs: nothing after {PATIENCE:.0f} s", False)
+    return Seen(f"raises {type(outcome).__name__}: {first_line(outcome)}", isinstance(outcome, Exception))
+
+
+def start_tokens(side: Side) -> Seen:
+    """Start tokens in a chat prompt, with a tokenizer that adds one, as Llama's and Mistral's do"""
+    with TemporaryDirectory() as folder:
+        llm = side.make(model=adding_start_token(Path(folder) / "birch"))
+        llm.chat([ChatMessage(content="Hello!")])
+        with side.prompts(llm) as seen:
+            llm.chat([ChatMessage(content=QUESTION)])
+    count = seen[0].count(side.tokenizer(llm).bos_token_id)
+    return Seen(f"{count}", count == 1)
+
+
+def system_prompt(side: Side) -> Seen:
+    """`system_prompt` reaches the model, by `complete` and by `stream_complete`"""
+    llm = side.make(system_prompt="Be brief.")
+    llm.complete(QUESTION)
+    with side.prompts(llm) as seen:
+        llm.complete(QUESTION)
+        list(llm.stream_complete(QUESTION))
+    texts = [side.tokenizer(llm).decode(ids) for ids in seen]
+    there = ["Be brief." in text for text in texts]
+    return Seen(", ".join("yes" if one else "no" for one in there), all(there) and texts[0] == texts[1])
+
+
+def completion_of_a_chat_model(side: Side) -> Seen:
+    """`complete(question)` on a chat model"""
+    llm = side.make()
+    llm.complete(QUESTION)
+    with side.prompts(llm) as seen:
+        llm.complete(QUESTION)
+    text = side.tokenizer(llm).decode(seen[0])
+    turn = "<|im_start|>user" in text
+    return Seen("one user turn in its template" if turn else "bare text, no template", turn)
+
+
+def call_options(side: Side) -> Seen:
+    """`complete(..., max_tokens=2)`"""
+    llm = side.make()
+    full, short = llm.complete(QUESTION).text, llm.complete(QUESTION, max_tokens=2).text
+    return Seen("ignored" if short == full else "honoured", short != full)
+
+
+def unknown_option(side: Side) -> Seen:
+    """`complete(..., max_tokns=2)`, a misspelling"""
+    llm = side.make()
+    outcome = attempt(lambda: llm.complete(QUESTION, max_tokns=2))
+    raised = isinstance(outcome, Exception)
+    return Seen(f"{type(outcome).__name__}: {first_line(outcome)}" if raised else "ignored", raised)
+
+
+def stop_strings(side: Side) -> Seen:
+    """`chat(..., stop=[" of"])`"""
+    llm = side.make()
+    text = llm.chat([ChatMessage(content=QUESTION)], stop=[" of"]).message.content
+    ends = " of" not in text
+    return Seen("ends before it" if ends else f"ignored: {text!r}", ends)
+
+
+def overflow(side: Side) -> Seen:
+    """A prompt of 6,000 tokens for a window of 2,048"""
+    llm = side.make(max_new_tokens=1)
+    outcome = attempt(lambda: llm.complete("one two " * 3000))
+    raised = isinstance(outcome, ValueError)
+    return Seen(f"{type(outcome).__name__}: {first_line(outcome)}" if raised else "answers, without a word", raised)
+
+
+def event_loop(side: Side) -> Seen:
+    """Longest hold-up of the event loop during `achat`, in ms; a pass takes 20 ms"""
+    llm = side.make()
+    llm.complete(QUESTION)
+    with slowed(side.module(llm)):
+        longest = min(asyncio.run(held_up(llm)) for _ in range(3))
+    return Seen(f"{longest * 1000:.0f}", longest < 0.05)
+
+
+def events_per_call(side: Side) -> Seen:
+    """LLM events of `complete`, `chat`, `acomplete`, `achat`, `astream_chat`"""
+    llm = side.make()
+    counts = []
+    for name in ("complete", "chat", "acomplete", "achat", "astream_chat"):
+        counter = TokenCountingHandler(tokenizer=str.split)
+        llm.callback_manager = CallbackManager([counter])
+        asyncio.run(call(llm, name))
+        counts.append(len(counter.llm_token_counts))
+    return Seen(", ".join(map(str, counts)), set(counts) == {1})
+
+
+def usage(side: Side) -> Seen:
+    """Token counts in the answer, in the model's own tokens"""
+    raw = side.make().chat([ChatMessage(content=QUESTION)]).raw or {}
+    found = isinstance(raw, dict) and raw.get("usage")
+    return Seen(json.dumps(found) if found else "none", bool(found))
+
+
+def plain_raw(side: Side) -> Seen:
+    """`json.dumps(response.raw)`"""
+    raw = side.make().chat([ChatMessage(content=QUESTION)]).raw
+    outcome = attempt(lambda: json.dumps(raw))
+    fails = isinstance(outcome, Exception)
+    return Seen(f"{type(outcome).__name__}: {first_line(outcome)}" if fails else "works", not fails)
+
+
+def laziness(side: Side) -> Seen:
+    """Passes of the model in 0.5 s for a stream that nobody reads"""
+    llm = side.make(max_new_tokens=64)
+    llm.complete(QUESTION)
+    with passes(side.module(llm)) as count, slowed(side.module(llm)):
+        stream = llm.stream_complete(ENDLESS, formatted=True)
+        time.sleep(0.5)
+        begun = count[0]
+        join(stream)
+    return Seen(str(begun), begun == 0)
+
+
+def closing(side: Side) -> Seen:
+    """Passes of the model after a stream was closed at its first word"""
+    llm = side.make(max_new_tokens=200)
+    llm.complete(QUESTION)
+    with passes(side.module(llm)) as count, slowed(side.module(llm)):
+        stream = llm.stream_complete(ENDLESS, formatted=True)
+        next(stream)
+        stream.close()
+        before = count[0]
+        time.sleep(1.0)
+        after = count[0] - before
+    return Seen(str(after), after <= 1)
+
+
+def odd_roles(side: Side) -> Seen:
+    """Two system messages, then a question, on a template that alternates"""
+    llm = side.make(template=STRICT)
+    roles = [(MessageRole.SYSTEM, "Be kind."), (MessageRole.SYSTEM, "Be brief."), (MessageRole.USER, QUESTION)]
+    outcome = attempt(lambda: llm.chat([ChatMessage(role=role, content=text) for role, text in roles]))
+    raised = isinstance(outcome, Exception)
+    return Seen(f"{type(outcome).__name__}: {first_line(outcome)}" if raised else "answers", not raised)
+
+
+def tools(side: Side) -> Seen:
+    """Function calling (needed by FunctionAgent)"""
+    llm = side.make()
+    able = isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
+    return Seen("yes" if able else "no", able)
+
+
+def device_map(side: Side) -> Seen:
+    """`device_map={"": "cpu"}`, which transformers takes"""
+    if isinstance(side, Peer):
+        outcome = attempt(lambda: side.make(device_map={"": "cpu"}))
+    else:
+        outcome = attempt(
+            lambda: AdaFuseLLM(members=[{"model": MODEL, "device_map": {"": "cpu"}}], max_new_tokens=2).complete("Hi")
+        )
+    raised = isinstance(outcome, Exception)
+    return Seen(f"{type(outcome).__name__}" if raised else "works", not raised)
+
+
+def model_name(side: Side) -> Seen:
+    """`metadata.model_name` of an LLM made from a loaded model"""
+    if isinstance(side, Peer):
+        from llama_index.llms.huggingface import HuggingFaceLLM
+
+        loaded = side.make()
+        name = HuggingFaceLLM(model=loaded._model, tokenizer=loaded._tokenizer, device_map="cpu").metadata.model_name
+    else:
+        name = AdaFuseLLM.from_ensemble(side.make().ensemble).metadata.model_name
+    return Seen(name, "birch" in name)
+
+
+def mutation(side: Side) -> Seen:
+    """A mapping of options that the caller gave, afterwards"""
+    if isinstance(side, Peer):
+        given: dict[str, Any] = {"use_fast": True}
+        before = copy.deepcopy(given)
+        side.make(tokenizer_kwargs=given)
+    else:
+        given = {"model": MODEL, "model_kwargs": {"low_cpu_mem_usage": True}}
+        before = copy.deepcopy(given)
+        AdaFuseLLM(members=[given], max_new_tokens=2).complete("Hi")
+    return Seen("unchanged" if given == before else f"{before} became {given}", given == before)
+
+
+def pickle_size(side: Side) -> Seen:
+    """Size of a pickle (the weights have 7.8 MB)"""
+    llm = side.make()
+    llm.complete(QUESTION)
+    outcome = attempt(lambda: pickle.dumps(llm))
+    if isinstance(outcome, Exception):
+        return Seen(f"{type(outcome).__name__}: {first_line(outcome)}", False)
+    size = len(outcome)
+    return Seen(f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size} bytes", size < 1e5)
+
+
+def copied_weights(side: Side) -> Seen:
+    """`copy.deepcopy(llm)`"""
+    llm = side.make()
+    llm.complete(QUESTION)
+    outcome = attempt(lambda: side.module(copy.deepcopy(llm)))
+    if isinstance(outcome, Exception):
+        return Seen(f"{type(outcome).__name__}: {first_line(outcome)}", False)
+    shared = outcome is side.module(llm)
+    return Seen("shares the model" if shared else "clones the weights", shared)
+
+
+SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
+    failing_stream,
+    start_tokens,
+    system_prompt,
+    completion_of_a_chat_model,
+    call_options,
+    unknown_option,
+    stop_strings,
+    overflow,
+    event_loop,
+    events_per_call,
+    usage,
+    plain_raw,
+    laziness,
+    closing,
+    odd_roles,
+    tools,
+    device_map,
+    model_name,
+    mutation,
+    pickle_size,
+    copied_weights,
+)
+
+
+def situation(check: Callable[[Side], Seen]) -> str:
+    """What a check is about, in words."""
+    return (check.__doc__ or "").strip()
+
+
+def compare(sides: list[Side], checks: tuple[Callable[[Side], Seen], ...] = SITUATIONS) -> list[dict[str, Any]]:
+    """What each side does in each situation."""
+    rows = []
+    for check in checks:
+        seen = {side.name: check(side) for side in sides}
+        gc.collect()
+        rows.append({"situation": situation(check)} | {name: vars(one) for name, one in seen.items()})
+    return rows
+
+
+# --- what they use ---
+
+
+def attempt(action: Callable[[], Any]) -> Any:
+    """What an action returns, or what it raises."""
+    try:
+        return action()
+    except Exception as error:
+        return error
+
+
+def within(seconds: float, action: Callable[[], Any]) -> Any:
+    """The same, or None if it takes too long; it then goes on in the background."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(attempt(action)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return result[0] if result else None
+
+
+def first_line(error: Any) -> str:
+    """The first line of a message, without this machine's paths."""
+    return (str(error).splitlines() or [""])[0].replace(MODEL, "birch")[:120]
+
+
+def adding_start_token(folder: Path) -> str:
+    """A copy of the model whose tokenizer begins every text with its start token."""
+    shutil.copytree(MODEL, folder)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    start = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of an object, replaced for a while."""
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+@contextmanager
+def passes(module: Any) -> Iterator[list[int]]:
+    """Counts the passes of a model."""
+    count = [0]
+    hook = module.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+    try:
+        yield count
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def slowed(module: Any) -> Iterator[None]:
+    """A model whose passes take at least 20 ms, as those of a large one do."""
+    hook = module.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def join(stream: Any) -> None:
+    """Read a stream to its end, so that nothing runs on."""
+    for _ in stream:
+        pass
+
+
+async def call(llm: Any, name: str) -> None:
+    """Call an endpoint and read all of it."""
+    given = QUESTION if "complete" in name else [ChatMessage(content=QUESTION)]
+    result = getattr(llm, name)(given)
+    if name.startswith("a"):
+        result = await result
+    if "stream" in name:
+        [chunk async for chunk in result]
+
+
+async def held_up(llm: Any) -> float:
+    """Seconds for which the event loop did nothing else."""
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - before)
+
+    task = asyncio.create_task(beat())
+    await asyncio.sleep(0.01)
+    await llm.achat([ChatMessage(content=QUESTION)])
+    await asyncio.sleep(0.01)
+    task.cancel()
+    return longest
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None if it is absent."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    args = arguments(__doc__ or "").parse_args()
+    about = prepare(args)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    threading.excepthook = lambda _: None  # a thread of the peer dies in the first situation
+    peer = installed("llama-index-llms-huggingface")
+    about["versions"] |= {"llama-index-core": installed("llama-index-core") or ""}
+    if peer:
+        about["versions"]["llama-index-llms-huggingface"] = peer
+    sides: list[Side] = [Peer(), Side()] if peer else [Side()]
+    rows = compare(sides)
+    names = [side.name for side in sides]
+    show(
+        "The same situations, the same small model",
+        ["situation", *names],
+        [[row["situation"], *(row[name]["outcome"] for name in names)] for row in rows],
+    )
+    finish({**about, "rows": rows}, args.json)
+
+
+if __name__ == "__main__":
+    main()
