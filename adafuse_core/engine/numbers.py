@@ -11,6 +11,7 @@ import torch
 
 from adafuse_core.text.tokens import Ids
 
+_ROWS = 16  # of logits that are made log-probabilities at a time
 _AT_HAND = 8  # likeliest tokens that are read with every distribution
 
 
@@ -64,13 +65,15 @@ def _possible(ids: list[list[int]], values: list[list[float]]) -> tuple[Ids, tup
 
 
 def distributions(logits: torch.Tensor) -> list[Distribution]:
-    """What each row of `[rows, vocab]` says of the next token.
+    """What each row of `[rows, vocab]` says of the next token. Its memory is used for the result.
 
     Raises:
         FloatingPointError: A logit is NaN or infinite.
     """
     with torch.inference_mode():
-        table = logprobs(logits)
+        table = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        for rows in table.split(_ROWS):  # few at a time: a second table would be the largest tensor of a scoring pass
+            rows.copy_(logprobs(rows))
         ids, values = likeliest(table, _AT_HAND)
     return [Distribution(tuple(ids[row]), tuple(values[row]), table, row) for row in range(len(ids))]
 
