@@ -26,6 +26,18 @@ def run(name, *arguments, typed=""):
 CASES = {
     "quickstart.py": ([], "", ["Lima", "Hello", "proposed by"]),
     "langchain_rag.py": ([], "", ["Clara Denholm."]),
+    "langchain_agent.py": (
+        [],
+        "",
+        ['get_weather{"city": "Paris"}', 'calculator{"expression": "12 * 7"}', "cloudy in Paris and 12 * 7 is 84."],
+    ),
+    "langchain_long_chat.py": ([], "", ["The capital of Peru is Lima.", "Hamlet", "[4 messages kept]"]),
+    "langchain_production.py": ([], "", ["The capital of Peru is Lima.", "yen", "input_tokens"]),
+    "langchain_structured_output.py": (
+        [],
+        "",
+        ["object: Fact(answer='The capital of Peru is Lima.", "so far: {'answer'"],
+    ),
     "llama_index_rag.py": ([], "", ["Ida Marlow.", "fish.", "2 kilograms."]),
     "compare_members.py": ([], "", ["aspen:", "birch:", "together: The capital of Peru is Lima and"]),
     "terminal_chat.py": ([], "Hello!\nThank you\n\n", ["Hello!", "you>"]),

@@ -1,0 +1,28 @@
+"""What keeps an application in LangChain up: fallbacks, a cache, deadlines, many questions at once, usage."""
+
+import asyncio
+
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.exceptions import ContextOverflowError
+
+from adafuse_integrations.langchain import ChatAdaFuse
+
+together = ChatAdaFuse(cache=InMemoryCache(), timeout=60)
+narrow = ChatAdaFuse(members=[{"model": "small:aspen", "context_window": 64}, "small:birch"])
+
+# A prompt that is too long for one member goes to the members that can read it.
+safe = narrow.with_fallbacks([together], exceptions_to_handle=(ContextOverflowError,))
+print(safe.invoke("Please read this with care. " * 12 + "What is the capital of Peru?").text)
+
+
+async def ask_all(questions):
+    return await asyncio.gather(*(together.ainvoke(question) for question in questions))
+
+
+questions = ["What is the capital of Peru?", "What is the currency of Japan?", "Who wrote Hamlet?"]
+with get_usage_metadata_callback() as usage:
+    for answer in asyncio.run(ask_all(questions)):
+        print(answer.text)
+    print(usage.usage_metadata)
+    together.invoke(questions[0])  # from the cache: nothing is computed

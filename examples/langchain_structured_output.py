@@ -1,0 +1,24 @@
+"""Answers as objects in LangChain: the members can write nothing but what the class allows."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from adafuse_integrations.langchain import ChatAdaFuse
+
+
+class Fact(BaseModel):
+    """A fact about a country."""
+
+    answer: str = Field(max_length=60)
+    kind: Literal["capital", "currency", "language"]
+
+
+llm = ChatAdaFuse(max_tokens=100)  # the small models fill in the form, but have not learned what it means
+chain = llm.with_structured_output(Fact, include_raw=True)
+
+answer = chain.invoke("What is the capital of Peru?")
+print("object:", repr(answer["parsed"]))
+print("text:  ", answer["raw"].text)
+for partial in llm.with_structured_output(Fact.model_json_schema()).stream("What is the currency of Japan?"):
+    print("so far:", partial)
