@@ -346,6 +346,7 @@ class Ensemble:
                         lookup=self.config.speculation in ("auto", "lookup"),
                         cancel=cancel,
                         grammar=grammar,
+                        must_call=tools is not None and tools.forced,
                     )
                 )
                 opened.callback(prefixes[-1].close)

@@ -72,8 +72,8 @@ def distributions(logits: torch.Tensor) -> list[Distribution]:
     """
     with torch.inference_mode():
         table = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        for rows in table.split(_ROWS):  # few at a time: a second table would be the largest tensor of a scoring pass
-            rows.copy_(logprobs(rows))
+        for start in range(0, len(table), _ROWS):  # a second table would be the largest tensor of a scoring pass
+            table[start : start + _ROWS] = logprobs(table[start : start + _ROWS])
         ids, values = likeliest(table, _AT_HAND)
     return [Distribution(tuple(ids[row]), tuple(values[row]), table, row) for row in range(len(ids))]
 

@@ -98,6 +98,7 @@ class Member(PromptSide, Protocol):
         lookup: bool,
         cancel: threading.Event,
         grammar: Grammar | None = None,
+        must_call: bool = False,
     ) -> Prefix:
         """Render, encode and check a prompt. Nothing is computed by the model yet.
 
@@ -108,6 +109,7 @@ class Member(PromptSide, Protocol):
             lookup: Whether to guess ahead by what followed the last tokens before.
             cancel: Ends the work within one step once it is set.
             grammar: What the answer may be; no span that breaks it is proposed.
+            must_call: Whether the grammar allows nothing but calls of the tools.
         """
 
     @property

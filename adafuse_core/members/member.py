@@ -112,6 +112,7 @@ class ModelMember:
         lookup: bool,
         cancel: threading.Event,
         grammar: Grammar | None = None,
+        must_call: bool = False,
     ) -> ModelPrefix:
         """Render, encode and check a prompt; the model computes nothing yet.
 
@@ -120,7 +121,7 @@ class ModelMember:
             TemplateError: The member has no chat template, or it can't render the messages.
             ContextOverflowError: The prompt leaves no room for an answer.
         """
-        encoded = self._encoder.encode(prompt, tools)
+        encoded = self._encoder.encode(prompt, tools, must_call=must_call)
         ids, section = encoded.ids, encoded.section
         if max(ids) >= self._vocab_size:
             raise PromptError(

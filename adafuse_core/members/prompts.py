@@ -66,8 +66,22 @@ class PromptEncoder:
         """Whether the chat template shows tools, and calls in the member's dialect."""
         return self._template_dialect is not None and self.dialect == self._template_dialect
 
-    def encode(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> Encoded:
+    @property
+    def silent(self) -> int | None:
+        """The control token that the member writes before its calls, if its dialect has one."""
+        token = self.dialect.token if self.dialect else None
+        index = None if token is None else self.tokenizer.get_vocab().get(token)
+        return index if index in self.codec.special_ids else None
+
+    def encode(
+        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None, *, must_call: bool = False
+    ) -> Encoded:
         """A text with the tokenizer's own opening tokens, or messages in the chat template.
+
+        Args:
+            prompt: A text to continue, or messages.
+            tools: For the template.
+            must_call: Whether the answer is to call tools, so that the token for that is written already.
 
         Raises:
             PromptError: The prompt is empty.
@@ -80,6 +94,8 @@ class PromptEncoder:
             thinking = False
         else:
             rendered = self._render(prompt, tools)
+            if must_call and tools and self.silent is not None:
+                rendered += self.tokenizer.convert_ids_to_tokens(self.silent)
             ids, section = self.codec.encode_rendered(rendered)
             thinking = rendered.rstrip().endswith("<think>")
         if not ids:

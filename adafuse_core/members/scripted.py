@@ -104,6 +104,7 @@ class ScriptedMember:
         lookup: bool,
         cancel: threading.Event,
         grammar: Grammar | None = None,
+        must_call: bool = False,
     ) -> ScriptedPrefix:
         """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess.
 

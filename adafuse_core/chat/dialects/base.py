@@ -22,6 +22,7 @@ class Dialect:
         between: Between two calls; None where a turn has one call only.
         head: Before the first call.
         tail: After the last call.
+        token: A control token that models write before their calls. It has no text, so it is never in the answer.
         after_text: Whether text may come before the calls.
         marks: What chat templates of this dialect contain, all of it.
         unmarked: What they don't contain.
@@ -35,6 +36,7 @@ class Dialect:
     between: str | None
     head: str = ""
     tail: str = ""
+    token: str | None = None
     after_text: bool = False
     marks: tuple[str, ...] = ()
     unmarked: tuple[str, ...] = ()

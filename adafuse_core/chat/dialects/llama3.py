@@ -9,5 +9,5 @@ DIALECT = Dialect(
     middle='", "parameters": ',
     end="}",
     between=None,
-    marks=('"parameters": ', "<|python_tag|>"),
+    marks=('{"name": "', '"parameters": '),
 )

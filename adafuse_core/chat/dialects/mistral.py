@@ -1,4 +1,4 @@
-"""A JSON list of calls, as of Mistral. Its control token `[TOOL_CALLS]` has no text, so the list begins the answer."""
+"""A JSON list of calls after a control token, as of Mistral."""
 
 from adafuse_core.chat.dialects.base import Dialect
 
@@ -11,6 +11,7 @@ DIALECT = Dialect(
     between=", ",
     head="[",
     tail="]",
-    marks=("[TOOL_CALLS]", '"arguments": '),
+    token="[TOOL_CALLS]",
+    marks=("[TOOL_CALLS]",),
     unmarked=("[ARGS]", "[CALL_ID]"),
 )
