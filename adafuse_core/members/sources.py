@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,3 +109,29 @@ def declared_window(config: MemberConfig) -> int | None:
     except OSError as error:
         raise not_found(config.model, error, config.label) from error
     return context_window(config, architecture)
+
+
+def window_on_disk(config: MemberConfig) -> int | None:
+    """The same without transformers and without a download; None if this machine has no file that tells it."""
+    path = _config_on_disk(config)
+    declared: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    declared |= declared.get("text_config") or {}
+    windows = [declared[name] for name in _WINDOWS if isinstance(declared.get(name), int)][:1]
+    return min([*windows, *([config.context_window] if config.context_window else [])], default=None)
+
+
+def _config_on_disk(config: MemberConfig) -> Path | None:
+    try:
+        folder = Path(source(config.model))
+    except ModelNotFoundError:  # loading it will say so
+        return None
+    if folder.is_dir():
+        return path if (path := folder / "config.json").is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cache = config.model_kwargs.get("cache_dir")
+    try:
+        cached = try_to_load_from_cache(config.model, "config.json", cache_dir=cache, revision=config.revision)
+    except ValueError:  # no name of a repository
+        return None
+    return Path(cached) if isinstance(cached, str) else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from adafuse_core import Event, Finished, RoundDone, TextDelta
+from adafuse_core import Event, Finished, ReasoningDelta, RoundDone, TextDelta
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _AGREED = "bold"
@@ -51,7 +51,9 @@ class Painter:
             elif isinstance(event, RoundDone):
                 self.show(text, event.round.winner.proposers)
                 text = ""
-            else:
+            elif isinstance(event, ReasoningDelta):
+                self._console.print(Text(event.text, "dim"), end="", soft_wrap=True)
+            elif isinstance(event, Finished):
                 self._console.print(text)
                 return event
         raise AssertionError("a stream ends with Finished")

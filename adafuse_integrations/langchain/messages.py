@@ -1,0 +1,152 @@
+"""LangChain's messages as core messages. Nothing is left out in silence: what can't be said in text is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from adafuse_core.chat.messages import Message
+from adafuse_core.errors import PromptError
+
+_ROLES: dict[type[BaseMessage], str] = {
+    SystemMessage: "system",
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    ToolMessage: "tool",
+    FunctionMessage: "tool",
+}
+_NAMES = {"developer": "system", "human": "user", "ai": "assistant", "function": "tool"}  # in a `ChatMessage`
+_KNOWN = ("system", "user", "assistant", "tool")
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
+_CALLS = ("tool_call", "tool_use")
+_INVALID = "invalid_tool_call"
+_RESULT = "tool_result"
+
+Block = Mapping[str, Any]
+
+
+def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
+    """A conversation in the core's form.
+
+    Text blocks of a message are joined, reasoning of earlier turns is left out, tool results in a user's turn
+    become turns of their own, and a tool result gets the name of the tool whose call it answers.
+
+    Raises:
+        PromptError: A block holds an image, audio, video or a file, or is of an unknown kind; or a role is unknown.
+    """
+    turns: list[Message] = []
+    tools: dict[str, str] = {}  # by the id of the call
+    for message in messages:
+        for turn in _turns(message):
+            if turn["role"] == "tool" and turn["name"] is None:
+                turn["name"] = tools.get(turn["tool_call_id"] or "")
+            turns.append(Message.from_any(turn))
+            tools.update({call.id: call.name for call in turns[-1].tool_calls if call.id})
+    return turns
+
+
+def _turns(message: BaseMessage) -> Iterator[dict[str, Any]]:
+    """One turn; before it, one for each tool result among its blocks."""
+    role, blocks = _role(message), _blocks(message.content)
+    results = [block for block in blocks if block.get("type") == _RESULT]
+    rest = [block for block in blocks if block.get("type") != _RESULT]
+    for block in results:
+        yield _result(block, role)
+    if not rest and results:
+        return
+    turn: dict[str, Any] = {"role": role, "content": _text(rest, role), "name": message.name}
+    if role == "assistant":
+        calls, unread = _calls(message, rest)
+        turn["tool_calls"] = calls
+        turn["content"] = "\n".join([text for text in (turn["content"], *unread) if text])
+    elif role == "tool":
+        turn["tool_call_id"] = getattr(message, "tool_call_id", None)
+        turn["content"] = _marked(turn["content"], failed=getattr(message, "status", None) == "error")
+    yield turn
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, ChatMessage):
+        role = _NAMES.get(message.role, message.role)
+        if role in _KNOWN:
+            return role
+        raise PromptError(f"got a message of role {message.role!r}, expected one of {', '.join((*_KNOWN, *_NAMES))}")
+    for kind, role in _ROLES.items():
+        if isinstance(message, kind):
+            return role
+    raise PromptError(f"got a message of type {message.type!r}, which is no turn of a conversation")
+
+
+def _blocks(content: str | list[Any]) -> list[Block]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+
+
+def _text(blocks: Sequence[Block], role: str) -> str:
+    return "".join(_said(block, role) for block in blocks)
+
+
+def _said(block: Block, role: str) -> str:
+    """The text of a block; nothing for thoughts of the assistant, and for calls, which are read elsewhere."""
+    kind = block.get("type", "text" if "text" in block else None)
+    if role == "assistant" and kind in (*_THOUGHTS, *_CALLS, _INVALID):
+        return ""
+    if kind == "text" and isinstance(block.get("text"), str):
+        return str(block["text"])
+    if kind == "text-plain" and isinstance(block.get("text"), str):
+        return "\n".join(block[part] for part in ("title", "context", "text") if block.get(part))
+    raise PromptError(
+        f"got a content block of type {kind!r} in a message of role {role!r}, expected text",
+        hint="members read text only",
+    )
+
+
+def _calls(message: BaseMessage, blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The calls of an assistant's turn, and those that can't be read as calls, as texts."""
+    calls = [_call(call["name"], call["args"], call.get("id")) for call in getattr(message, "tool_calls", ())]
+    invalid = [*getattr(message, "invalid_tool_calls", ())]
+    known = {call.get("id") for call in (*calls, *invalid)}
+    for block in blocks:
+        if block.get("id") in known:
+            continue
+        if block.get("type") in _CALLS:
+            calls.append(_call(block.get("name"), block.get("args", block.get("input", {})), block.get("id")))
+        elif block.get("type") == _INVALID:
+            invalid.append(block)
+    old = message.additional_kwargs.get("function_call")  # of the time before tools
+    if old and not calls:
+        try:
+            calls.append(_call(old["name"], json.loads(old["arguments"] or "{}"), None))
+        except ValueError:
+            invalid.append({"name": old["name"], "args": old["arguments"]})
+    return calls, [f"Invalid call of {call.get('name')}: {call.get('args')}" for call in invalid]
+
+
+def _call(name: Any, arguments: Any, call_id: str | None) -> dict[str, Any]:
+    return {"id": call_id, "name": name, "arguments": arguments}
+
+
+def _result(block: Block, role: str) -> dict[str, Any]:
+    """A tool's result that stands in a user's turn."""
+    if role != "user":
+        raise PromptError(f"got a content block of type {_RESULT!r} in a message of role {role!r}, expected a user's")
+    text = _text(_blocks(block.get("content") or ""), "tool")
+    content = _marked(text, failed=bool(block.get("is_error")))
+    return {"role": "tool", "content": content, "tool_call_id": block.get("tool_use_id"), "name": None}
+
+
+def _marked(text: str, *, failed: bool) -> str:
+    """The result of a tool; where it failed, it says so."""
+    return text if not failed or text.lower().startswith("error") else f"Error: {text}"

@@ -1,0 +1,273 @@
+"""`EnsembleModel`: what the LLM and the chat model have in common. Fields, options of a call, the ensemble behind.
+
+How prompts are written and what chunks look like is theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from langchain_core.language_models.base import BaseLanguageModel, LangSmithParams
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+
+from adafuse_core import __version__
+from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.ensemble import Ensemble, PromptLike, default_config
+from adafuse_core.errors import ConfigError, MemberError
+from adafuse_core.events import Event
+from adafuse_integrations.langchain.deadline import Deadline
+from adafuse_integrations.langchain.errors import shared_errors
+from adafuse_integrations.langchain.identity import plain
+from adafuse_integrations.langchain.selection import selected, with_token
+from adafuse_integrations.worker import Worker
+
+MemberLike = str | Path | dict[str, Any] | MemberConfig
+
+_DEFAULTS = default_config()
+_GENERATION = tuple(field.name for field in dataclasses.fields(GenerationParams))
+_ENSEMBLE = tuple(field.name for field in dataclasses.fields(EnsembleConfig) if field.name != "generation")
+_OWN = ("model", "timeout")  # options of a call that are no generation options
+
+if TYPE_CHECKING:
+    LanguageModel = BaseLanguageModel[Any]
+else:
+    LanguageModel = BaseLanguageModel  # as an argument of its own, `Any` would make another class
+
+
+class EnsembleModel(LanguageModel):
+    """An ensemble in the form of a LangChain model: what needs no prompt and no chunk."""
+
+    model: str | None = Field(default=None, description="Names of the members that answer, joined by '+'.")
+    members: list[MemberLike] = Field(
+        default_factory=lambda: list[MemberLike](_DEFAULTS.members), description="The language models of the ensemble."
+    )
+    strategy: str = Field(default=_DEFAULTS.strategy, description="How the members are fused.")
+    tau: float = Field(default=_DEFAULTS.tau, description="Confidence threshold (τ).")
+    max_words: int = Field(default=_DEFAULTS.max_words, description="Most words drafted per round (M).")
+    branches: int = Field(default=_DEFAULTS.branches, description="First tokens tried where a member is unsure (B).")
+    max_word_tokens: int = Field(default=_DEFAULTS.max_word_tokens, description="Most tokens of one word.")
+    member: str | None = Field(default=_DEFAULTS.member, description="The member that decodes if strategy='single'.")
+    speculation: str = Field(default=_DEFAULTS.speculation, description="How members guess ahead; speed only.")
+
+    max_new_tokens: int | None = Field(
+        default=_DEFAULTS.generation.max_new_tokens, description="Longest answer, in tokens of the first member."
+    )
+    stop: list[str] = Field(
+        default_factory=lambda: list(_DEFAULTS.generation.stop), description="Strings that end the answer."
+    )
+    temperature: float = Field(
+        default=_DEFAULTS.generation.temperature, description="0 commits the best candidate of a round, above draws."
+    )
+    seed: int | None = Field(default=_DEFAULTS.generation.seed, description="Makes the draws repeatable.")
+
+    timeout: float | None = Field(default=None, gt=0, description="Most seconds that a call may take.")
+    max_retries: int = Field(
+        default=0, ge=0, description="How often a call is tried again if a member fails before the first word."
+    )
+    api_key: SecretStr | None = Field(default=None, description="Hugging Face token, for gated models.")
+    ensemble: Ensemble | None = Field(default=None, exclude=True, repr=False, description="A ready-made ensemble.")
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    _worker: Worker = PrivateAttr(default_factory=Worker)
+    _built: Ensemble | None = PrivateAttr(default=None)  # from the fields, at the first call
+    _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)  # of ready-made members, in caches
+
+    @classmethod
+    def from_ensemble(cls, ensemble: Ensemble, **options: Any) -> Self:
+        """A model on a ready-made ensemble.
+
+        Args:
+            ensemble: It may be shared with others.
+            options: Fields of this class that differ from the ensemble's config.
+        """
+        return cls(ensemble=ensemble, **options)
+
+    @property
+    def model_name(self) -> str:
+        """The names of the members that answer, joined by `+`."""
+        return "+".join(member.label for member in self._config().members)
+
+    def close(self) -> None:
+        """Free the models that nobody else uses; the next call loads them again."""
+        self._running().close()
+
+    # --- arguments ---
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_arguments(cls, values: Any) -> Any:
+        """Take `max_tokens` for `max_new_tokens`, and what is not set from a ready-made ensemble or a model's name."""
+        values = _renamed(values)
+        if isinstance(ensemble := values.get("ensemble"), Ensemble):
+            config, generation = ensemble.config, ensemble.config.generation
+            given = {name: getattr(config, name) for name in _ENSEMBLE}
+            given |= {name: getattr(generation, name) for name in _GENERATION}
+            values = {**given, **values}
+        elif isinstance(values.get("model"), str) and "members" not in values:
+            values["members"] = values["model"].split("+")
+        return values
+
+    @field_validator("members")
+    @classmethod
+    def _read_members(cls, members: list[Any]) -> list[Any]:
+        return [MemberConfig.from_any(member) for member in members]
+
+    @model_validator(mode="after")
+    def _check_adafuse(self) -> Self:
+        """Refuse what no call could run with, before anything is loaded."""
+        dataclasses.replace(self._config(), generation=self._params())
+        if self.ensemble is not None and self.ensemble.config.members != self._whole_config().members:
+            raise ConfigError("both a ready-made ensemble and other members were given", hint="give one of them")
+        if self.ensemble is not None and self.api_key is not None:
+            raise ConfigError("got an api_key for a ready-made ensemble", hint="give it to the ensemble's members")
+        self._add_version("adafuse", __version__)
+        return self
+
+    # --- options of a call ---
+
+    def _options(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The generation fields with what a call changes."""
+        fields = {name: getattr(self, name) for name in _GENERATION}
+        return {**fields, **({} if stop is None else {"stop": stop}), **_renamed(options)}
+
+    def _params(self, stop: list[str] | None = None, options: Mapping[str, Any] | None = None) -> GenerationParams:
+        """The same, checked; unknown options raise `ConfigError`."""
+        return GenerationParams().updated(self._options(stop, options or {}))
+
+    def _with_options(self, stop: list[str] | None, options: Mapping[str, Any]) -> Self:
+        """A copy with a call's options as its fields."""
+        own = {name: options[name] for name in _OWN if name in options}
+        params = self._params(stop, {name: value for name, value in options.items() if name not in _OWN})
+        if not _is_timeout(own.get("timeout")):
+            raise ConfigError(f"got timeout={own['timeout']!r}, expected a number of seconds above 0, or None")
+        self._running()  # so that this object, not the copy, holds the ensemble and keeps its models in memory
+        call = self.model_copy(update={**own, **dataclasses.asdict(params), "stop": list(params.stop)})
+        call._config()  # refuses members that are not there
+        return call
+
+    # --- the ensemble ---
+
+    def _events(
+        self, ask: Callable[[Ensemble], PromptLike], deadline: Deadline, cancel: threading.Event | None, **asked: Any
+    ) -> Generator[Event]:
+        """The one way to the core. Nothing runs before the first `next()`.
+
+        Args:
+            ask: The prompt, once it is known what the members can read.
+            deadline: When to give up.
+            cancel: Ends the generation within a step.
+            asked: Tools and grammar, as of `Ensemble.stream`.
+        """
+        cancel = threading.Event() if cancel is None else cancel
+        with shared_errors(), deadline.enforced(cancel):
+            ensemble = self._running()
+            prompt = ask(ensemble)
+            for retries_left in reversed(range(self.max_retries + 1)):
+                told = False
+                try:
+                    stream = ensemble.stream(prompt, cancel=cancel, **asked, **dataclasses.asdict(self._params()))
+                    with closing(stream):
+                        for event in stream:
+                            told = True
+                            yield event
+                    return
+                except MemberError:
+                    if told or not retries_left:
+                        raise
+
+    def _whole_config(self) -> EnsembleConfig:
+        """The fields as a config; those of generation go with each call."""
+        return EnsembleConfig.from_any({name: getattr(self, name) for name in _ENSEMBLE})
+
+    def _config(self) -> EnsembleConfig:
+        """The same of the members that answer, and with what they need to be loaded."""
+        config = self._whole_config()
+        members = [with_token(member, self.api_key) for member in selected(config.members, self.model)]
+        return dataclasses.replace(config, members=tuple(members))
+
+    def _running(self) -> Ensemble:
+        """The ensemble that the fields describe: the ready-made one, the one built before, or a new one."""
+        config, given = self._config(), self.ensemble
+        for ensemble in (given, self._built):
+            if ensemble is not None and dataclasses.replace(ensemble.config, generation=config.generation) == config:
+                return ensemble
+        members = None
+        if given is not None and given.ready_made:
+            by_name = {member.name: member for member in given.members}
+            members = [by_name[member.label] for member in config.members]
+        self._built = Ensemble(config, members=members)
+        return self._built
+
+    # --- what LangChain asks ---
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """All that an answer depends on, in plain JSON and without secrets."""
+        params = {name: getattr(self, name) for name in (*_ENSEMBLE, *_GENERATION)}
+        params["members"] = [dataclasses.asdict(member) for member in self._config().members]
+        if self.ensemble is not None and self.ensemble.ready_made:
+            params["ensemble"] = self._key  # names and settings don't tell ready-made members apart
+        return cast(dict[str, Any], plain(params))
+
+    def _tracing_params(self, stop: list[str] | None, options: Mapping[str, Any]) -> LangSmithParams:
+        """What traces show of a call, but for the kind of model."""
+        settings = self._options(stop, options)
+        params = LangSmithParams(
+            ls_provider="adafuse",
+            ls_model_name=options.get("model") or self.model_name,
+            ls_temperature=settings["temperature"],
+        )
+        if settings["max_new_tokens"] is not None:
+            params["ls_max_tokens"] = settings["max_new_tokens"]
+        if settings["stop"]:
+            params["ls_stop"] = list(settings["stop"])
+        return params
+
+    def get_num_tokens(self, text: str) -> int:
+        """Length of a bare text in tokens of the member that needs the most."""
+        if self.custom_get_token_ids is not None:
+            return len(self.custom_get_token_ids(text))
+        return max(self._running().count_text_tokens(text).values())
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """One number per token of `get_num_tokens`.
+
+        The members' vocabularies differ, so there are no ids that are right for all of them. These
+        are the tokens' positions: good for counting and cutting, not for decoding.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return list(range(self.get_num_tokens(text)))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        params = self._identifying_params
+        yield "members", [member["name"] for member in params.pop("members")]
+        yield from ((name, value) for name, value in params.items() if name != "ensemble")
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        for ensemble in (self.ensemble, self._built):
+            memo[id(ensemble)] = ensemble  # models are shared, never copied
+        return super().__deepcopy__(memo)
+
+
+def _renamed(options: Any) -> dict[str, Any]:
+    """`max_tokens` is LangChain's usual name for `max_new_tokens`."""
+    renamed: dict[str, Any] = dict(options)
+    if "max_tokens" in renamed:
+        if "max_new_tokens" in renamed:
+            raise ConfigError("got both max_tokens and max_new_tokens", hint="they mean the same: give one of them")
+        renamed["max_new_tokens"] = renamed.pop("max_tokens")
+    return renamed
+
+
+def _is_timeout(seconds: Any) -> bool:
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return seconds is None or (number and seconds > 0)

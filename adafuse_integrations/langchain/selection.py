@@ -1,0 +1,46 @@
+"""Which members answer, and with what they are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pydantic import SecretStr
+
+from adafuse_core.config import MemberConfig
+from adafuse_core.errors import ConfigError
+
+_SHIPPED = "small:"  # models that come with the package: loading them takes no token
+
+
+def selected(members: Sequence[MemberConfig], model: str | None) -> list[MemberConfig]:
+    """The members that `model` names, in its order; all if it is None.
+
+    Args:
+        members: Of the ensemble.
+        model: Names of members, or of the models they run, joined by `+`.
+
+    Raises:
+        ConfigError: It names one that is not there.
+    """
+    if model is None:
+        return list(members)
+    chosen: list[MemberConfig] = []
+    for name in model.split("+"):
+        named = [member for member in members if member.label == name]
+        found = named or [member for member in members if member.model == name]
+        if not found:
+            labels = ", ".join(member.label for member in members)
+            raise ConfigError(
+                f"got model={model!r}, but there is no member {name!r}",
+                hint=f"the members are {labels}: name some of them, joined by '+'",
+            )
+        chosen += [member for member in found if member not in chosen]
+    return chosen
+
+
+def with_token(member: MemberConfig, token: SecretStr | None) -> MemberConfig:
+    """The member, to be loaded with a Hugging Face token unless it has its own."""
+    if token is None or member.model.startswith(_SHIPPED):
+        return member
+    return dataclasses.replace(member, model_kwargs={"token": token.get_secret_value(), **member.model_kwargs})

@@ -1,0 +1,171 @@
+"""What the LLM and the chat model have in common: the members that answer, deadlines, retries, tokens for models."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from langchain_core import exceptions as langchain
+from langchain_core.runnables import ConfigurableField
+from pydantic import ValidationError
+
+from adafuse_core import errors as core
+from adafuse_core.ensemble import Ensemble
+from adafuse_core.members.scripted import ScriptedMember
+from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse, ModelTimeoutError
+
+TEXT = "one two. three"
+
+
+@pytest.fixture(params=[AdaFuseLLM, ChatAdaFuse])
+def kind(request):
+    return request.param
+
+
+def text_of(answer):
+    return answer if isinstance(answer, str) else answer.text
+
+
+def of(kind, *members, **options):
+    return kind.from_ensemble(Ensemble(members=members), **options)
+
+
+# --- the members that answer ---
+
+
+def test_a_model_names_the_members_to_load_where_there_are_none(kind):
+    assert [member.model for member in kind(model="small:birch").members] == ["small:birch"]
+    assert kind(model="some/model+small:birch").model_name == "model+birch"
+    assert kind().model_name == "aspen+birch"
+
+
+def test_a_model_chooses_among_the_members(kind):
+    members = [ScriptedMember("a", "left"), ScriptedMember("b", "right"), ScriptedMember("c", "right")]
+    llm = of(kind, *members)
+    assert text_of(llm.invoke("go")) == "right"
+    assert text_of(llm.invoke("go", model="a")) == "left"
+    assert "".join(map(text_of, llm.stream("go", model="a"))) == "left"
+    assert llm.bind(model="b+a").kwargs == {"model": "b+a"}
+    assert of(kind, *members, model="b+a").model_name == "b+a"
+    with pytest.raises(core.ConfigError, match=r"no member 'd'.*\n.*a, b, c"):
+        llm.invoke("go", model="d")
+    tuned = llm.configurable_fields(model=ConfigurableField(id="model"))
+    assert text_of(tuned.with_config(configurable={"model": "a"}).invoke("go")) == "left"
+
+
+def test_members_go_by_the_name_of_their_model_too(kind):
+    assert kind(model="small:aspen", members=["small:aspen", "small:birch"]).model_name == "aspen"
+    with pytest.raises(ValidationError, match="no member 'oak'"):
+        kind(model="oak", members=["small:aspen"])
+
+
+def test_a_key_is_the_token_that_models_are_loaded_with(kind):
+    own = {"model": "c", "model_kwargs": {"token": "hf_own"}}
+    members = kind(members=["a", own, "small:aspen"], api_key="hf_secret")._config().members
+    assert [member.model_kwargs.get("token") for member in members] == ["hf_secret", "hf_own", None]
+    with pytest.raises(ValidationError, match="api_key"):
+        of(kind, ScriptedMember("a"), api_key="hf_secret")
+
+
+# --- deadlines ---
+
+
+@pytest.fixture
+def endless(kind):
+    """A model that writes for ever, slowly."""
+    member = ScriptedMember("a", "word ", ends_answer=False, delay=0.01)
+    return of(kind, member, max_tokens=None), member
+
+
+def assert_still(member):
+    """It drafts no more, but for the step that it is in."""
+    before = member.drafts
+    time.sleep(0.05)
+    assert member.drafts <= before + 1
+
+
+@pytest.mark.parametrize("of_call", [True, False])
+async def test_a_timeout_ends_the_generation_with_an_error_of_its_own(endless, of_call):
+    llm, member = endless
+    llm = llm if of_call else llm.model_copy(update={"timeout": 0.05})
+    options = {"timeout": 0.05} if of_call else {}
+    for error in (langchain.ModelTimeoutError, core.CancelledError):
+        with pytest.raises(error, match=r"timeout=0\.05 seconds"):
+            llm.invoke("go", **options)
+    with pytest.raises(ModelTimeoutError):
+        await llm.ainvoke("go", **options)
+    seen = []
+    with pytest.raises(ModelTimeoutError):
+        seen.extend(llm.stream("go", **options))
+    with pytest.raises(ModelTimeoutError):
+        [seen.append(chunk) async for chunk in llm.astream("go", **options)]
+    assert seen
+    assert_still(member)
+
+
+def test_a_timeout_that_is_not_reached_changes_nothing(kind):
+    llm = of(kind, ScriptedMember("a", TEXT), timeout=60)
+    assert text_of(llm.invoke("go")) == TEXT
+    assert text_of(llm.invoke("go", timeout=None)) == TEXT
+    for wrong in (-1, 0, "soon", True):
+        with pytest.raises(core.ConfigError, match="timeout"):
+            llm.invoke("go", timeout=wrong)
+
+
+async def test_waiting_for_a_thread_counts_as_time(endless):
+    llm, _ = endless
+    started = time.monotonic()
+    calls = (llm.ainvoke("go", timeout=0.2) for _ in range(6))  # there are four threads
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ModelTimeoutError] * 6
+    assert time.monotonic() - started < 1.0
+
+
+async def test_cancelling_is_no_timeout(endless):
+    llm, member = endless
+    task = asyncio.create_task(llm.ainvoke("go", timeout=60))
+    while member.drafts < 2:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert_still(member)
+
+
+# --- retries ---
+
+
+class Flaky(ScriptedMember):
+    """A member that fails at the first rounds of its life."""
+
+    failures = 2
+
+    def open(self, *arguments, **options):
+        prefix = super().open(*arguments, **options)
+        draft = prefix.draft
+
+        def failing(*plan):
+            if self.failures:
+                self.failures -= 1
+                raise core.MemberError("no memory left", member=self.name)
+            return draft(*plan)
+
+        prefix.draft = failing
+        return prefix
+
+
+def test_a_call_that_fails_before_the_first_word_is_tried_again(kind):
+    assert text_of(of(kind, Flaky("a", TEXT), max_retries=2).invoke("go")) == TEXT
+    for retries in (0, 1):
+        with pytest.raises(core.MemberError, match="no memory left"):
+            of(kind, Flaky("a", TEXT), max_retries=retries).invoke("go")
+
+
+def test_a_call_that_fails_later_is_not_tried_again(kind):
+    member = ScriptedMember("a", TEXT, margin=0.0, fail_after=2)
+    llm, seen = of(kind, member, max_retries=5), []
+    with pytest.raises(core.MemberError, match="scripted failure"):
+        seen.extend(llm.stream("go"))
+    assert "".join(map(text_of, seen)) == "one two."
+    assert len(member.prompts) == 1
