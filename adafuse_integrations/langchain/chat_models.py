@@ -54,6 +54,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         timeout: Most seconds that a call may take, from its start to its last chunk. Also an option of a call.
         max_retries: How often a call is tried again if a member fails before the first word.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
+        trace: Whether answers tell who proposed each word. False keeps checkpoints and logs small.
         streaming: Whether `invoke` streams, so that callbacks hear each word.
         ensemble: A ready-made `Ensemble`; what is not set here is read from its config.
 
@@ -190,7 +191,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         cancel: threading.Event | None = None,
     ) -> Generator[ChatGenerationChunk]:
         with closing(self._events(lambda _: to_messages(messages), deadline, cancel, **asked(wanted))) as events:
-            yield from message_chunks(events, self.model_name)
+            yield from message_chunks(events, self.model_name, trace=self.trace)
 
     # --- tools and structured answers ---
 

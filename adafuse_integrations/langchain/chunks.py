@@ -13,28 +13,34 @@ from typing import Any
 
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta
 from adafuse_integrations.langchain.trace import describe, tokens
 
 
-def chunks(events: Iterable[Event]) -> Iterator[GenerationChunk]:
+def chunks(events: Iterable[Event], *, trace: bool) -> Iterator[GenerationChunk]:
     """One chunk for each piece of text, with the rounds decided since the last, and one for the end.
 
     The last chunk's `generation_info` has `finish_reason`, `stop` (the stop string that was hit, or None)
-    and `usage`.
+    and `usage`. A thought before the answer is in `generation_info["reasoning"]`.
+
+    Args:
+        events: Of one answer.
+        trace: Whether to tell of the rounds.
     """
-    text, rounds = "", list[dict[str, Any]]()
+    text, info = "", _no_info()
     for event in events:
         if isinstance(event, TextDelta):
             text += event.text
+        elif isinstance(event, ReasoningDelta):
+            info["reasoning"] = info.get("reasoning", "") + event.text
         elif isinstance(event, RoundDone):
-            rounds.append(describe(event.round))
-            if text:
-                yield GenerationChunk(text=text, generation_info={"adafuse": {"rounds": rounds}})
-                text, rounds = "", []
+            info["adafuse"]["rounds"] += [describe(event.round)] if trace else []
+            if text or "reasoning" in info:
+                yield GenerationChunk(text=text, generation_info=info)
+                text, info = "", _no_info()
         elif isinstance(event, Finished):
             ending = {"finish_reason": event.reason, "stop": event.stop, "usage": tokens(event.usage)}
-            yield GenerationChunk(text=text, generation_info={"adafuse": {"rounds": rounds}, **ending})
+            yield GenerationChunk(text=text, generation_info={**info, **ending})
 
 
 def folded(pieces: Sequence[GenerationChunk]) -> Generation:
@@ -54,3 +60,7 @@ def result(answers: Sequence[Generation], model_name: str) -> LLMResult:
         generations=[[answer] for answer in answers],
         llm_output={"model_name": model_name, "token_usage": total},
     )
+
+
+def _no_info() -> dict[str, Any]:
+    return {"adafuse": {"rounds": []}}

@@ -46,6 +46,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         prompt_format: `"chat"` sends the prompt as a user message through each member's chat template,
             `"raw"` lets the members continue it as it stands, `"auto"` is chat if every member has a template.
         system: System message that goes before the prompt in chat format.
+        trace: Whether answers tell who proposed each word. False keeps logs small.
         timeout: Most seconds that a call may take.
         max_retries: How often a call is tried again if a member fails before the first word.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
@@ -181,7 +182,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         self, prompt: str, deadline: Deadline, cancel: threading.Event | None = None
     ) -> Generator[GenerationChunk]:
         with closing(self._events(lambda ensemble: self._formatted(ensemble, prompt), deadline, cancel)) as events:
-            yield from chunks(events)
+            yield from chunks(events, trace=self.trace)
 
     def _formatted(self, ensemble: Ensemble, prompt: str) -> PromptLike:
         """The prompt as it is, or as messages."""

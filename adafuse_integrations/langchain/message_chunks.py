@@ -24,11 +24,16 @@ _PROVIDER = {"model_provider": "adafuse"}
 _SPOILERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # what makes a text no JSON object, however much of it is read
 
 
-def message_chunks(events: Iterable[Event], model_name: str) -> Iterator[ChatGenerationChunk]:
+def message_chunks(events: Iterable[Event], model_name: str, *, trace: bool) -> Iterator[ChatGenerationChunk]:
     """A chunk for each piece of an answer, the first of a round with the rounds decided since, and one for the end.
 
     The last chunk has the usage (of the first member), `finish_reason`, `stop` (the stop string that was hit, or
     None), `model_name`, and in `["adafuse"]["usage"]` the tokens of each member.
+
+    Args:
+        events: Of one answer.
+        model_name: Of those who wrote it.
+        trace: Whether to tell of the rounds.
     """
     pieces, rounds = _Pieces(), list[dict[str, Any]]()
     for event in events:
@@ -36,7 +41,7 @@ def message_chunks(events: Iterable[Event], model_name: str) -> Iterator[ChatGen
             yield from _with_trace(pieces.taken(), rounds)
             yield _last(event, rounds, pieces.invalid, model_name)
         elif isinstance(event, RoundDone):
-            rounds.append(describe(event.round))
+            rounds += [describe(event.round)] if trace else []
             yield from _with_trace(pieces.taken(), rounds)
         else:
             pieces.add(event)

@@ -66,6 +66,7 @@ class EnsembleModel(LanguageModel):
     )
     seed: int | None = Field(default=_DEFAULTS.generation.seed, description="Makes the draws repeatable.")
 
+    trace: bool = Field(default=True, description="Whether answers tell who proposed each word, and how it scored.")
     timeout: float | None = Field(default=None, gt=0, description="Most seconds that a call may take.")
     max_retries: int = Field(
         default=0, ge=0, description="How often a call is tried again if a member fails before the first word."

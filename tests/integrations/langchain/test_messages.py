@@ -261,7 +261,7 @@ TWO_CALLS = [
 
 
 def summed(events):
-    chunks = list(message_chunks(events, "a+b"))
+    chunks = list(message_chunks(events, "a+b", trace=True))
     return chunks, reduce(add, [chunk.message for chunk in chunks])
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from langchain_core import exceptions as langchain
+from langchain_core.prompt_values import StringPromptValue
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -169,3 +170,14 @@ def test_a_call_that_fails_later_is_not_tried_again(kind):
         seen.extend(llm.stream("go"))
     assert "".join(map(text_of, seen)) == "one two."
     assert len(member.prompts) == 1
+
+
+def test_without_trace_an_answer_tells_of_no_rounds(kind):
+    def rounds(**options):
+        (answer,) = kind(max_tokens=4, **options).generate_prompt([StringPromptValue(text="Hello")]).generations[0]
+        assert answer.text
+        assert answer.generation_info["finish_reason"] == "length"
+        return answer.generation_info["adafuse"]["rounds"]
+
+    assert rounds(trace=False) == []
+    assert rounds()
