@@ -60,6 +60,7 @@ def _add_ensemble_options(parser: argparse.ArgumentParser) -> None:
         ("tau", float, "confidence threshold"),
         ("max_words", int, "most words drafted per round"),
         ("branches", int, "first tokens tried where a model is unsure"),
+        ("speculation", str, "how models guess ahead (auto, verify, lookup, off); the text is the same"),
     ):
         group.add_argument(_flag(name), type=kind, help=f"{text} (default: {_default(EnsembleConfig, name)})")
     for name, kind, text in (

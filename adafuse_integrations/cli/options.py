@@ -9,7 +9,7 @@ from adafuse_core import ConfigError, Ensemble, EnsembleConfig
 from adafuse_core.ensemble import default_config
 
 _GENERATION = ("max_new_tokens", "temperature", "seed")
-_ENSEMBLE = ("tau", "max_words", "branches")
+_ENSEMBLE = ("tau", "max_words", "branches", "speculation")
 
 
 def build_ensemble(args: argparse.Namespace) -> Ensemble:

@@ -39,7 +39,17 @@ def test_ask_shows_each_member_and_the_ensemble(capsys):
 
 
 def test_ask_takes_settings_from_options(capsys):
-    status, out, _ = run(capsys, "ask", "What is the capital of Peru?", "--max-new-tokens", "1", "--branches", "1")
+    status, out, _ = run(
+        capsys,
+        "ask",
+        "What is the capital of Peru?",
+        "--max-new-tokens",
+        "1",
+        "--branches",
+        "1",
+        "--speculation",
+        "off",
+    )
     assert status == 0
     assert "Lima" not in out.split("together:")[1]
 
