@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from common import arguments, finish, prepare, show
-from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from tokenizers.processors import TemplateProcessing
@@ -36,6 +36,7 @@ from adafuse_integrations.llama_index import AdaFuseLLM
 
 MODEL = str(small_models.path("birch"))
 QUESTION = "What is the capital of Italy?"
+TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
 ENDLESS = "one two three"  # continued as it stands, it goes on and on
 STRICT = (  # a template like Gemma's: no system role, user and assistant alternate
     "{{ bos_token }}{% for m in messages %}"
@@ -81,10 +82,6 @@ class Side:
         finally:
             del backend.open
 
-    def tokenizer(self, llm: Any) -> Any:
-        """The tokenizer behind it."""
-        return llm.ensemble.members[0]._tokenizer
-
 
 class Peer(Side):
     """`HuggingFaceLLM`."""
@@ -115,9 +112,6 @@ class Peer(Side):
         finally:
             del llm._model.generate
 
-    def tokenizer(self, llm: Any) -> Any:
-        return llm._tokenizer
-
 
 # --- the situations ---
 
@@ -145,7 +139,7 @@ def start_tokens(side: Side) -> Seen:
         llm.chat([ChatMessage(content="Hello!")])
         with side.prompts(llm) as seen:
             llm.chat([ChatMessage(content=QUESTION)])
-    count = seen[0].count(side.tokenizer(llm).bos_token_id)
+    count = seen[0].count(TOKENIZER.bos_token_id)
     return Seen(f"{count}", count == 1)
 
 
@@ -156,7 +150,7 @@ def system_prompt(side: Side) -> Seen:
     with side.prompts(llm) as seen:
         llm.complete(QUESTION)
         list(llm.stream_complete(QUESTION))
-    texts = [side.tokenizer(llm).decode(ids) for ids in seen]
+    texts = [TOKENIZER.decode(ids) for ids in seen]
     there = ["Be brief." in text for text in texts]
     return Seen(", ".join("yes" if one else "no" for one in there), all(there) and texts[0] == texts[1])
 
@@ -167,7 +161,7 @@ def completion_of_a_chat_model(side: Side) -> Seen:
     llm.complete(QUESTION)
     with side.prompts(llm) as seen:
         llm.complete(QUESTION)
-    text = side.tokenizer(llm).decode(seen[0])
+    text = TOKENIZER.decode(seen[0])
     turn = "<|im_start|>user" in text
     return Seen("one user turn in its template" if turn else "bare text, no template", turn)
 
@@ -274,6 +268,33 @@ def odd_roles(side: Side) -> Seen:
     return Seen(f"{type(outcome).__name__}: {first_line(outcome)}" if raised else "answers", not raised)
 
 
+def told_calls(side: Side) -> Seen:
+    """A tool call of an earlier turn, in the next prompt"""
+    llm = side.make()
+    call = ToolCallBlock(tool_call_id="1", tool_name="get_weather", tool_kwargs={"city": "Paris"})
+    messages = [
+        ChatMessage(content="What is the weather in Paris?"),
+        ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=""), call]),
+        ChatMessage(role=MessageRole.TOOL, content="17 degrees", additional_kwargs={"tool_call_id": "1"}),
+    ]
+    llm.chat(messages)
+    with side.prompts(llm) as seen:
+        llm.chat(messages)
+    there = "get_weather" in TOKENIZER.decode(seen[0])
+    return Seen("is there" if there else "vanished", there)
+
+
+def default_kind(side: Side) -> Seen:
+    """`metadata.is_chat_model` by default, for a model with a chat template"""
+    if isinstance(side, Peer):
+        from llama_index.llms.huggingface import HuggingFaceLLM
+
+        chat = HuggingFaceLLM(model_name=MODEL, tokenizer_name=MODEL, device_map="cpu").metadata.is_chat_model
+    else:
+        chat = AdaFuseLLM(members=[MODEL]).metadata.is_chat_model
+    return Seen(str(chat), chat)
+
+
 def tools(side: Side) -> Seen:
     """Function calling (needed by FunctionAgent)"""
     llm = side.make()
@@ -356,6 +377,8 @@ SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
     laziness,
     closing,
     odd_roles,
+    told_calls,
+    default_kind,
     tools,
     device_map,
     model_name,
@@ -408,7 +431,7 @@ def first_line(error: Any) -> str:
 def adding_start_token(folder: Path) -> str:
     """A copy of the model whose tokenizer begins every text with its start token."""
     shutil.copytree(MODEL, folder)
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = copy.deepcopy(TOKENIZER)
     start = tokenizer.bos_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]

@@ -39,6 +39,18 @@ CASES = {
         ["object: Fact(answer='The capital of Peru is Lima.", "so far: {'answer'"],
     ),
     "llama_index_rag.py": ([], "", ["Ida Marlow.", "fish.", "2 kilograms."]),
+    "llama_index_agents.py": (
+        [],
+        "",
+        [
+            "[calculator {'expression': '12 * 7'} -> 84]\nIt is 16 degrees and cloudy in Paris and 12 * 7 is 84.",
+            "The capital of Peru is Lima.",
+            "AgentWorkflow\nyou> What time is it in Oslo?\n[get_time {'city': 'Oslo'} -> 14:05]\nIt is 14:05 in Oslo.",
+            'Action: get_time\nAction Input: {"city": "Rome"}',
+        ],
+    ),
+    "llama_index_router.py": ([], "", ["engine 0: 17:45.", "engine 1: 17 degrees and cloudy."]),
+    "llama_index_vector_index.py": ([], "", ["Clara Denholm.", "lamps.", "fish.", "2 kilograms."]),
     "compare_members.py": ([], "", ["aspen:", "birch:", "together: The capital of Peru is Lima and"]),
     "terminal_chat.py": ([], "Hello!\nThank you\n\n", ["Hello!", "you>"]),
     "hugging_face_models.py": (

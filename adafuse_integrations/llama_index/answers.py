@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    ContentBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
 
-from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.rounds import Round
+from adafuse_integrations.llama_index.calls import Call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +29,40 @@ class Chunk:
     Args:
         text: The answer so far.
         delta: What is new in it.
+        thinking: What was thought before it so far.
+        thinking_delta: What is new in that.
+        calls: The tool calls so far; the last may be unfinished.
         raw: JSON values. Of the last chunk: usage, finish reason and the whole trace; before: the round just played.
     """
 
     text: str
     delta: str
+    thinking: str
+    thinking_delta: str
+    calls: tuple[Call, ...]
     raw: dict[str, Any]
 
     def as_completion(self) -> CompletionResponse:
         """As a completion endpoint returns it."""
-        return CompletionResponse(text=self.text, delta=self.delta, raw=self.raw)
+        return CompletionResponse(text=self.text, delta=self.delta, raw=self.raw, additional_kwargs=self._thought())
 
     def as_chat(self) -> ChatResponse:
-        """As a chat endpoint returns it. Nothing but the text goes into the message: memory keeps it."""
-        message = ChatMessage(role=MessageRole.ASSISTANT, content=self.text)
-        return ChatResponse(message=message, delta=self.delta, raw=self.raw)
+        """As a chat endpoint returns it.
+
+        The message holds what was thought, said and called and nothing else: memory keeps it. Calls stand in it
+        twice, as blocks for agents and in `additional_kwargs` for the programs that stream objects, which look nowhere
+        else.
+        """
+        blocks: list[ContentBlock] = [ThinkingBlock(content=self.thinking)] if self.thinking else []
+        if self.text or not self.calls:
+            blocks.append(TextBlock(text=self.text))
+        blocks += [call.as_block() for call in self.calls]
+        kwargs = {"tool_calls": [call.as_dict() for call in self.calls]} if self.calls else {}
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
+        return ChatResponse(message=message, delta=self.delta, raw=self.raw, additional_kwargs=self._thought())
+
+    def _thought(self) -> dict[str, Any]:
+        return {"thinking_delta": self.thinking_delta} if self.thinking_delta else {}
 
 
 def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None]) -> Iterator[Chunk]:
@@ -44,24 +72,62 @@ def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None]) -> I
         events: Of one generation.
         on_round: Called with number and content of each round before its text is yielded.
     """
-    text = delta = ""
+    answer = _Answer()
     rounds: list[dict[str, Any]] = []
     for event in events:
-        if isinstance(event, TextDelta):
-            text, delta = text + event.text, delta + event.text
-        elif isinstance(event, RoundDone):
+        if isinstance(event, RoundDone):
             on_round(len(rounds), event.round)
             rounds.append(dataclasses.asdict(event.round))
-            if delta:
-                yield Chunk(text=text, delta=delta, raw={"round": rounds[-1]})
-                delta = ""
+            if answer.has_news:
+                yield answer.chunk({"round": rounds[-1]})
+        elif isinstance(event, Finished):
+            yield answer.chunk({**_outcome(event), "rounds": rounds})
         else:
-            yield Chunk(text=text, delta=delta, raw={**_outcome(event), "rounds": rounds})
+            answer.take(event)
 
 
 def is_last(response: CompletionResponse | ChatResponse) -> bool:
     """Whether a response ends its answer."""
     return isinstance(response.raw, dict) and "finish_reason" in response.raw
+
+
+@dataclass
+class _Answer:
+    """What was said so far, and what of it is new since the last chunk."""
+
+    text: str = ""
+    delta: str = ""
+    thinking: str = ""
+    thinking_delta: str = ""
+    calls: dict[int, Call] = field(default_factory=dict)
+    has_news: bool = False
+
+    def take(self, event: TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone) -> None:
+        self.has_news = True
+        if isinstance(event, TextDelta):
+            self.text += event.text
+            self.delta += event.text
+        elif isinstance(event, ReasoningDelta):
+            self.thinking += event.text
+            self.thinking_delta += event.text
+        elif isinstance(event, ToolCallDelta):
+            begun = self.calls.get(event.index) or Call(id=event.id or "", name=event.name or "")
+            self.calls[event.index] = begun.extended(event.arguments)
+        else:
+            self.calls[event.index] = Call.done(event.call)
+
+    def chunk(self, raw: dict[str, Any]) -> Chunk:
+        made = Chunk(
+            text=self.text,
+            delta=self.delta,
+            thinking=self.thinking,
+            thinking_delta=self.thinking_delta,
+            calls=tuple(self.calls.values()),
+            raw=raw,
+        )
+        self.delta = self.thinking_delta = ""
+        self.has_news = False
+        return made
 
 
 def _outcome(finished: Finished) -> dict[str, Any]:

@@ -1,23 +1,20 @@
 """`AdaFuseLLM`: an ensemble as a LlamaIndex language model.
 
 Each of the eight endpoints drains `Ensemble.stream` by itself; none calls another one, so a call is one
-event for callbacks, traces and rate limiters. Words become responses in `answers`, messages are turned into
-the core's in `messages`.
+event for callbacks, traces and rate limiters. `prompts` says what members are shown, `runs` begins and stops the
+generation, `answers` makes its responses, `tool_calling` speaks LlamaIndex's terms of tools and objects.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import inspect
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -27,48 +24,40 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    MessageRole,
 )
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
-from llama_index.core.llms.llm import default_completion_to_prompt
-from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.span import active_span_id
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator
 
+from adafuse_core.chat.grammar import Grammar
 from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
-from adafuse_core.ensemble import Ensemble, PromptLike, default_config
-from adafuse_core.errors import CancelledError, ConfigError, TemplateError
-from adafuse_core.rounds import Round
-from adafuse_integrations.llama_index.answers import Chunk, chunks, is_last
-from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
-from adafuse_integrations.llama_index.messages import to_message
-from adafuse_integrations.worker import Worker
+from adafuse_core.ensemble import Ensemble, default_config
+from adafuse_core.errors import ConfigError
+from adafuse_integrations.llama_index.answers import Chunk
+from adafuse_integrations.llama_index.prompts import ask_messages, ask_text, writes_messages
+from adafuse_integrations.llama_index.runs import OnWord, Response, Runs, Start, checked_listeners
+from adafuse_integrations.llama_index.tool_calling import ToolCalling
 
 logger = logging.getLogger(__name__)
-dispatcher = get_dispatcher(__name__)
-
-OnWord = Callable[[EnsembleWord], Any]
-Response = TypeVar("Response", CompletionResponse, ChatResponse)
-Ask = Callable[[Ensemble], PromptLike]  # the prompt, once it is known what the members can read
-Start = Callable[[threading.Event], Iterator[Response]]  # begins a generation that the event cancels
 
 _STRUCTURE = ("strategy", "tau", "max_words", "branches", "max_word_tokens", "member", "speculation")
 _GENERATION = ("max_new_tokens", "temperature", "stop", "seed")
+_OF_THE_STREAM = ("tools", "tool_choice", "parallel_tool_calls", "grammar")  # options of a call beside those
 _TEMPLATE_TOKENS = 64  # what a chat template writes around a question and its context
 _LEAST_ROOM = 600  # tokens for context and question below which LlamaIndex's refine mode gives up
 
 
-class AdaFuseLLM(CustomLLM):
+class AdaFuseLLM(CustomLLM, ToolCalling):
     """Several open language models that answer as one, for LlamaIndex.
 
     Example:
         `AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])`
 
     Models are loaded at the first answer and shared by all copies. Calls may come from many threads.
-    Per call, `max_new_tokens` (or `max_tokens`), `temperature`, `stop` and `seed` override the fields; other
-    keyword arguments raise `ConfigError`.
+    Per call, `max_new_tokens` (or `max_tokens`), `temperature`, `stop`, `seed` and `grammar` override the fields, and
+    the chat endpoints take `tools`, `tool_choice` and `parallel_tool_calls` as `Ensemble.stream` does; other keyword
+    arguments raise `ConfigError`.
 
     **Prompts.** Messages go to every member by its own chat template. `complete(prompt)` is one user turn, or
     the text as it is if a member has no template; `complete(prompt, formatted=True)` is always the text as it
@@ -79,13 +68,18 @@ class AdaFuseLLM(CustomLLM):
     unless it stands in it already. A `completion_to_prompt` of your own must write it itself.
 
     **Responses.** `raw` of the last (or only) response holds `usage` in tokens of the first member,
-    `usage_by_member`, `finish_reason` ("stop" or "length"), the `stop` string that was hit and `rounds`, the
-    whole trace; that of earlier chunks holds their `round`. All of it is JSON.
+    `usage_by_member`, `finish_reason` ("stop", "length" or "tool_calls"), the `stop` string that was hit and
+    `rounds`, the whole trace; that of earlier chunks holds their `round`. All of it is JSON.
 
     **Words.** `on_word` callables get an `EnsembleWord` for each round, in every endpoint, before its text is
     returned: on the caller's thread, or for the async endpoints on a worker thread. What they raise ends the
     generation and reaches the consumer. The same value is sent to LlamaIndex's instrumentation
     as `EnsembleWordEvent`; errors in its handlers are swallowed there.
+
+    **Tools and objects.** `chat_with_tools`, agents and `structured_predict` work as with any function calling LLM. A
+    call that is required, and any object, is valid against its JSON schema, whatever the members would rather say; a
+    call that is not required is valid once it is begun. Messages carry calls as blocks and in `additional_kwargs`;
+    nothing else stands there.
 
     **Settings.** Engines put their own callback manager on the LLM, so give yours to
     `Settings.callback_manager`. `Settings.tokenizer = llm.tokenizer_fn` makes LlamaIndex count as the members do.
@@ -93,12 +87,15 @@ class AdaFuseLLM(CustomLLM):
     Args:
         members: Model names, paths, mappings or `MemberConfig`s. Default: the two small models shipped
             with the package.
-        strategy: As of `EnsembleConfig`, like the next five.
+        strategy: As of `EnsembleConfig`, like the next six.
         max_new_tokens: As of `GenerationParams`, like the next three.
         context_window: What LlamaIndex may fill. Default: the smallest window that the members' config files
             declare, less 64 tokens for the chat template; 3900 if none is declared.
         is_chat_model: Whether LlamaIndex should send messages. Set it to False for members without a
             chat template: conversations are then written out as plain text.
+        is_function_calling_model: Whether LlamaIndex should offer tools through the members' chat templates. `"auto"`:
+            if the template of every member shows them. Agents and routers take their ways in plain text otherwise.
+        grammar: What every answer must obey, such as `react_grammar(tools)`.
         on_word: A callable or several; see above. Not part of `to_dict()`.
 
     Raises:
@@ -124,15 +121,18 @@ class AdaFuseLLM(CustomLLM):
     seed: int | None = Field(default=GenerationParams.seed, description="Makes draws repeatable.")
     context_window: int | None = Field(default=None, description="What LlamaIndex may fill.", gt=0)
     is_chat_model: bool = Field(default=True, description="Whether LlamaIndex should send messages.")
+    is_function_calling_model: bool | Literal["auto"] = Field(
+        default="auto", description="Whether LlamaIndex should offer tools."
+    )
+    grammar: Grammar | None = Field(default=None, description="What every answer must obey.")
     on_word: Annotated[OnWord | Sequence[OnWord] | None, WithJsonSchema({"type": "string"})] = Field(
         default=None, description="Called with each word.", exclude=True
     )
 
     _given: Ensemble | None = PrivateAttr(default=None)  # by from_ensemble
     _built: Ensemble | None = PrivateAttr(default=None)  # from the fields
-    _window: tuple[tuple[MemberConfig, ...], int | None] | None = PrivateAttr(default=None)
-    _running: set[threading.Event] = PrivateAttr(default_factory=set)
-    _worker: Worker = PrivateAttr(default_factory=Worker)
+    _known: tuple[tuple[MemberConfig, ...], int | None, bool] | None = PrivateAttr(default=None)  # of these members
+    _runs: Runs = PrivateAttr(default_factory=Runs)
 
     @field_validator("members", mode="before")
     @classmethod
@@ -143,7 +143,7 @@ class AdaFuseLLM(CustomLLM):
         """Check what the fields say together."""
         super().model_post_init(context)
         self._config()
-        self._listeners()
+        checked_listeners(self.on_word)
 
     @classmethod
     def from_ensemble(cls, ensemble: Ensemble, **options: Any) -> Self:
@@ -186,12 +186,12 @@ class AdaFuseLLM(CustomLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex wants to know before it asks. Reads config files once; loads no weights."""
+        """What LlamaIndex wants to know before it asks. Reads config and tokenizer files once; loads no weights."""
         return LLMMetadata(
             context_window=self.context_window or self._declared_window(),
             num_output=-1 if self.max_new_tokens is None else self.max_new_tokens,
             is_chat_model=self.is_chat_model,
-            is_function_calling_model=False,
+            is_function_calling_model=self._calls_functions(),
             model_name=f"adafuse({'+'.join(self.ensemble.names)})",
         )
 
@@ -199,7 +199,7 @@ class AdaFuseLLM(CustomLLM):
     def tokenizer_fn(self) -> Callable[[str], list[int]]:
         """For `Settings.tokenizer`: as many entries as the member that needs most tokens for a text.
 
-        The entries are no token ids, each member has its own. The first call loads the models.
+        The entries are no token ids, each member has its own. The first call reads the tokenizers, no weights.
         """
         return self._tokenize
 
@@ -208,8 +208,7 @@ class AdaFuseLLM(CustomLLM):
 
         Their consumers get `CancelledError`.
         """
-        for cancel in tuple(self._running):
-            cancel.set()
+        self._runs.cancel()
 
     def close(self) -> None:
         """Free the models that nobody else uses; the next call loads them again."""
@@ -240,112 +239,46 @@ class AdaFuseLLM(CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt without holding up the event loop."""
-        return await _alast(self._on_worker(self._completion(prompt, formatted, kwargs)))
+        return await _alast(self._runs.on_worker(self._completion(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Answer a prompt, word by word, without holding up the event loop."""
-        return self._on_worker(self._completion(prompt, formatted, kwargs))
+        return self._runs.on_worker(self._completion(prompt, formatted, kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation without holding up the event loop."""
-        return await _alast(self._on_worker(self._turn(messages, kwargs)))
+        return await _alast(self._runs.on_worker(self._turn(messages, kwargs)))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer a conversation, word by word, without holding up the event loop."""
-        return self._on_worker(self._turn(messages, kwargs))
+        return self._runs.on_worker(self._turn(messages, kwargs))
 
     # What they share, in the order in which it happens.
 
     def _completion(self, prompt: str, formatted: bool, options: dict[str, Any]) -> Start[CompletionResponse]:
-        return self._generation(self._ask_text(prompt, formatted), options, Chunk.as_completion)
+        ask = ask_text(self, prompt, formatted=formatted, chat=self.is_chat_model)
+        return self._runs.prepare(
+            self.ensemble, ask, self._options(options), checked_listeners(self.on_word), Chunk.as_completion
+        )
 
     def _turn(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> Start[ChatResponse]:
-        return self._generation(self._ask_messages(messages), options, Chunk.as_chat)
+        ask = ask_messages(self, messages, chat=self.is_chat_model)
+        return self._runs.prepare(
+            self.ensemble, ask, self._options(options), checked_listeners(self.on_word), Chunk.as_chat
+        )
 
-    def _ask_text(self, prompt: str, formatted: bool) -> Ask:
-        if formatted:
-            return lambda _: prompt
-        if self.completion_to_prompt not in (None, default_completion_to_prompt):
-            written = self.completion_to_prompt(prompt)
-            return lambda _: written
-        plain = self._extend_prompt(prompt)
-        if not self.is_chat_model:
-            return lambda _: plain
-        turn = self._ask_messages([ChatMessage(role=MessageRole.USER, content=prompt)])
-        if self._writes_messages:
-            return turn
-        return lambda ensemble: turn(ensemble) if ensemble.supports_chat() else plain
-
-    def _ask_messages(self, messages: Sequence[ChatMessage]) -> Ask:
-        turns = [to_message(message) for message in messages]
-        if self.system_prompt and not any(
-            turn.role == "system" and turn.content == self.system_prompt for turn in turns
-        ):
-            messages = self._extend_messages(list(messages))
-            turns = [to_message(messages[0]), *turns]
-        if self._writes_messages or not self.is_chat_model:
-            written = (self.messages_to_prompt or generic_messages_to_prompt)(messages)
-            return lambda _: written
-
-        def ask(ensemble: Ensemble) -> PromptLike:
-            if not ensemble.supports_chat():
-                raise TemplateError(
-                    "messages were given, but not every member has a chat template",
-                    hint="set is_chat_model=False to send plain text, or give MemberConfig(chat_template=...)",
-                )
-            return turns
-
-        return ask
-
-    @property
-    def _writes_messages(self) -> bool:
-        """Whether the user brought a way of their own to write conversations."""
-        return self.messages_to_prompt not in (None, generic_messages_to_prompt)
-
-    def _generation(self, ask: Ask, options: dict[str, Any], form: Callable[[Chunk], Response]) -> Start[Response]:
-        """Check a call now; what is returned begins it, lazily, on whichever thread consumes it."""
-        ensemble, params = self.ensemble, self._params(options)
-        listeners, span_id = self._listeners(), active_span_id.get()
-
-        def announce(number: int, played: Round) -> None:
-            word = EnsembleWord.of(number, played)
-            dispatcher.event(EnsembleWordEvent(word=word, span_id=span_id))
-            for listener in listeners:
-                listener(word)
-
-        def start(cancel: threading.Event) -> Iterator[Response]:
-            self._running.add(cancel)
-            try:
-                events = ensemble.stream(ask(ensemble), cancel=cancel, **params)
-                with contextlib.closing(_generator(events)):
-                    for chunk in chunks(events, announce):
-                        yield form(chunk)
-            finally:
-                self._running.discard(cancel)
-
-        return start
-
-    async def _on_worker(self, start: Start[Response]) -> AsyncGenerator[Response, None]:
-        """The responses of a generation that runs on a worker thread."""
-        ended = False
-        async with contextlib.aclosing(self._worker.iterate(start)) as responses:
-            async for response in responses:
-                ended = is_last(response)
-                yield response
-        if not ended:  # the worker stops in silence when its event is set by `cancel()`
-            raise CancelledError("the generation was cancelled")
-
-    def _params(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The fields, overridden by a call's options."""
-        options = dict(options)
-        if "max_tokens" in options:
-            if "max_new_tokens" in options:
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The fields, overridden by a call's options, as `Ensemble.stream` takes them."""
+        given = dict(given)
+        if "max_tokens" in given:
+            if "max_new_tokens" in given:
                 raise ConfigError("max_tokens and max_new_tokens are both given", hint="they mean the same; give one")
-            options["max_new_tokens"] = options.pop("max_tokens")
-        return dict(vars(self._config().generation.updated(options)))
+            given["max_new_tokens"] = given.pop("max_tokens")
+        of_the_stream = {name: given.pop(name) for name in _OF_THE_STREAM if name in given}
+        return {**vars(self._config().generation.updated(given)), "grammar": self.grammar, **of_the_stream}
 
     def _config(self) -> EnsembleConfig:
         """The fields as the core's config, checked."""
@@ -355,25 +288,25 @@ class AdaFuseLLM(CustomLLM):
             **{name: getattr(self, name) for name in _STRUCTURE},
         )
 
-    def _listeners(self) -> tuple[OnWord, ...]:
-        listeners = self.on_word or ()
-        listeners = (listeners,) if callable(listeners) else tuple(listeners)
-        for listener in listeners:
-            if not callable(listener) or inspect.iscoroutinefunction(listener):
-                raise ConfigError(f"got {listener!r} as on_word, expected a plain callable", hint="it can't be async")
-        return listeners
-
     def _declared_window(self) -> int:
-        """The smallest window of the members, less what their templates take; found once per set of members."""
-        members = self.ensemble.config.members
-        if self._window is None or self._window[0] != members:
-            window = self.ensemble.context_window
-            self._window = members, window
-            self._warn_if_narrow(window)
-        window = self._window[1]
+        """The smallest window of the members, less what their templates take."""
+        window, _ = self._declared()
         if window is None:
             return DEFAULT_CONTEXT_WINDOW
         return max(1, window - _TEMPLATE_TOKENS) if self.is_chat_model else window
+
+    def _calls_functions(self) -> bool:
+        if self.is_function_calling_model != "auto":
+            return self.is_function_calling_model
+        return self.is_chat_model and not writes_messages(self) and self._declared()[1]
+
+    def _declared(self) -> tuple[int | None, bool]:
+        """Smallest window, and whether all templates show tools: by the members' files, read once per set of them."""
+        members = self.ensemble.config.members
+        if self._known is None or self._known[0] != members:
+            self._known = members, self.ensemble.context_window, self.ensemble.supports_tools()
+            self._warn_if_narrow(self._known[1])
+        return self._known[1:]
 
     def _warn_if_narrow(self, window: int | None) -> None:
         if window is not None and window - (self.max_new_tokens or 0) < _LEAST_ROOM:
@@ -391,7 +324,7 @@ class AdaFuseLLM(CustomLLM):
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        copied._running, copied._worker = set(), Worker()
+        copied._runs = Runs()
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

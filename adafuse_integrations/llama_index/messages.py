@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +32,25 @@ _ROLES = {
     MessageRole.FUNCTION: "tool",
     MessageRole.TOOL: "tool",
 }
+
+
+def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    """A conversation in the core's form.
+
+    LlamaIndex's agents say of a tool result only which call it answers; the tool's name, which templates show, is
+    taken from that call.
+
+    Raises:
+        PromptError: As of `to_message`.
+    """
+    turns: list[Message] = []
+    names: dict[str | None, str] = {}
+    for turn in map(to_message, messages):
+        names |= {call.id: call.name for call in turn.tool_calls if call.id is not None}
+        if turn.role == "tool" and turn.name is None and turn.tool_call_id in names:
+            turn = dataclasses.replace(turn, name=names[turn.tool_call_id])
+        turns.append(turn)
+    return turns
 
 
 def to_message(message: ChatMessage) -> Message:
@@ -73,6 +94,20 @@ def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
     """The calls of an assistant turn, from its blocks or, in older code, from `additional_kwargs`."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if blocks:
-        return [{"id": block.tool_call_id, "name": block.tool_name, "arguments": block.tool_kwargs} for block in blocks]
+        return [
+            {"id": block.tool_call_id, "name": block.tool_name, "arguments": _arguments(block.tool_kwargs)}
+            for block in blocks
+        ]
     calls = message.additional_kwargs.get("tool_calls") or ()
     return [call.model_dump() if isinstance(call, BaseModel) else call for call in calls]
+
+
+def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
+    """The arguments of a call; those of a call that was never finished as what there is of them."""
+    if isinstance(given, dict):
+        return given
+    try:
+        read = json.loads(given)
+    except ValueError:
+        read = None
+    return read if isinstance(read, dict) else {"unfinished": given}

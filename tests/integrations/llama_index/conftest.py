@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import operator
 import time
 
 import llama_index.core
@@ -12,6 +14,7 @@ from llama_index.core import Settings
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.tools import FunctionTool
 from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 from tokenizers.processors import TemplateProcessing
@@ -85,6 +88,35 @@ def scripted(reply=REPLY, *, members=2, llm=None, **options):
     options = {"margin": 0.0, **options}
     cast = [ScriptedMember(name=f"m{number}", reply=reply, **options) for number in range(members)]
     return AdaFuseLLM.from_ensemble(Ensemble(members=cast), **{"max_new_tokens": None, **(llm or {})}), cast[0]
+
+
+def call(name, arguments):
+    """A tool call as members write it."""
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+
+
+def taking_turns(*replies):
+    """A reply that depends on how many tool results there are already."""
+    return lambda prompt: replies[sum(turn.role == "tool" for turn in prompt)]
+
+
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return f"17 degrees in {city}"
+
+
+def calculator(expression: str) -> str:
+    """Work out an arithmetic expression."""
+    left, sign, right = expression.split()
+    return str({"+": operator.add, "-": operator.sub, "*": operator.mul}[sign](int(left), int(right)))
+
+
+def get_time(city: str) -> str:
+    """Get the local time in a city."""
+    return "14:05"
+
+
+TOOLS = [FunctionTool.from_defaults(fn) for fn in (get_weather, calculator, get_time)]
 
 
 def begin(llm, endpoint, prompt="Which city?", **options):

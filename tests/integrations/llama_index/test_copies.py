@@ -7,9 +7,13 @@ import json
 import pickle
 
 import pytest
+from llama_index.core.extractors import SummaryExtractor
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.schema import TextNode
+from llama_index.core.tools import FunctionTool
 
 from adafuse_core.members import registry
-from adafuse_integrations.llama_index import AdaFuseLLM
+from adafuse_integrations.llama_index import AdaFuseLLM, react_grammar
 from tests.integrations.llama_index.conftest import scripted
 
 
@@ -19,7 +23,7 @@ def llm(pair):
     return AdaFuseLLM(members=members, max_new_tokens=6, stop=["###"], seed=1, system_prompt="S", on_word=lambda _: 0)
 
 
-def test_dict_and_json_round_trip(llm):
+def test_39_dict_and_json_round_trip(llm):
     for twin in (AdaFuseLLM.from_dict(llm.to_dict()), AdaFuseLLM.from_json(llm.to_json())):
         assert twin.to_json() == llm.to_json()
         assert twin.ensemble.config == llm.ensemble.config
@@ -28,11 +32,17 @@ def test_dict_and_json_round_trip(llm):
     assert json.loads(llm.to_json())["class_name"] == "AdaFuseLLM"
 
 
-def test_default_options_round_trip():
+def test_39_a_grammar_round_trips():
+    llm = AdaFuseLLM(grammar=react_grammar([FunctionTool.from_defaults(lambda: None, name="a", description="b")]))
+    for twin in (AdaFuseLLM.from_json(llm.to_json()), pickle.loads(pickle.dumps(llm)), copy.deepcopy(llm)):
+        assert twin.grammar == llm.grammar
+
+
+def test_39_default_options_round_trip():
     assert AdaFuseLLM.from_dict(AdaFuseLLM().to_dict()).to_dict() == AdaFuseLLM().to_dict()
 
 
-def test_pickles_are_small_and_load_no_second_model(llm):
+def test_39_pickles_are_small_and_load_no_second_model(llm):
     text = llm.complete("The quick").text
     before = registry.loaded()
     blob = pickle.dumps(llm)
@@ -48,7 +58,7 @@ def test_pickles_are_small_and_load_no_second_model(llm):
     [copy.copy, copy.deepcopy, lambda llm: llm.model_copy(), lambda llm: llm.model_copy(deep=True)],
     ids=["copy", "deepcopy", "model_copy", "model_copy deep"],
 )
-def test_copies_share_models_and_callbacks(llm, make):
+def test_39_copies_share_models_and_callbacks(llm, make):
     llm.complete("The quick")
     before = registry.loaded()
     twin = make(llm)
@@ -56,6 +66,17 @@ def test_copies_share_models_and_callbacks(llm, make):
     assert twin.ensemble.members[0].backend is llm.ensemble.members[0].backend
     assert twin.on_word is llm.on_word
     assert registry.loaded() == before
+
+
+def test_39_ingestion_workers_load_models_of_their_own():
+    llm = AdaFuseLLM(max_new_tokens=8)
+    pipeline = IngestionPipeline(transformations=[SummaryExtractor(llm=llm, summaries=["self"])], disable_cache=True)
+    nodes = [TextNode(text="Karsten Bridge was designed by Ida Marlow."), TextNode(text="Orsa Works makes lamps.")]
+    alone = pipeline.run(nodes=copy.deepcopy(nodes), show_progress=False)
+    together = pipeline.run(nodes=copy.deepcopy(nodes), num_workers=2, show_progress=False)
+    told = [node.metadata["section_summary"] for node in alone]
+    assert all(told)
+    assert [node.metadata["section_summary"] for node in together] == told
 
 
 def test_a_changed_copy_leaves_the_original_as_it_was(llm):

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCountingHandler
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage, CustomLLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.rate_limiter import BaseRateLimiter
 
+from adafuse_core import Grammar
 from adafuse_integrations.llama_index import AdaFuseLLM
 from tests.integrations.llama_index.conftest import ENDPOINTS, REPLY, STREAMS, begin, memory, respond, scripted, text_of
 
 
-def test_it_is_a_custom_llm():
-    assert issubclass(AdaFuseLLM, CustomLLM)
-    assert "BaseLLM" in {base.__name__ for base in AdaFuseLLM.__mro__}
-    assert issubclass(AdaFuseLLM, BaseLLM)
+def test_01_it_is_a_custom_llm_that_calls_functions():
+    assert {CustomLLM, FunctionCallingLLM, BaseLLM} < set(AdaFuseLLM.__mro__)
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
@@ -28,7 +29,7 @@ def test_no_endpoint_is_inherited(name):
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_a_call_is_one_llm_event_with_our_token_counts(endpoint):
+async def test_02_a_call_is_one_llm_event_with_our_token_counts(endpoint):
     llm, _ = scripted()
     counter = TokenCountingHandler(tokenizer=str.split)
     llm.callback_manager = CallbackManager([counter])
@@ -43,7 +44,7 @@ async def test_a_call_is_one_llm_event_with_our_token_counts(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_instrumentation_sees_one_start_and_one_end(seen, endpoint):
+async def test_02_instrumentation_sees_one_start_and_one_end(seen, endpoint):
     llm, _ = scripted()
     await respond(llm, endpoint)
     names = [event.class_name() for event in seen]
@@ -53,7 +54,7 @@ async def test_instrumentation_sees_one_start_and_one_end(seen, endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_the_rate_limiter_is_asked_once(endpoint):
+async def test_02_the_rate_limiter_is_asked_once(endpoint):
     class Limiter(BaseRateLimiter):
         asked = 0
 
@@ -71,7 +72,7 @@ async def test_the_rate_limiter_is_asked_once(endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("reply", [REPLY, "  indented\n\n\tcode </s> ok \n", "👋🏽", "one"])
-async def test_deltas_join_to_the_text_that_was_written(endpoint, reply):
+async def test_05_deltas_join_to_the_text_that_was_written(endpoint, reply):
     llm, _ = scripted(reply)
     responses = await respond(llm, endpoint)
     assert text_of(responses[-1]) == reply
@@ -83,14 +84,30 @@ async def test_deltas_join_to_the_text_that_was_written(endpoint, reply):
 
 
 @pytest.mark.parametrize("endpoint", STREAMS)
-async def test_words_arrive_one_by_one(endpoint):
+async def test_04_words_arrive_one_by_one(endpoint):
     llm, _ = scripted("one two three four")
     responses = await respond(llm, endpoint)
     assert [response.delta for response in responses if response.delta] == ["one", " two", " three", " four"]
 
 
+@pytest.mark.parametrize("endpoint", STREAMS)
+async def test_06_no_chunk_cuts_a_character(endpoint):
+    llm = AdaFuseLLM(max_new_tokens=64)
+    beyond_any_vocabulary = Grammar.regex("((👩‍👩‍👧|👋🏽|日本語|Grüße) ){4}")
+    responses = await respond(llm, endpoint, "Wave!", grammar=beyond_any_vocabulary)
+    assert len(responses) > 2
+    assert not any("\ufffd" in response.delta for response in responses)
+    assert re.fullmatch("((👩‍👩‍👧|👋🏽|日本語|Grüße) ){4}", text_of(responses[-1]))
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_an_answer_that_ends_at_once_is_one_empty_response(endpoint):
+async def test_06_no_answer_begins_with_a_tokenizers_own_blank(endpoint):
+    responses = await respond(AdaFuseLLM(max_new_tokens=8), endpoint, "What is the capital of Italy?")
+    assert text_of(responses[0])[0].isalpha()
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_07_an_answer_that_ends_at_once_is_one_empty_response(endpoint):
     llm, _ = scripted("")
     responses = await respond(llm, endpoint)
     assert [text_of(response) for response in responses] == [""]
@@ -98,7 +115,7 @@ async def test_an_answer_that_ends_at_once_is_one_empty_response(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoint):
+async def test_09_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoint):
     llm, _ = scripted("one two three")
     responses = await respond(llm, endpoint, stop=[" three"])
     for response in responses:
@@ -112,8 +129,17 @@ async def test_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoint):
         assert response.raw["round"] in last["rounds"]
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_08_the_last_response_has_usage(endpoint):
+    llm, _ = scripted("one two three")
+    *earlier, last = await respond(llm, endpoint, "Which city is it?")
+    # Four words and the turn that holds them; a scripted member's tokens are words.
+    assert last.raw["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert not any("usage" in response.raw for response in earlier)
+
+
 @pytest.mark.parametrize("endpoint", ["chat", "stream_chat", "achat", "astream_chat"])
-async def test_messages_hold_the_text_and_nothing_of_ours(endpoint):
+async def test_10_messages_hold_the_text_and_nothing_of_ours(endpoint):
     llm, _ = scripted()
     for response in await respond(llm, endpoint):
         assert response.message.additional_kwargs == {}
@@ -121,7 +147,7 @@ async def test_messages_hold_the_text_and_nothing_of_ours(endpoint):
         assert [block.block_type for block in response.message.blocks] == ["text"]
 
 
-def test_no_trace_leaks_into_the_next_prompt_of_a_chat_engine():
+def test_10_no_trace_leaks_into_the_next_prompt_of_a_chat_engine():
     llm, member = scripted("Fine.", llm={"is_chat_model": False})
     engine = SimpleChatEngine.from_defaults(llm=llm, memory=memory(llm))
     engine.chat("How are you?")
@@ -130,7 +156,7 @@ def test_no_trace_leaks_into_the_next_prompt_of_a_chat_engine():
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_messages_and_options_of_the_caller_are_not_changed(endpoint):
+async def test_37_messages_and_options_of_the_caller_are_not_changed(endpoint):
     llm, _ = scripted(llm={"system_prompt": "Be brief."})
     stop = ["never"]
     messages = [ChatMessage(role="system", content="A"), ChatMessage(content="B")]
@@ -168,7 +194,7 @@ class TestArgumentsOfCompletions:
             await getattr(llm, endpoint)("ask", prompt="again")
 
 
-def test_callback_manager_may_be_replaced_at_any_time():
+def test_40_callback_manager_may_be_replaced_at_any_time():
     llm, _ = scripted()
     for _ in range(2):
         counter = TokenCountingHandler(tokenizer=str.split)
@@ -178,7 +204,7 @@ def test_callback_manager_may_be_replaced_at_any_time():
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_an_error_ends_the_event_and_reaches_the_consumer(endpoint):
+async def test_23_an_error_ends_the_event_and_reaches_the_consumer(endpoint):
     llm, _ = scripted("one two three four", fail_after=2)
     ended = []
 
@@ -195,7 +221,7 @@ async def test_an_error_ends_the_event_and_reaches_the_consumer(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", STREAMS)
-async def test_words_before_an_error_are_delivered(endpoint):
+async def test_23_words_before_an_error_are_delivered(endpoint):
     llm, _ = scripted("one two three four", fail_after=2)
     result = begin(llm, endpoint)
     stream = each(await result if endpoint.startswith("a") else result)

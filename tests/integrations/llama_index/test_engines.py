@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from llama_index.core import PromptTemplate, Settings
+from llama_index.core import Settings
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.chat_engine import (
     CondensePlusContextChatEngine,
@@ -18,7 +18,6 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 from llama_index.core.schema import TextNode
 from llama_index.retrievers.bm25 import BM25Retriever
-from pydantic import BaseModel
 
 from tests.integrations.llama_index.conftest import memory, scripted
 
@@ -64,7 +63,7 @@ def test_a_plain_text_llm_gets_one_formatted_prompt(retriever):
     assert isinstance(member.prompts[0], str)
 
 
-def test_a_query_with_a_system_prompt_says_it_once(retriever):
+def test_17_a_query_with_a_system_prompt_says_it_once(retriever):
     llm, member = scripted("Paris.", llm={"system_prompt": "Be brief.", "max_new_tokens": 64})
     RetrieverQueryEngine.from_args(retriever, llm=llm).query("What is the capital of France?")
     assert [turn.content for turn in member.prompts[0]].count("Be brief.") == 1
@@ -99,7 +98,7 @@ class TestChatEngines:
         assert [message.role.value for message in engine.chat_history] == ["user", "assistant"] * 2
         assert all(message.additional_kwargs == {} for message in engine.chat_history)
 
-    def test_two_turns_are_streamed(self, name, retriever):
+    def test_26_two_turns_are_streamed(self, name, retriever):
         engine = self.build(name, retriever)
         for question in ("What is the capital of France?", "Really?"):
             assert "".join(engine.stream_chat(question).response_gen) == "Paris it is."
@@ -112,7 +111,7 @@ class TestChatEngines:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # LlamaIndex raises there too
-def test_cancel_lets_a_consumer_leave_a_chat_stream_at_once():
+def test_24_cancel_lets_a_consumer_leave_a_chat_stream_at_once():
     llm, _ = scripted("word " * 1000, delay=0.005, context_window=100_000)
     response = simple(llm).stream_chat("Talk.").response_gen
     next(response)
@@ -123,7 +122,7 @@ def test_cancel_lets_a_consumer_leave_a_chat_stream_at_once():
     assert time.perf_counter() - before < 1
 
 
-def test_handlers_of_the_settings_see_calls_through_engines(retriever):
+def test_40_handlers_of_the_settings_see_calls_through_engines(retriever):
     llm, _ = scripted("Paris.", context_window=2048, llm={"max_new_tokens": 64})
     counter = TokenCountingHandler(tokenizer=str.split)
     Settings.callback_manager = CallbackManager([counter])
@@ -134,19 +133,7 @@ def test_handlers_of_the_settings_see_calls_through_engines(retriever):
     assert len(counter.llm_token_counts) == 2
 
 
-def test_structured_answers_are_read_from_plain_json():
-    class City(BaseModel):
-        """A city."""
-
-        name: str
-        people: int
-
-    llm, _ = scripted('{"name": "Paris", "people": 2100000}')
-    city = llm.structured_predict(City, PromptTemplate("Describe {city}."), city="Paris")
-    assert city == City(name="Paris", people=2100000)
-
-
-async def test_many_chat_turns_at_once(retriever):
+async def test_28_many_chat_turns_at_once(retriever):
     llm, _ = scripted("Paris it is.", context_window=4096, delay=0.002, llm={"max_new_tokens": 64})
     engines = [simple(llm) for _ in range(8)]
     answers = await asyncio.gather(*(engine.achat("Where?") for engine in engines))

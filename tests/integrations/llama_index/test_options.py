@@ -12,11 +12,13 @@ from llama_index.core import Document, Settings
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import ChatMessage
 from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
+from llama_index.core.schema import NodeWithScore, TextNode
 
 from adafuse_core import ConfigError, ContextOverflowError, EnsembleConfig, GenerationParams, MemberConfig
 from adafuse_core.members import registry
 from adafuse_integrations.llama_index import AdaFuseLLM
-from tests.integrations.llama_index.conftest import ENDPOINTS, respond, scripted, text_of
+from tests.integrations.llama_index.conftest import ENDPOINTS, TOOLS, respond, scripted, text_of
 
 
 def test_every_option_of_the_core_is_a_field_with_its_default():
@@ -82,21 +84,21 @@ def test_members_may_be_names_paths_mappings_or_configs():
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 class TestPerCall:
-    async def test_max_tokens_wins(self, endpoint):
+    async def test_18_max_tokens_wins(self, endpoint):
         llm, _ = scripted("one two three four", llm={"max_new_tokens": 100})
         for name in ("max_tokens", "max_new_tokens"):
             answer = (await respond(llm, endpoint, **{name: 2}))[-1]
             assert answer.raw["finish_reason"] == "length"
             assert answer.raw["usage"]["completion_tokens"] <= 2
 
-    async def test_stop_wins_and_is_not_shown(self, endpoint):
+    async def test_19_stop_wins_across_words_and_is_not_shown(self, endpoint):
         llm, _ = scripted("Thought: yes. Observation: no.", llm={"stop": "yes"})
         answers = await respond(llm, endpoint, stop=["es. Obs"])  # across two words
         assert text_of(answers[-1]) == "Thought: y"
         assert not any("es" in text_of(answer) for answer in answers)
         assert text_of((await respond(llm, endpoint))[-1]) == "Thought: "
 
-    async def test_unknown_options_raise(self, endpoint):
+    async def test_18_unknown_options_raise(self, endpoint):
         llm, member = scripted()
         with pytest.raises(ConfigError, match="top_p"):
             await respond(llm, endpoint, top_p=0.9)
@@ -105,7 +107,7 @@ class TestPerCall:
         assert member.prompts == []
 
 
-def test_temperature_and_seed_of_a_call_win(pair):
+def test_18_temperature_and_seed_of_a_call_win(pair):
     llm = AdaFuseLLM(members=pair, max_new_tokens=16)
     greedy = llm.complete("The quick").text
     draws = [llm.complete("The quick", temperature=5.0, seed=seed).text for seed in (1, 1, 2, 3, 4)]
@@ -154,14 +156,14 @@ class TestMetadata:
         assert data.is_chat_model is True
         assert data.is_function_calling_model is False
 
-    def test_the_window_is_the_smallest_less_what_templates_take(self, pair):
+    def test_21_the_window_is_the_smallest_less_what_templates_take(self, pair):
         assert AdaFuseLLM(members=pair).metadata.context_window == 512 - 64
         assert AdaFuseLLM(members=pair, is_chat_model=False).metadata.context_window == 512
         narrow = {"model": pair[1], "context_window": 300}
         assert AdaFuseLLM(members=[pair[0], narrow]).metadata.context_window == 300 - 64
         assert AdaFuseLLM(members=pair, context_window=400).metadata.context_window == 400
 
-    def test_it_loads_no_weights_and_reads_configs_once(self, tmp_path, pair, monkeypatch):
+    def test_29_it_loads_no_weights_and_reads_files_once(self, tmp_path, pair, monkeypatch):
         import transformers
 
         reads = []
@@ -171,9 +173,11 @@ class TestMetadata:
         )
         before = registry.loaded()
         llm = AdaFuseLLM(members=[{"model": pair[0], "name": "alone", "end_tokens": ["<|endoftext|>"]}])
+        assert llm.metadata.context_window == llm.to_payload()["context_window"]
+        read_once = len(reads)
         for _ in range(50):
-            assert llm.metadata.context_window == llm.to_payload()["context_window"]
-        assert len(reads) == 1
+            assert llm.metadata == llm.metadata
+        assert len(reads) == read_once
         assert registry.loaded() == before
 
     def test_ready_members_tell_their_window(self):
@@ -183,11 +187,30 @@ class TestMetadata:
     def test_an_unbounded_answer_has_no_number(self):
         assert scripted()[0].metadata.num_output == -1
 
-    def test_a_narrow_window_is_warned_of_once(self, pair, caplog):
+    def test_21_a_narrow_window_is_warned_of_once(self, pair, caplog):
         llm = AdaFuseLLM(members=pair)
         assert [llm.metadata for _ in range(3)]
         warned = [record for record in caplog.records if "query engines" in record.message]
         assert len(warned) == 1
+
+    def test_21_a_refining_engine_fits_what_the_window_leaves(self):
+        texts = [f"Passage {number}. " + "word " * 150 for number in range(6)]
+        llm = AdaFuseLLM(max_new_tokens=2)
+        Settings.tokenizer = llm.tokenizer_fn
+        synthesizer = get_response_synthesizer(llm=llm, response_mode=ResponseMode.REFINE)
+        response = synthesizer.synthesize("What?", [NodeWithScore(node=TextNode(text=text)) for text in texts])
+        assert str(response)
+
+    @pytest.mark.parametrize(("flag", "told"), [("auto", False), (True, True), (False, False)])
+    def test_function_calling_is_claimed_where_all_templates_show_tools_or_as_told(self, pair, flag, told):
+        assert AdaFuseLLM(members=pair, is_function_calling_model=flag).metadata.is_function_calling_model is told
+        small = AdaFuseLLM(is_function_calling_model=flag).metadata.is_function_calling_model
+        assert small is (told or flag == "auto")
+        assert AdaFuseLLM(members=["small:aspen", pair[0]]).metadata.is_function_calling_model is False
+
+    def test_function_calling_needs_messages(self):
+        assert AdaFuseLLM(is_chat_model=False).metadata.is_function_calling_model is False
+        assert AdaFuseLLM(messages_to_prompt=str).metadata.is_function_calling_model is False
 
     @pytest.mark.parametrize("model", ["/no/such/folder", "small:oak"])
     def test_a_model_that_is_not_there_is_named(self, model):
@@ -207,12 +230,18 @@ class TestTokenizer:
     )
 
     @pytest.mark.parametrize("text", TEXTS)
-    def test_it_is_never_below_any_member(self, pair, text):
+    def test_22_it_is_never_below_any_member(self, pair, text):
         llm = AdaFuseLLM(members=pair)
         count = len(llm.tokenizer_fn(text))
         assert count == max(member.count_text_tokens(text) for member in llm.ensemble.members)
 
-    def test_llama_index_takes_it(self, pair):
+    def test_22_it_loads_no_weights(self, pair):
+        before = registry.loaded()
+        llm = AdaFuseLLM(members=[{"model": pair[0], "name": "counted", "end_tokens": ["<|endoftext|>"]}])
+        assert len(llm.tokenizer_fn("The quick brown fox.")) > 3
+        assert registry.loaded() == before
+
+    def test_22_llama_index_takes_it(self, pair):
         llm = AdaFuseLLM(members=pair)
         Settings.tokenizer = llm.tokenizer_fn
         text = "The quick brown fox jumps. " * 40
@@ -221,9 +250,13 @@ class TestTokenizer:
         assert all(len(llm.tokenizer_fn(node.text)) <= 60 for node in nodes)
 
 
-def test_a_prompt_that_is_too_long_is_a_value_error_with_numbers(pair):
+def test_20_a_prompt_that_is_too_long_is_a_value_error_with_numbers(pair):
     llm = AdaFuseLLM(members=pair, max_new_tokens=4)
-    for ask in (llm.complete, lambda text: llm.chat([ChatMessage(content=text)])):
+    for ask in (
+        llm.complete,
+        lambda text: llm.chat([ChatMessage(content=text)]),
+        lambda text: llm.chat_with_tools(TOOLS, user_msg=text),
+    ):
         with pytest.raises(ValueError, match=r"'bytes'.*\d+ tokens.*512") as caught:
             ask("quick brown " * 600)
         assert isinstance(caught.value, ContextOverflowError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.base.llms.types import (
@@ -16,10 +18,11 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage
+from transformers import AutoTokenizer
 
 from adafuse_core import Ensemble, Message, PromptError, ScriptedMember, TemplateError, ToolCall
 from adafuse_integrations.llama_index import AdaFuseLLM
-from adafuse_integrations.llama_index.messages import to_message
+from adafuse_integrations.llama_index.messages import to_message, to_messages
 from tests.integrations.llama_index.conftest import ENDPOINTS, memory, respond, scripted
 
 COMPLETIONS = [name for name in ENDPOINTS if "complete" in name]
@@ -33,12 +36,12 @@ def said(prompt):
 
 @pytest.mark.parametrize("endpoint", COMPLETIONS)
 class TestCompletions:
-    async def test_a_prompt_is_one_user_turn(self, endpoint):
+    async def test_13_a_prompt_is_one_user_turn(self, endpoint):
         llm, member = scripted("yes")
         await respond(llm, endpoint, "Which?")
         assert said(member.prompts[0]) == [("user", "Which?")]
 
-    async def test_a_formatted_prompt_is_taken_as_it_is(self, endpoint):
+    async def test_13_a_formatted_prompt_is_taken_as_it_is(self, endpoint):
         llm, member = scripted("yes", llm={"system_prompt": "S"})
         await respond(llm, endpoint, "[INST] Which? [/INST]", formatted=True)
         assert member.prompts == ["[INST] Which? [/INST]"]
@@ -58,13 +61,13 @@ class TestCompletions:
         await respond(llm, endpoint, "Once upon")
         assert member.prompts == ["S\n\nOnce upon"]
 
-    async def test_a_custom_completion_to_prompt_writes_the_whole_prompt_once(self, endpoint):
+    async def test_15_a_custom_completion_to_prompt_writes_the_whole_prompt_once(self, endpoint):
         llm, member = scripted("yes", llm={"completion_to_prompt": lambda text: f"<{text}>", "system_prompt": "S"})
         await respond(llm, endpoint, "Which?")
         await respond(llm, endpoint, "<done>", formatted=True)
         assert member.prompts == ["<Which?>", "<done>"]
 
-    async def test_a_custom_messages_to_prompt_writes_the_turn(self, endpoint):
+    async def test_15_a_custom_messages_to_prompt_writes_the_turn(self, endpoint):
         llm, member = scripted("yes", llm={"messages_to_prompt": lambda messages: f"<{messages[0].content}>"})
         await respond(llm, endpoint, "Which?")
         assert member.prompts == ["<Which?>"]
@@ -72,12 +75,12 @@ class TestCompletions:
 
 @pytest.mark.parametrize("endpoint", CHATS)
 class TestChats:
-    async def test_members_get_messages(self, endpoint):
+    async def test_11_members_get_messages(self, endpoint):
         llm, member = scripted("yes")
         await respond(llm, endpoint, [ChatMessage(role="system", content="S"), ChatMessage(content="U")])
         assert said(member.prompts[0]) == [("system", "S"), ("user", "U")]
 
-    async def test_a_custom_messages_to_prompt_is_used_once(self, endpoint):
+    async def test_15_a_custom_messages_to_prompt_is_used_once(self, endpoint):
         def write(messages):
             return "|".join(f"{message.role.value}={message.content}" for message in messages)
 
@@ -95,7 +98,7 @@ class TestChats:
         with pytest.raises(TemplateError, match="is_chat_model=False"):
             await respond(llm, endpoint)
 
-    async def test_the_system_prompt_opens_a_conversation_once(self, endpoint):
+    async def test_17_the_system_prompt_opens_a_conversation_once(self, endpoint):
         llm, member = scripted("yes", llm={"system_prompt": "S"})
         await respond(llm, endpoint, "U")
         await respond(llm, endpoint, [ChatMessage(role="system", content="S"), ChatMessage(content="U")])
@@ -112,7 +115,7 @@ class TestChats:
             await respond(llm, endpoint, [])
 
 
-def test_predict_and_engines_do_not_double_the_system_prompt():
+def test_17_predict_and_engines_do_not_double_the_system_prompt():
     llm, member = scripted("yes", llm={"system_prompt": "S"})
     llm.predict(PromptTemplate("Ask {it}"), it="this")
     "".join(llm.stream(PromptTemplate("Ask {it}"), it="this"))
@@ -122,7 +125,7 @@ def test_predict_and_engines_do_not_double_the_system_prompt():
     assert [said(prompt) for prompt in member.prompts] == [[("system", "S"), ("user", "Ask this")]] * 5
 
 
-def test_predict_without_chat_writes_each_custom_prompt_once():
+def test_15_predict_without_chat_writes_each_custom_prompt_once():
     options = {"is_chat_model": False, "completion_to_prompt": lambda text: f"<{text}>"}
     llm, member = scripted("yes", llm=options)
     llm.predict(PromptTemplate("Ask {it}"), it="this")
@@ -143,23 +146,34 @@ ROLES = {
 
 
 @pytest.mark.parametrize("roles", ROLES.values(), ids=ROLES)
-def test_every_order_of_roles_renders_whole_on_templates_that_alternate(pair, roles):
+def test_16_every_order_of_roles_renders_whole_on_templates_that_alternate(pair, roles):
     llm = AdaFuseLLM(members=pair, max_new_tokens=2)
     messages = [ChatMessage(role=role, content=content) for role, content in roles]
-    for member in llm.ensemble.members:
-        rendered = member._render([to_message(message) for message in messages], None)
-        assert all(content in rendered for _, content in roles)
-    assert llm.chat(messages).raw["usage"]["prompt_tokens"] > 0
+    for folder, ids in zip(pair, prompt_ids(llm, lambda llm: llm.chat(messages)), strict=True):
+        shown = AutoTokenizer.from_pretrained(folder).decode(ids)
+        assert all(content in shown for _, content in roles)
+
+
+def test_11_each_member_reads_its_own_template(pair):
+    llm = AdaFuseLLM(members=pair, max_new_tokens=2)
+    ids = prompt_ids(llm, lambda llm: llm.chat([ChatMessage(content="Which?")]))
+    shown = [AutoTokenizer.from_pretrained(folder).decode(each) for folder, each in zip(pair, ids, strict=True)]
+    assert shown == ["<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n", "<s>[INST] Which? [/INST]"]
 
 
 def prompt_ids(llm, ask):
-    """Prompt ids of each member for a call."""
+    """Prompt ids that reach each member's model in a call."""
     seen = []
-    for member in llm.ensemble.members:
-        encode = member._encode
-        member._encode = lambda *given, encode=encode: seen.append(encode(*given)) or encode(*given)
-    ask(llm)
-    return [ids for ids, _ in seen]
+
+    def spying(plain):
+        return lambda ids, **options: seen.append(ids) or plain(ids, **options)
+
+    with contextlib.ExitStack() as undone:
+        for member in llm.ensemble.members:
+            undone.callback(setattr, member.backend, "open", member.backend.open)
+            member.backend.open = spying(member.backend.open)
+        ask(llm)
+    return seen
 
 
 def ask_with_own_template(llm):
@@ -179,15 +193,15 @@ def ask_with_own_template(llm):
         ),
     ],
 )
-def test_the_start_token_stands_exactly_once_and_only_where_a_member_has_one(pair, ask):
+def test_12_the_start_token_stands_exactly_once_and_only_where_a_member_has_one(pair, ask):
     llm = AdaFuseLLM(members=pair, max_new_tokens=2)
     pieces = prompt_ids(llm, ask)[1]
-    start = llm.ensemble.members[1]._tokenizer.bos_token_id
+    start = AutoTokenizer.from_pretrained(pair[1]).bos_token_id
     assert pieces.count(start) == 1
     assert pieces[0] == start
 
 
-def test_complete_and_stream_complete_show_the_same(pair):
+def test_14_complete_and_stream_complete_show_the_same(pair):
     llm = AdaFuseLLM(members=pair, max_new_tokens=2, system_prompt="S")
     first = prompt_ids(llm, lambda llm: llm.complete("Which?"))
     assert prompt_ids(llm, lambda llm: list(llm.stream_complete("Which?"))) == first
@@ -219,6 +233,21 @@ class TestMessages:
     def test_tool_results_keep_their_call(self):
         message = ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "1", "name": "add"})
         assert to_message(message) == Message(role="tool", content="3", tool_call_id="1", name="add")
+
+    def test_tool_results_are_named_after_the_call_that_they_answer(self):
+        call = ToolCallBlock(tool_call_id="1", tool_name="add", tool_kwargs={})
+        result = ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "1"})
+        turns = to_messages([ChatMessage(role="assistant", blocks=[call]), result])
+        assert turns[1] == Message(role="tool", content="3", tool_call_id="1", name="add")
+
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [('{"a": 1}', {"a": 1}), ('{"a": ', {"unfinished": '{"a": '}), ("[1]", {"unfinished": "[1]"})],
+    )
+    def test_arguments_that_were_never_finished_are_kept_as_text(self, written, read):
+        call = ToolCallBlock(tool_call_id="1", tool_name="add", tool_kwargs=written)
+        turn = to_message(ChatMessage(role="assistant", blocks=[call]))
+        assert turn.tool_calls == (ToolCall(name="add", arguments=read, id="1"),)
 
     def test_other_additional_kwargs_are_no_part_of_the_prompt(self):
         assert to_message(ChatMessage(content="a", additional_kwargs={"trace": 1})) == Message(role="user", content="a")

@@ -33,7 +33,7 @@ def retriever():
     return BM25Retriever.from_defaults(nodes=[TextNode(text=text) for text in FACTS], similarity_top_k=2)
 
 
-async def test_all_endpoints_give_the_same_answer(llm):
+async def test_05_all_endpoints_give_the_same_answer(llm):
     answers = {name: text_of((await respond(llm, name, "What is the capital of Italy?"))[-1]) for name in ENDPOINTS}
     assert len(set(answers.values())) == 1
     assert answers["complete"].strip()
@@ -68,7 +68,7 @@ async def test_a_simple_chat_engine_streams_async(llm):
     assert "".join([delta async for delta in response.async_response_gen()]).strip()
 
 
-def test_usage_is_counted_per_member_and_the_trace_names_both(llm):
+def test_08_usage_is_counted_per_member_and_the_trace_names_both(llm):
     raw = llm.chat([ChatMessage(content="What is the capital of Italy?")]).raw
     assert set(raw["usage_by_member"]) == {"aspen", "birch"}
     assert raw["usage"] == raw["usage_by_member"]["aspen"]

@@ -13,7 +13,7 @@ from tests.integrations.llama_index.conftest import ENDPOINTS, respond, scripted
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_each_round_is_reported_once(endpoint):
+async def test_30_each_round_is_reported_once(endpoint):
     words, again = [], []
     llm, _ = scripted("one two three", llm={"on_word": [words.append, again.append]})
     answer = (await respond(llm, endpoint))[-1]
@@ -67,7 +67,7 @@ def test_a_word_is_reported_before_its_text_is_returned():
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_what_a_callback_raises_reaches_the_consumer_and_ends_the_generation(endpoint):
+async def test_30_what_a_callback_raises_reaches_the_consumer_and_ends_the_generation(endpoint):
     def object_to(word):
         if word.round == 1:
             raise LookupError("enough")
@@ -76,11 +76,11 @@ async def test_what_a_callback_raises_reaches_the_consumer_and_ends_the_generati
     with pytest.raises(LookupError, match="enough"):
         await respond(llm, endpoint)
     assert member.drafts == 2
-    assert not llm._running
+    assert not llm._runs
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_events_carry_the_span_of_their_call(seen, endpoint):
+async def test_31_events_carry_the_span_of_their_call(seen, endpoint):
     llm, _ = scripted("one two three")
     await respond(llm, endpoint)
     words = [event for event in seen if isinstance(event, EnsembleWordEvent)]

@@ -1,0 +1,69 @@
+"""LlamaIndex's agents with tools: FunctionAgent, AgentWorkflow and ReActAgent.
+
+The small models of the package know these three tools and call them for real. They have never seen ReAct's way of
+reasoning: a grammar holds them to its form, and the tools' schemas leave no wrong arguments.
+"""
+
+import asyncio
+import operator
+from typing import Literal
+
+from llama_index.core.agent.react.formatter import ReActChatFormatter
+from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent, ToolCallResult
+from llama_index.core.tools import FunctionTool
+
+from adafuse_integrations.llama_index import AdaFuseLLM, react_grammar
+
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+
+
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return f"{11 + len(city)} degrees and cloudy"
+
+
+def calculator(expression: str) -> str:
+    """Work out an arithmetic expression."""
+    left, sign, right = expression.split()
+    return str(SIGNS[sign](int(left), int(right)))
+
+
+def get_time(city: Literal["Lima", "Oslo", "Paris", "Rome"]) -> str:
+    """Get the local time in a city."""
+    return {"Lima": "8:05", "Oslo": "14:05", "Paris": "14:05", "Rome": "14:05"}[city]
+
+
+llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])
+
+
+async def tell(agent, question):
+    """Run an agent and print what it does."""
+    print("you>", question)
+    run = agent.run(question)
+    async for event in run.stream_events():
+        if isinstance(event, AgentStream):
+            print(event.delta, end="", flush=True)
+        elif isinstance(event, ToolCallResult):
+            print(f"[{event.tool_name} {event.tool_kwargs} -> {event.tool_output.content}]")
+    await run
+    print()
+
+
+async def main():
+    print("FunctionAgent")
+    agent = FunctionAgent(tools=[get_weather, calculator, get_time], llm=llm)
+    await tell(agent, "What is the weather in Paris and what is 12 times 7?")
+    await tell(agent, "What is the capital of Peru?")
+
+    print("AgentWorkflow")
+    workflow = AgentWorkflow.from_tools_or_functions([get_weather, calculator, get_time], llm=llm)
+    await tell(workflow, "What time is it in Oslo?")
+
+    print("ReActAgent")
+    clock = FunctionTool.from_defaults(get_time, return_direct=True)
+    steps = llm.model_copy(update={"grammar": react_grammar([clock])})
+    formatter = ReActChatFormatter(system_header="Use the tools when they help.")  # the full one is too much for them
+    await tell(ReActAgent(tools=[clock], llm=steps, formatter=formatter), "What time is it in Rome?")
+
+
+asyncio.run(main())
