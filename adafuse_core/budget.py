@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from adafuse_core.chat.grammar import Guide
-from adafuse_core.errors import ConfigError
+from adafuse_core.errors import ConfigError, MemberError
 from adafuse_core.members.base import Prefix
 from adafuse_core.rounds import Candidate, Round, Span
 
-_SLACK = 4  # tokens: what is committed piece by piece may be written with a few more than as a whole
+_SLACK = 4  # tokens: a member may come to draft the closing text itself, with more tokens than it needs
 
 
 class Budget:
@@ -36,7 +36,7 @@ class Budget:
                 "no answer was found that the grammar allows, so an end in time can't be promised",
                 hint="ask for less: long strings and lists that must be filled make the search long",
             )
-        if guide is not None and not self._holds(Span(text=guide.closing or ""), slack=0):
+        if guide is not None and not self._holds(Span(text=""), guide.closing or "", slack=0):
             raise ConfigError(
                 f"max_new_tokens={tokens} and the members' context windows have no room for the shortest answer that "
                 f"the grammar allows, such as {guide.closing!r}",
@@ -63,9 +63,14 @@ class Budget:
     def _fit_guided(self, played: Round, guide: Guide) -> tuple[Round, bool]:
         span = played.span
         after = guide.after(span.text)
-        assert after is not None, f"{span} breaks the grammar"
-        closing = "" if span.ends else after.closing or ""
-        if self._holds(Span(text=span.text + closing), slack=_SLACK if closing else 0):
+        if after is None:
+            raise MemberError(
+                f"{span.text!r} breaks the grammar: its tokenizer shows tokens in other ways than one by one",
+                member=next(iter(played.winner.proposers), None),
+                hint="leave this member out, or leave tools and grammars out",
+            )
+        closing = "" if span.ends else after.closing
+        if closing is not None and self._holds(span, closing, slack=_SLACK if closing else 0):
             return played, not span.ends and self._left() <= self._reference.cost(span)
         return replace(played, cut=self._last(span, guide)), True
 
@@ -78,10 +83,10 @@ class Budget:
             return clipped if fits and after is not None and after.may_end else Span(text="")
         return Span(text=guide.closing or "")
 
-    def _holds(self, span: Span, *, slack: int) -> bool:
-        if self._tokens is not None and self._reference.cost(span) + slack > self._left():
+    def _holds(self, span: Span, closing: str, *, slack: int) -> bool:
+        if self._tokens is not None and self._reference.cost(span, closing) + slack > self._left():
             return False
-        return all(prefix.fits(span) for prefix in self._prefixes)
+        return all(prefix.fits(span, closing) for prefix in self._prefixes)
 
     def _left(self) -> int:
         """Tokens that may still be written."""

@@ -31,7 +31,7 @@ def decode(
     budget = Budget(prefixes, params.max_new_tokens, guide)
     rounds = 0
     while not stop.reason:
-        forced = None if guide is None else guide.forced
+        forced, full = None if guide is None else guide.forced, False
         try:
             played = strategy.play(prefixes, chooser) if forced is None else unanimous(forced)
         except WindowFull:
@@ -40,13 +40,13 @@ def decode(
                 if text := stop.cut():
                     yield TextDelta(text=text)
                 break
-            played = closing
+            played, full = closing, True
         rounds += 1
         played, spent = budget.fit(played, guide)
         for prefix in prefixes:
             prefix.commit(played.span)
         guide = guide and guide.after(played.span.text)
-        if text := stop.feed(played.span, out_of_budget=spent):
+        if text := stop.feed(played.span, out_of_budget=spent or full):
             yield TextDelta(text=text)
         yield RoundDone(round=played)
     yield Finished(reason=stop.reason or "length", stop=stop.hit, usage=_usage(prefixes, rounds))

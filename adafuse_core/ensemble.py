@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -180,6 +180,8 @@ class Ensemble:
         """
         params = self.config.generation.updated(options)
         self.config.check_choice(params)
+        if not isinstance(grammar, Grammar | None):
+            raise ConfigError(f"got grammar={grammar!r}, expected a Grammar", hint="such as Grammar.json_schema(...)")
         calls = Tools.of_request(tools, tool_choice, parallel_tool_calls)
         if calls is not None and isinstance(prompt, str):
             raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
@@ -332,9 +334,12 @@ class Ensemble:
     ) -> Generator[Event]:
         members = self._strategy.select(self.members)
         dialect, schemas = None, None
+        names: tuple[str, ...] = ()
         if tools is not None and not isinstance(prompt, str):
             dialect, prompt, schemas = introduce(prompt, tools, members)
-            grammar = tools.grammar(dialect, grammar)
+            if grammar is not None:  # whose text may look like a call
+                dialect = replace(dialect, after_text=False)
+            grammar, names = tools.grammar(dialect, grammar), tools.names
         with ExitStack() as opened:
             prefixes: list[Prefix] = []
             for member in members:
@@ -350,9 +355,12 @@ class Ensemble:
                     )
                 )
                 opened.callback(prefixes[-1].close)
+            thinking = _thinking(prefixes)
+            if grammar is not None and thinking:
+                grammar = grammar.after_thought()
             events = decode(prefixes, self._strategy, params, None if grammar is None else grammar.guide())
             if not isinstance(prompt, str):
-                events = read_answer(events, dialect=dialect, thinking=_thinking(prefixes))
+                events = read_answer(events, dialect=dialect, names=names, thinking=thinking)
             for event in events:
                 if cancel.is_set():
                     raise CancelledError("the generation was cancelled")

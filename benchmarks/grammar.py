@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 from adafuse_core import Ensemble, Generation, Grammar
 from adafuse_core.members.masks import Masks
 from adafuse_core.small_models import NAMES, path
-from adafuse_core.text.tokens import Codec, Ids
+from adafuse_core.text.tokens import Codec
 from adafuse_core.text.vocabulary import Vocabulary
 
 QUESTIONS = (
@@ -97,14 +97,11 @@ def vocabulary_row(name: str, load: Callable[[], Any], repeats: int) -> dict[str
     contexts = [answer[:length] for length in range(len(prompt), len(answer))]
     grammar = Grammar.json_schema(SCHEMA)
 
-    def text_of(ids: Ids) -> str:
-        return section.decode(prompt, ids, opens=True)
-
     builds, times = [], []
     for _ in range(repeats):
         vocabulary = Vocabulary(tokenizer, codec, size=len(tokenizer))
         builds.append(timed(lambda made=vocabulary: made.engine)[0])
-        masks = Masks(grammar, vocabulary, (0,), prompt, section.lead, text_of)
+        masks = Masks(grammar, vocabulary, (0,), prompt, section.lead)
         times += [timed(partial(masks, context))[0] for context in contexts]
     return {
         "name": name,

@@ -127,13 +127,14 @@ class LocalSession:
             for context, ids in zip(contexts, continuations, strict=True)
             for length in range(len(ids))
         ]
-        known = {place: self._known(place) for place in places}
-        with self._batcher.call(self._memo):
-            while missing := [place for place, row in known.items() if row is None]:  # what gave way is read again
-                self._compute(missing, guesses, look_up=False)
-                known |= {place: self._known(place) for place in missing}
         tokens = [token for ids in continuations for token in ids]
-        rows = [row for place in places if (row := known[place]) is not None]
+        wanted = list(zip(places, tokens, strict=True))
+        known = {want: self._known_of(*want) for want in wanted}
+        with self._batcher.call(self._memo):
+            while missing := [want for want, row in known.items() if row is None]:  # what gave way is read again
+                self._compute(dict.fromkeys(place for place, _ in missing), guesses, look_up=False)
+                known |= {want: self._known_of(*want) for want in missing}
+        rows = [row for want in wanted if (row := known[want]) is not None]
         values = iter(gather(list(zip(rows, tokens, strict=True))))
         return [[next(values) for _ in ids] for ids in continuations]
 
@@ -169,6 +170,16 @@ class LocalSession:
             allowed = self._allowed(context)
             self._conditioned[context] = known if allowed is None else _given(known, allowed)
         return self._conditioned[context]
+
+    def _known_of(self, context: Ids, token: int) -> Distribution | None:
+        """What is known of a token after a context.
+
+        A token of an allowed text may itself be barred: where a tokenizer changes texts, or the token ends answers.
+        Its plain probability counts then.
+        """
+        allowed = None if self._allowed is None else self._allowed(context)
+        barred = allowed is not None and not allowed[token >> 3] >> (token & 7) & 1
+        return self._memo.known(context) if barred else self._known(context)
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
         """Have contexts computed, and guesses with them."""

@@ -8,77 +8,108 @@ end for certain; that it is the shortest is likely, not certain.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 _MOST_CHOICES = 2000  # straight ahead
-_MOST_STATES = 3000  # in all directions
+_MOST_STATES = 1000  # in all directions
+_FEW_STATES = 100  # in all directions, where there is a way already
+_PATIENCE = 4  # visits to a place of the same choices after which another one is made
+_LONGEST_RUN = 10_000  # bytes that change nothing, such as in a string of a least length
+_MANY = 20  # bytes that lead to the same choice: any text may stand here, so that literals are worth a try
 _CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
 _OPENERS = b"\\[{(<-+"  # after all others
 
 
-def shortest_end(matcher: Any) -> bytes | None:
+def shortest_end(matcher: Any, literals: Sequence[bytes] = ()) -> bytes | None:
     """Bytes after which the answer may end; None if none were found.
 
     Args:
         matcher: The state of an llguidance matcher on bytes as tokens. It is not changed.
+        literals: Texts of the grammar that may have to come. In free text, no single byte of them shows where it leads.
     """
-    straight = _straight(matcher.deep_copy())
-    return _in_all_directions(matcher) if straight is None else straight
+    ahead = _straight_ahead(matcher.deep_copy(), literals)
+    if ahead is None:
+        return _in_all_directions(matcher, literals, _MOST_STATES)
+    text, turned = ahead
+    around = _in_all_directions(matcher, literals, _FEW_STATES) if turned else None
+    return text if around is None or len(text) <= len(around) else around
 
 
-def _straight(matcher: Any) -> bytes | None:
-    """Follow the first choice everywhere."""
-    text = b""
+def _straight_ahead(matcher: Any, literals: Sequence[bytes]) -> tuple[bytes, bool] | None:
+    """Follow the first choice everywhere, and another one where that leads round and round; and whether it did."""
+    text, visits, turned = b"", Counter[bytes](), False
     for _ in range(_MOST_CHOICES):
         if matcher.is_accepting():
-            return text
-        step = next(_steps(matcher), None)
-        if step is None:
+            return text, turned
+        steps = _steps(matcher, literals)
+        if not steps:
             return None
+        place = matcher.compute_bitmask()
+        visits[place] += 1
+        turn = 0 if visits[place] % _PATIENCE else visits[place] // _PATIENCE % len(steps)
+        turned = turned or turn > 0
+        step = steps[turn]
         matcher.consume_tokens(list(step))
         text += step
+        run = 0
+        while len(step) == 1 and run < _LONGEST_RUN and not turn and _unchanged(matcher, place):
+            matcher.consume_tokens(list(step))
+            text, run = text + step, run + 1
     return None
 
 
-def _in_all_directions(matcher: Any) -> bytes | None:
+def _unchanged(matcher: Any, place: bytes) -> bool:
+    return not matcher.is_accepting() and bool(matcher.compute_bitmask() == place)
+
+
+def _in_all_directions(matcher: Any, literals: Sequence[bytes], most_states: int) -> bytes | None:
     """Fewest choices first."""
     order = count()
     waiting = [(0, next(order), b"", matcher)]
-    for _ in range(_MOST_STATES):
+    for _ in range(most_states):
         if not waiting:
             return None
         choices, _, text, state = heapq.heappop(waiting)
-        if state.is_accepting():
-            return text
-        for step in _steps(state):
+        for step in _steps(state, literals):
             further = state.deep_copy()
             further.consume_tokens(list(step))
+            if further.is_accepting():
+                return text + step
             heapq.heappush(waiting, (choices + 1, next(order), text + step, further))
     return None
 
 
-def _steps(matcher: Any) -> Iterator[bytes]:
-    """What may follow: the bytes that must, or one byte for each group of bytes that lead to the same choice."""
+def _steps(matcher: Any, literals: Sequence[bytes]) -> list[bytes]:
+    """What may follow, best first: the bytes that must, or one step for each group of those that lead to the same."""
     if forced := matcher.compute_ff_bytes():
-        yield forced
-        return
-    allowed = _allowed(matcher)
-    groups: dict[tuple[bytes, bool], list[int]] = {}
+        return [forced]
+    here, allowed = matcher.compute_bitmask(), _allowed(matcher)
+    groups: dict[tuple[bool, bytes], list[bytes]] = {}
     for byte in [byte for byte in allowed if byte < 128] or allowed:
-        further = matcher.deep_copy()
-        further.consume_token(byte)
-        groups.setdefault((further.compute_bitmask(), further.is_accepting()), []).append(byte)
-    for group in sorted(groups.values(), key=_rank):
-        yield bytes([next((byte for byte in group if chr(byte).isalnum()), group[0])])
+        _lead(matcher, bytes([byte]), groups)
+    if max(map(len, groups.values()), default=0) >= _MANY:
+        for literal in literals:
+            _lead(matcher, literal, groups)
+    ranked = sorted(groups.items(), key=lambda group: _rank(group[0], group[1], here))
+    return [next((step for step in group if step.isalnum()), group[0]) for _, group in ranked]
 
 
-def _rank(group: list[int]) -> tuple[int, int, int]:
+def _lead(matcher: Any, step: bytes, groups: dict[tuple[bool, bytes], list[bytes]]) -> None:
+    """Put a step to those that lead where it leads: whether to an end, and to which choice."""
+    further = matcher.deep_copy()
+    if further.try_consume_tokens(list(step)) == len(step):
+        groups.setdefault((further.is_accepting(), further.compute_bitmask()), []).append(step)
+
+
+def _rank(to: tuple[bool, bytes], group: list[bytes], here: bytes) -> tuple[bool, bool, bool, int, int]:
     """Lower for what closes something. A delimiter leads elsewhere than other bytes do; a letter as all letters do."""
-    alone = len(group) == 1
+    ends, place = to
+    alone = len(group) == 1 and len(group[0]) == 1
     closes = _CLOSERS.find(group[0]) if alone and group[0] in _CLOSERS else len(_CLOSERS)
-    return int(alone and group[0] in _OPENERS), closes, len(group)
+    return not ends, alone and group[0] in _OPENERS, place == here, closes, len(group)
 
 
 def _allowed(matcher: Any) -> list[int]:

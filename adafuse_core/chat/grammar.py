@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -19,9 +20,15 @@ from adafuse_core.rounds import Span
 
 logger = logging.getLogger(__name__)
 
+ANY_TEXT = "/(?s:.*)/"
+_ESCAPED = {"/": r"\/", "\n": r"\n"}
 # JSON as `json.dumps` writes it, which is what models are trained on; and no room for endless blanks.
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
-_NOT_CLOSED = ("allOf", "patternProperties", "additionalProperties", "unevaluatedProperties")
+_OF_ONE_OBJECT = ("allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas")  # beside `properties`
+_NOT_CLOSED = (*_OF_ONE_OBJECT, "patternProperties", "additionalProperties", "unevaluatedProperties")
+_NESTED = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")  # schemas, or lists of them
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")  # schemas by name
+_LITERALS = re.compile(r'"((?:[^"\\]|\\.)*)"|((?:\\[^\w\s]|[^\\\s"()\[\]{}*+?|.^$&~/])+)')
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Grammar:
     def json_schema(cls, schema: Mapping[str, Any], *, lenient: bool = False) -> Self:
         """JSON that obeys a schema, written as `json.dumps` writes it.
 
-        Objects with `properties` take no others unless the schema says `additionalProperties`.
+        Objects with `properties` take no others unless the schema says `additionalProperties`, or several of its parts
+        speak of one object.
 
         Args:
             schema: A JSON Schema.
@@ -52,7 +60,8 @@ class Grammar:
         if not isinstance(schema, Mapping):
             raise ConfigError(f"got {schema!r} as JSON schema, expected a mapping")
         try:
-            text = json.dumps({**_closed(schema), "x-guidance": {**_JSON_STYLE, "lenient": lenient}})
+            closed = schema if _combines(schema) else _closed(schema)
+            text = json.dumps({**closed, "x-guidance": {**_JSON_STYLE, "lenient": lenient}})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the JSON schema {schema!r} is not plain JSON: {error}") from error
         return cls(f"start: %json {text}")._checked("JSON schema", hint="leave out what can't be enforced")
@@ -65,12 +74,14 @@ class Grammar:
     @classmethod
     def regex(cls, pattern: str) -> Self:
         """Text that a regular expression (of Rust's kind: no look-around, no back-references) matches as a whole."""
-        escaped = pattern.replace("/", r"\/").replace("\n", r"\n")
+        _expect_text("pattern", pattern)
+        escaped = re.sub(r"\\?([/\n])|\\.", lambda match: _ESCAPED.get(match[1], match[0]), pattern)
         return cls(f"start: /{escaped}/")._checked("regular expression", hint="see the syntax of Rust's regex crate")
 
     @classmethod
     def lark(cls, rules: str) -> Self:
         """Text by the rules of a context-free grammar in llguidance's Lark syntax; they begin at `start`."""
+        _expect_text("rules", rules)
         return cls(rules)._checked("grammar", hint="see llguidance's description of its Lark syntax")
 
     def source(self, *, lead: str = "") -> str:
@@ -86,7 +97,19 @@ class Grammar:
 
     def guide(self) -> Guide:
         """The beginning of an answer."""
-        return Guide(_matcher(self.source()).deep_copy())
+        return Guide(_matcher(self.source()).deep_copy(), self._literals())
+
+    def after_thought(self) -> Grammar:
+        """The same after the rest of a thought that the prompt began."""
+        rules = f'start: thought NEWLINES? @unthought\nthought[lazy]: {ANY_TEXT} "</think>"\nNEWLINES: /\\n+/\n'
+        return Grammar(rules, (("unthought", self),))
+
+    def _literals(self) -> tuple[bytes, ...]:
+        """Texts that the rules name; those of JSON schemas show by single bytes."""
+        rules = [rules for rules in (grammar["lark_grammar"] for grammar in self._named("")) if "%json" not in rules]
+        found = (match for rule in rules for match in _LITERALS.finditer(rule))
+        texts = (_unescaped(match[0]) if match[2] is None else re.sub(r"\\(.)", r"\1", match[2]) for match in found)
+        return tuple(dict.fromkeys(text.encode() for text in texts if text))
 
     def _named(self, name: str) -> list[dict[str, str]]:
         inner = [grammar for part, whole in self.parts for grammar in whole._named(part)]
@@ -108,10 +131,12 @@ class Guide:
 
     Args:
         matcher: The engine's state, on bytes as tokens.
+        literals: Texts that the grammar names, as bytes.
     """
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, literals: Sequence[bytes] = ()) -> None:
         self._matcher = matcher
+        self._literals = literals
 
     @cached_property
     def may_end(self) -> bool:
@@ -121,7 +146,7 @@ class Guide:
     @cached_property
     def closing(self) -> str | None:
         """A short text after which the answer may end; None if none was found."""
-        end = shortest_end(self._matcher)
+        end = shortest_end(self._matcher, self._literals)
         return None if end is None else end.decode()
 
     @cached_property
@@ -136,7 +161,7 @@ class Guide:
         """The guide after more text; None if the grammar does not allow it."""
         matcher = self._matcher.deep_copy()
         data = list(text.encode())
-        return Guide(matcher) if matcher.try_consume_tokens(data) == len(data) else None
+        return Guide(matcher, self._literals) if matcher.try_consume_tokens(data) == len(data) else None
 
 
 @lru_cache(maxsize=64)
@@ -158,11 +183,36 @@ def _bytes() -> Any:
 
 def _closed(schema: Any) -> Any:
     """The schema, its objects closed to properties that it does not name: models would make some up."""
-    if isinstance(schema, Mapping):
-        inner = {
-            key: value if key in ("enum", "const", "default", "examples") else _closed(value)
-            for key, value in schema.items()
-        }
-        named = isinstance(schema.get("properties"), Mapping) and not any(key in schema for key in _NOT_CLOSED)
-        return {**inner, "additionalProperties": False} if named else inner
-    return [_closed(item) for item in schema] if isinstance(schema, list | tuple) else schema
+    if not isinstance(schema, Mapping):
+        return [_closed(item) for item in schema] if isinstance(schema, list | tuple) else schema
+    inner = dict(schema)
+    for key in _NESTED:
+        if key in schema:
+            inner[key] = _closed(schema[key])
+    for key in _NAMED:
+        if isinstance(schema.get(key), Mapping):
+            inner[key] = {name: _closed(part) for name, part in schema[key].items()}
+    named = isinstance(schema.get("properties"), Mapping) and not any(key in schema for key in _NOT_CLOSED)
+    return {**inner, "additionalProperties": False} if named else inner
+
+
+def _combines(schema: Any) -> bool:
+    """Whether several parts of the schema speak of one object, so that none of them may close it to the others."""
+    if not isinstance(schema, Mapping):
+        return isinstance(schema, list | tuple) and any(map(_combines, schema))
+    beside = schema.get("properties") and any(key in schema for key in _OF_ONE_OBJECT)
+    several = isinstance(schema.get("allOf"), list | tuple) and len(schema["allOf"]) > 1
+    named = (part for key in _NAMED if isinstance(schema.get(key), Mapping) for part in schema[key].values())
+    return bool(beside) or several or any(_combines(schema.get(key)) for key in _NESTED) or any(map(_combines, named))
+
+
+def _expect_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"got {name}={value!r}, expected a string")
+
+
+def _unescaped(literal: str) -> str:
+    try:
+        return str(json.loads(literal))
+    except ValueError:  # of the grammar's own escapes
+        return ""

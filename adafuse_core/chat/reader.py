@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from adafuse_core.chat.dialects.base import Dialect
+from adafuse_core.chat.dialects.base import Dialect, quoted
 from adafuse_core.chat.messages import InvalidToolCall, ToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.stopping import held_back
@@ -15,15 +15,18 @@ from adafuse_core.stopping import held_back
 _THINK, _THOUGHT = "<think>", "</think>"
 
 
-def read_answer(events: Iterator[Event], *, dialect: Dialect | None, thinking: bool) -> Iterator[Event]:
+def read_answer(
+    events: Iterator[Event], *, dialect: Dialect | None, names: Sequence[str], thinking: bool
+) -> Iterator[Event]:
     """The events of an answer, its text taken apart.
 
     Args:
         events: With all of the answer as `TextDelta`s.
         dialect: How calls are written; None if there are none.
+        names: Of the tools that may be called.
         thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
     """
-    thoughts, calls = _Thoughts(thinking), None if dialect is None else _Calls(dialect)
+    thoughts, calls = _Thoughts(thinking), None if dialect is None else _Calls(dialect, names)
 
     def text_events(text: str, *, last: bool) -> Iterator[Event]:
         thought, text = thoughts.read(text, last=last)
@@ -98,8 +101,9 @@ class _Open:
 class _Calls:
     """Follows the fixed text of a dialect. A grammar holds it, so only an early end can spoil a call."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, names: Sequence[str]) -> None:
         self._dialect = dialect
+        self._heads = tuple(f"{dialect.head}{dialect.begin}{quoted(name)}{dialect.middle}" for name in names)
         self._begun = False  # text is over, calls have begun
         self._fresh = True  # nothing was read before
         self._open: _Open | None = None
@@ -121,22 +125,32 @@ class _Calls:
 
     def _text_before(self, last: bool) -> str:
         """Takes the text that no call can begin in."""
-        trigger = self._dialect.trigger
-        at = self._held.find(trigger) if self._dialect.after_text else 0 if self._held.startswith(trigger) else -1
-        if at >= 0 and (self._fresh or self._dialect.after_text):
+        if (at := self._start(last)) >= 0:
             self._begun = True
             text, self._held = self._held[:at], self._held[at:]
             return text.rstrip("\n")
-        if self._dialect.after_text:
-            keep = held_back(self._held, (trigger,))
-            body = self._held[: len(self._held) - keep]
-            keep += len(body) - len(body.rstrip("\n"))  # line ends that lead to a call are its own
-        else:
-            keep = len(self._held) if self._fresh and trigger.startswith(self._held) else 0
-        keep = 0 if last else keep
+        keep = 0 if last else self._undecided()
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         self._fresh = self._fresh and not text
         return text
+
+    def _start(self, last: bool) -> int:
+        """Where calls begin; -1 if they don't, or that is not decided."""
+        if self._dialect.after_text:
+            return self._held.find(self._dialect.trigger)
+        body = self._held.lstrip("\n")
+        cut = last and body.startswith(self._dialect.trigger) and any(head.startswith(body) for head in self._heads)
+        called = self._fresh and (cut or body.startswith(self._heads))
+        return len(self._held) - len(body) if called else -1
+
+    def _undecided(self) -> int:
+        """Characters at the end that may belong to a call. Line ends that lead to one are its own."""
+        if not self._dialect.after_text:
+            body = self._held.lstrip("\n")
+            return len(self._held) if self._fresh and any(head.startswith(body) for head in self._heads) else 0
+        keep = held_back(self._held, (self._dialect.trigger,))
+        body = self._held[: len(self._held) - keep]
+        return keep + len(body) - len(body.rstrip("\n"))
 
     def _begin(self) -> Generator[Event, None, bool]:
         """Reads up to the arguments of the next call; whether it got there."""
@@ -156,7 +170,7 @@ class _Calls:
         text = call.arguments + self._held
         try:
             arguments, end = json.JSONDecoder().raw_decode(text)
-        except json.JSONDecodeError:
+        except ValueError:  # not complete; or a number of thousands of digits
             arguments, end = None, len(text)
         if piece := text[len(call.arguments) : end]:
             yield ToolCallDelta(index=self.count, id=None, name=None, arguments=piece)

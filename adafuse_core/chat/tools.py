@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from adafuse_core.chat.dialects import SHARED
 from adafuse_core.chat.dialects.base import Dialect, quoted
-from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.grammar import ANY_TEXT, Grammar
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import ConfigError
 
 CHOICES = ("auto", "any", "required", "none")
-_ANY_TEXT = "/(?s:.*)/"
+_THOUGHT = f'thought[lazy]: /\\s*<think>/ {ANY_TEXT} "</think>"\nNEWLINES: /\\n+/\n'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,14 @@ class Tools:
         if not names or choice == "none":
             return None
         only = None if choice in CHOICES else choice
-        return cls(schemas=checked, forced=choice != "auto", only=only, parallel=parallel and only is None)
+        tools = cls(schemas=checked, forced=choice != "auto", only=only, parallel=parallel and only is None)
+        _ = tools._arguments  # a schema that can't be enforced is told at once
+        return tools
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tools that may be called."""
+        return tuple(function["name"] for function in self._callable)
 
     def grammar(self, dialect: Dialect, answer: Grammar | None) -> Grammar:
         """What an answer may be.
@@ -68,16 +75,20 @@ class Tools:
             return Grammar(f"start: calls\n{calls}", parts)
         if answer is not None:
             return Grammar(f"start: calls | @text\n{calls}", (*parts, ("text", answer)))
-        if dialect.after_text:
+        if dialect.after_text:  # but what stands in a thought is no call
             rest = _text(dialect.begin.removeprefix(dialect.trigger))
-            more = self._more(dialect)
             return Grammar(
-                f"start: TEXT | before {rest} call {more}\n{calls}"
-                f"before[lazy]: TEXT? {_text(dialect.trigger)}\nTEXT: {_ANY_TEXT}\n",
+                f"start: answer | thought NEWLINES? answer\nanswer: TEXT | before {rest} call {self._more(dialect)}\n"
+                f"{calls}{_THOUGHT}before[lazy]: ({ANY_TEXT} & ~/\\s*<think>(?s:.*)/) {_text(dialect.trigger)}\n"
+                f"TEXT: {ANY_TEXT}\n",
                 parts,
             )
-        other = f"{_ANY_TEXT} & ~/{_regex(dialect.trigger)}(?s:.*)/"
-        return Grammar(f"start: calls | OTHER\n{calls}OTHER: {other}\n", parts)
+        return Grammar(
+            f"start: thought? (HEAD call {self._more(dialect)} | OTHER)\n{calls}{_THOUGHT}"
+            f"HEAD: /\\n*/ {_text(dialect.head + dialect.begin)}\n"
+            f"OTHER: {ANY_TEXT} & ~/\\n*{_regex(dialect.trigger)}(?s:.*)/\n",
+            parts,
+        )
 
     @cached_property
     def _callable(self) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ class Distribution:
 
     def top(self, count: int) -> tuple[Ids, tuple[float, ...]]:
         """So many of the likeliest tokens and their log-probabilities."""
-        if count <= len(self.ids):
+        if count <= len(self.ids) or len(self.ids) < _AT_HAND:  # there are no more
             return self.ids[:count], self.logprobs[:count]
         return _possible(*likeliest(self.table[self.row][None], count))
 
@@ -48,14 +48,15 @@ class Distribution:
         """
         values = self.table[self.row]
         flags = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: len(values)]
-        if not flags.any():
+        possible = int(flags.sum())
+        if not possible:
             raise ValueError("no token is allowed")
         barred = torch.ones(len(values), dtype=torch.bool)
         barred[: len(flags)] = torch.from_numpy(flags == 0)
         with torch.inference_mode():
             table = torch.log_softmax(values.masked_fill(barred.to(values.device), -math.inf), dim=-1)[None]
-            ids, logprobs = _possible(*likeliest(table, _AT_HAND))
-        return Distribution(ids, logprobs, table, 0)
+            ids, logprobs = likeliest(table, min(_AT_HAND, possible))
+        return Distribution(tuple(ids[0]), tuple(logprobs[0]), table, 0)
 
 
 def _possible(ids: list[list[int]], values: list[list[float]]) -> tuple[Ids, tuple[float, ...]]:

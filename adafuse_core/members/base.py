@@ -34,8 +34,8 @@ class Prefix(Protocol):
             hints: What others proposed, worth reading in the same pass. They do not change the draft.
         """
 
-    def fits(self, span: Span) -> bool:
-        """Whether the context window has room for the span."""
+    def fits(self, span: Span, closing: str = "") -> bool:
+        """Whether the context window has room for the span, and a closing text after it."""
 
     def score(self, spans: Sequence[Span]) -> list[float]:
         """Mean NLL of each span in nats per own token; all of them fit."""
@@ -43,8 +43,8 @@ class Prefix(Protocol):
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
 
-    def cost(self, span: Span) -> int:
-        """Tokens by which committing the span would lengthen this member's ids."""
+    def cost(self, span: Span, closing: str = "") -> int:
+        """Tokens by which committing the span, and a closing text after it, would lengthen this member's ids."""
 
     def clip(self, span: Span, tokens: int) -> Span:
         """The longest beginning of the span that takes at most so many of this member's tokens."""

@@ -6,14 +6,16 @@ allowed, so that each member obeys in its own vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
-from adafuse_core.text.tokens import INCOMPLETE, Ids
+from adafuse_core.text.tokens import Ids, shared_length
 from adafuse_core.text.vocabulary import Vocabulary
+
+_RECENT = 4  # commits: a token that is written anew began in one of them
 
 
 class Masks:
@@ -25,7 +27,7 @@ class Masks:
         end_ids: Tokens that end an answer; allowed where the grammar may end.
         prompt: Ids before the answer.
         lead: A blank that the tokenizer writes before the answer, no part of it.
-        text_of: Text of the ids after the prompt, lead left out.
+        silent: A control token that may be written before the answer, no part of it either.
     """
 
     def __init__(
@@ -35,66 +37,82 @@ class Masks:
         end_ids: Iterable[int],
         prompt: Ids,
         lead: str,
-        text_of: Callable[[Ids], str],
+        silent: int | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._end_bits = _set(index for index in end_ids if index < vocabulary.size)
         self._text_bits = ((1 << vocabulary.size) - 1) & ~self._end_bits
         self._prompt = prompt
-        self._text_of = text_of
+        self._silent = silent
+        self._lead = lead.encode()
         self._start = _matcher(vocabulary, grammar.source())
         self._after_lead = _matcher(vocabulary, grammar.source(lead=lead)) if lead else None
-        self._committed, self._state = prompt, self._start
+        self._committed: list[tuple[Ids, Any]] = []  # the last contexts that were committed, and the states after them
         self._known: dict[Ids, bytes | None] = {}
 
     def __call__(self, context: Ids) -> bytes | None:
-        """One bit for each token, lowest first, set where it may follow; None where a token began before the answer."""
+        """One bit for each token, lowest first, set where it may follow.
+
+        None where a token began before the answer, or the context's tokens are not the bytes of the answer, as with
+        tokenizers that change texts.
+        """
         if context not in self._known:
             self._known[context] = self._allowed(context)
         return self._known[context]
 
-    def commit(self, context: Ids) -> None:
-        """Go on from here."""
-        state = self._at(context)
+    def commit(self, context: Ids, text: str) -> None:
+        """Go on from here.
+
+        Args:
+            context: Prompt and answer.
+            text: What the answer has grown by. It decides, not the ids it is written with.
+        """
+        state = self._consume(self._committed[-1][1] if self._committed else self._start, self._spelled(text.encode()))
+        assert state is not None, f"{text!r} breaks the grammar"
+        self._committed = [*self._committed[1 - _RECENT :], (context, state)]
         self._known.clear()
-        if state is not None:
-            self._committed, self._state = context, state
 
     def _allowed(self, context: Ids) -> bytes | None:
         state = self._at(context)
         if state is None:
             return None
         bits = _bits(state.compute_bitmask())
-        if context == self._prompt and self._after_lead is not None:
+        opens = self._without_silent(context) == self._prompt
+        if opens and self._after_lead is not None:
             blanks = _blanks(self._vocabulary)  # after the lead; without one, the answer's own first character
             bits = (bits & ~blanks) | (_bits(self._after_lead.deep_copy().compute_bitmask()) & blanks)
         bits &= self._text_bits
         if state.is_accepting():
             bits |= self._end_bits
+        if self._silent is not None and context == self._prompt:
+            bits |= 1 << self._silent
         return bits.to_bytes((self._vocabulary.size + 7) // 8, "little")
 
     def _at(self, context: Ids) -> Any:
         """The state after a context; None if that is not at a place of the answer."""
-        length = len(self._committed)
-        if context[:length] == self._committed and context != self._prompt:
-            state = self._state
-            if length == len(self._prompt) and self._after_lead is not None and self._leads(context[length]):
-                state = self._after_lead
-            return self._consume(state, context[length:])
-        if context[: len(self._prompt)] != self._prompt:
+        for committed, state in reversed(self._committed):
+            if context[: len(committed)] == committed:
+                return self._consume(state, context[len(committed) :])
+        # From the beginning, or written otherwise than it was committed; a token may even straddle the prompt's end.
+        context = self._without_silent(context)
+        shared = shared_length(self._prompt, context)
+        prompt, text = (self._vocabulary.engine.decode_bytes(list(ids[shared:])) for ids in (self._prompt, context))
+        if not text.startswith(prompt):
             return None
-        text = self._text_of(context[len(self._prompt) :])  # written otherwise than it was committed
-        if text.endswith(INCOMPLETE):
-            return None
-        return self._consume(self._start, self._vocabulary.engine.greedy_tokenize(text))
+        return self._consume(self._start, self._spelled(text[len(prompt) :].removeprefix(self._lead)))
+
+    def _without_silent(self, context: Ids) -> Ids:
+        at = len(self._prompt)
+        silent = self._silent is not None and context[at : at + 1] == (self._silent,) and context[:at] == self._prompt
+        return context[:at] + context[at + 1 :] if silent else context
 
     def _consume(self, state: Any, ids: Iterable[int]) -> Any:
         further = state.deep_copy()
         ids = list(ids)
         return further if further.try_consume_tokens(ids) == len(ids) else None
 
-    def _leads(self, token: int) -> bool:
-        return bool(_blanks(self._vocabulary) >> token & 1)
+    def _spelled(self, data: bytes) -> list[int]:
+        return self._vocabulary.spelled(data)
 
 
 @lru_cache(maxsize=64)

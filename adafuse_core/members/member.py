@@ -28,7 +28,7 @@ from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import Encoded, PromptEncoder
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.tokens import INCOMPLETE, Ids, Section, shared_length
+from adafuse_core.text.tokens import INCOMPLETE, Ids, shared_length
 from adafuse_core.text.vocabulary import Vocabulary
 from adafuse_core.text.words import NewlineTail, WordRule
 
@@ -122,6 +122,8 @@ class ModelMember:
             ContextOverflowError: The prompt leaves no room for an answer.
         """
         encoded = self._encoder.encode(prompt, tools, must_call=must_call)
+        if grammar is not None and encoded.thinking:
+            grammar = grammar.after_thought()
         ids, section = encoded.ids, encoded.section
         if max(ids) >= self._vocab_size:
             raise PromptError(
@@ -141,15 +143,12 @@ class ModelMember:
                 raise CancelledError("the generation was cancelled", member=self.name)
 
         with _Blame(self.name, "opening a prompt"):
-            masks = None if grammar is None else self._masks(grammar, ids, section)
+            silent = self._encoder.silent if tools and not must_call else None
+            masks = None
+            if grammar is not None:
+                masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
             session = self.backend.open(ids, window=self._context_window, lookup=lookup, check=check, allowed=masks)
         return ModelPrefix(self, session, encoded, max_word_tokens, masks)
-
-    def _masks(self, grammar: Grammar, ids: Ids, section: Section) -> Masks:
-        def text_of(answer: Ids) -> str:
-            return section.decode(ids, answer, opens=True)
-
-        return Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, text_of)
 
     def describe(self) -> dict[str, Any]:
         """Plain facts about the member, for people."""
@@ -227,13 +226,13 @@ class ModelPrefix:
                 spans = [self._span(*variant) for variant in self._branch(ids, unsure.ids[: plan.branches], guesses)]
             return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
 
-    def fits(self, span: Span) -> bool:
+    def fits(self, span: Span, closing: str = "") -> bool:
         """Whether the context window has room for the span, as it would be scored and as it would be committed."""
         window = self._member.context_window
         if window is None:
             return True
         context, ids = self._write(span.text)
-        return max(len(context) + len(ids) + span.ends, len(self._ids_after(span))) <= window
+        return max(len(context) + len(ids) + span.ends, len(self._ids_closed(span, closing))) <= window
 
     def score(self, spans: Sequence[Span]) -> list[float]:
         """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own."""
@@ -254,12 +253,12 @@ class ModelPrefix:
             self._text += span.text
             self._drafted, self._written = {}, {}
             if self._masks is not None:
-                self._masks.commit(self._ids)
+                self._masks.commit(self._ids, span.text)
             self._session.commit(self._ids)
 
-    def cost(self, span: Span) -> int:
-        """Tokens by which committing the span would lengthen the ids."""
-        return len(self._ids_after(span)) - len(self._ids)
+    def cost(self, span: Span, closing: str = "") -> int:
+        """Tokens by which committing the span, and a closing text after it, would lengthen the ids."""
+        return len(self._ids_closed(span, closing)) - len(self._ids)
 
     def clip(self, span: Span, tokens: int) -> Span:
         """The longest beginning of the span that takes at most so many tokens; whole characters only."""
@@ -372,6 +371,13 @@ class ModelPrefix:
             return self._ids + drafted
         context, ids = self._write(span.text)
         return context + ids
+
+    def _ids_closed(self, span: Span, closing: str) -> Ids:
+        ids = self._ids_after(span)
+        if not closing:
+            return ids
+        context, more = self._section.extend(ids, self._text + span.text, closing)
+        return context + more
 
     def _write(self, text: str) -> tuple[Ids, Ids]:
         """Where and how a text is written after the answer; see `Section.extend`."""

@@ -234,9 +234,9 @@ class ScriptedPrefix:
         margins = (self._member.margin,) * max(1, _words(own.text))
         return Draft(member=self.name, spans=tuple(spans[: plan.branches]), margins=margins)
 
-    def fits(self, span: Span) -> bool:
-        """Whether the context window has room for the words of the span."""
-        return _words(span.text) <= self._room()
+    def fits(self, span: Span, closing: str = "") -> bool:
+        """Whether the context window has room for the words of the span, and of a closing text after it."""
+        return self.cost(span, closing) <= self._left()
 
     def score(self, spans: Sequence[Span]) -> list[float]:
         """`AGREES` for what continues the script at this place, `DISAGREES` for anything else."""
@@ -249,9 +249,9 @@ class ScriptedPrefix:
         self._guide = self._guide and self._guide.after(span.text)
         self._completion_tokens += _words(span.text)
 
-    def cost(self, span: Span) -> int:
-        """Words of the span."""
-        return _words(span.text)
+    def cost(self, span: Span, closing: str = "") -> int:
+        """Words of the span, and of a closing text after it."""
+        return _words(span.text) + _words(closing)
 
     def clip(self, span: Span, tokens: int) -> Span:
         """The first so many words of the span."""
@@ -268,13 +268,15 @@ class ScriptedPrefix:
         return after is not None and (after.may_end or not span.ends)
 
     def _room(self) -> int:
-        """Words that still fit into the context window."""
-        if self._member.context_window is None:
-            return 1 << 30
-        room = self._member.context_window - self._prompt_tokens - self._completion_tokens
-        if room <= 0:
+        """Words that still fit into the context window. Raises `WindowFull` if none does."""
+        if (room := self._left()) <= 0:
             raise WindowFull
         return room
+
+    def _left(self) -> int:
+        if self._member.context_window is None:
+            return 1 << 30
+        return self._member.context_window - self._prompt_tokens - self._completion_tokens
 
     def _check_cancel(self) -> None:
         if self._cancel.is_set():

@@ -15,6 +15,7 @@ from llguidance import LLTokenizer
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 
 _LARGE = 1 << 14  # tokens: from here on the engine's precomputed slices are worth the time they take
+_BYTES = [bytes([value]) for value in range(256)]
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -36,13 +37,20 @@ class Vocabulary:
 
     @property
     def engine(self) -> LLTokenizer:
-        """The vocabulary as the grammar engine reads it, made at the first use: large ones take seconds."""
+        """The vocabulary as the grammar engine reads it, made at the first use: large ones take seconds.
+
+        Behind the vocabulary's own tokens stands one for each byte, so that any text can be read.
+        """
         with self._lock:
             if self._engine is None:
                 tokens = self._token_bytes()[: self.size]
                 tokens += [b""] * (self.size - len(tokens))
-                self._engine = _engine(tokens, sorted(self._codec.special_ids))
+                self._engine = _engine(tokens + _BYTES, sorted(self._codec.special_ids))
             return self._engine
+
+    def spelled(self, data: bytes) -> list[int]:
+        """Bytes as tokens of the engine, each by itself."""
+        return [self.size + value for value in data]
 
     def _token_bytes(self) -> list[bytes]:
         try:
@@ -61,7 +69,7 @@ class Vocabulary:
 
 def byte_vocabulary() -> LLTokenizer:
     """Bytes as tokens. For what concerns the text alone."""
-    return _engine([bytes([value]) for value in range(256)], [])
+    return _engine(_BYTES, [])
 
 
 def _engine(tokens: list[bytes], special_ids: list[int]) -> LLTokenizer:
