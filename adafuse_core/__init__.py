@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from adafuse_core.chat.grammar import Grammar
     from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall
     from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
-    from adafuse_core.ensemble import Ensemble, Generation, collect
+    from adafuse_core.ensemble import Ensemble
     from adafuse_core.errors import (
         AdaFuseError,
         CancelledError,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ToolCallDelta,
         ToolCallDone,
     )
+    from adafuse_core.generation import Generation, collect
     from adafuse_core.members.scripted import ScriptedMember
     from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage
 
@@ -45,7 +46,8 @@ _HOME = {
     "adafuse_core.chat.grammar": ["Grammar"],
     "adafuse_core.chat.messages": ["InvalidToolCall", "Message", "ToolCall"],
     "adafuse_core.config": ["EnsembleConfig", "GenerationParams", "MemberConfig"],
-    "adafuse_core.ensemble": ["Ensemble", "Generation", "collect"],
+    "adafuse_core.ensemble": ["Ensemble"],
+    "adafuse_core.generation": ["Generation", "collect"],
     "adafuse_core.errors": [
         "AdaFuseError",
         "CancelledError",

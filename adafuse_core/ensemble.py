@@ -6,55 +6,27 @@ Everything an application calls. Adapters join at `Ensemble.stream`; `generate` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall, conversation, encodable
-from adafuse_core.chat.reader import read_answer
+from adafuse_core.chat.messages import conversation
 from adafuse_core.chat.tools import Tools
-from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig, expect_integer
-from adafuse_core.decode import decode
-from adafuse_core.errors import CancelledError, ConfigError, PromptError, TemplateError
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
+from adafuse_core.config import EnsembleConfig, MemberConfig, expect_integer
+from adafuse_core.errors import CancelledError, ConfigError
+from adafuse_core.events import Event
+from adafuse_core.generation import Generation, collect
 from adafuse_core.members import registry
-from adafuse_core.members.base import Member, Prefix, Prompt, PromptSide
+from adafuse_core.members.base import Member, Prompt, PromptSide
 from adafuse_core.members.introduction import introduce
-from adafuse_core.rounds import Round, Usage
+from adafuse_core.request import PromptLike, Request, answer
 from adafuse_core.small_models import NAMES
 from adafuse_core.strategies.base import build_strategy
 
 MemberLike = str | Path | Mapping[str, Any] | MemberConfig
-PromptLike = str | Sequence[Mapping[str, Any] | Message]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A whole answer.
-
-    Args:
-        text: The answer, exact to the byte; thoughts and tool calls are not in it.
-        reason: `"stop"`, `"tool_calls"` or `"length"`.
-        stop: The stop string that was hit, if one was.
-        usage: Tokens of prompt and answer per member.
-        rounds: The trace: every decision that was made.
-        reasoning: The thought with which the answer began, between `<think>` and `</think>`.
-        tool_calls: What the answer calls.
-        invalid_tool_calls: Calls in which a stop string or an error ended the answer.
-    """
-
-    text: str
-    reason: str
-    stop: str | None
-    usage: Usage
-    rounds: tuple[Round, ...]
-    reasoning: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
 
 class Ensemble:
@@ -180,12 +152,14 @@ class Ensemble:
         """
         params = self.config.generation.updated(options)
         self.config.check_choice(params)
-        if not isinstance(grammar, Grammar | None):
-            raise ConfigError(f"got grammar={grammar!r}, expected a Grammar", hint="such as Grammar.json_schema(...)")
-        calls = Tools.of_request(tools, tool_choice, parallel_tool_calls)
-        if calls is not None and isinstance(prompt, str):
-            raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-        return self._events(_checked(prompt), calls, grammar, cancel or threading.Event(), params)
+        request = Request.checked(
+            prompt,
+            tools=Tools.of_request(tools, tool_choice, parallel_tool_calls),
+            grammar=grammar,
+            params=params,
+            cancel=cancel or threading.Event(),
+        )
+        return self._answer(request)
 
     def generate(self, prompt: PromptLike, **options: Any) -> Generation:
         """The whole answer to a prompt; arguments and errors as of `stream`."""
@@ -222,7 +196,7 @@ class Ensemble:
                     go_on()
                     yield event
 
-        def answer(prompt: PromptLike) -> Generation | Exception:
+        def answered(prompt: PromptLike) -> Generation | Exception:
             try:
                 return collect(events(prompt))
             except Exception as error:
@@ -231,7 +205,7 @@ class Ensemble:
                 raise
 
         with ThreadPoolExecutor(max_concurrency) as pool:
-            running = [pool.submit(answer, prompt) for prompt in prompts]
+            running = [pool.submit(answered, prompt) for prompt in prompts]
             try:
                 for future in as_completed(running):
                     future.result()
@@ -320,92 +294,12 @@ class Ensemble:
     def __repr__(self) -> str:
         return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy})"
 
+    def _answer(self, request: Request) -> Generator[Event]:
+        yield from answer(request, self._strategy.select(self.members), self._strategy, self.config)
+
     def _release(self) -> None:
         for config in self.config.members:
             registry.release(config, self)
-
-    def _events(
-        self,
-        prompt: Prompt,
-        tools: Tools | None,
-        grammar: Grammar | None,
-        cancel: threading.Event,
-        params: GenerationParams,
-    ) -> Generator[Event]:
-        members = self._strategy.select(self.members)
-        dialect, schemas = None, None
-        names: tuple[str, ...] = ()
-        if tools is not None and not isinstance(prompt, str):
-            dialect, prompt, schemas = introduce(prompt, tools, members)
-            if grammar is not None:  # whose text may look like a call
-                dialect = replace(dialect, after_text=False)
-            grammar, names = tools.grammar(dialect, grammar), tools.names
-        with ExitStack() as opened:
-            prefixes: list[Prefix] = []
-            for member in members:
-                prefixes.append(
-                    member.open(
-                        prompt,
-                        schemas,
-                        max_word_tokens=self.config.max_word_tokens,
-                        lookup=self.config.speculation in ("auto", "lookup"),
-                        cancel=cancel,
-                        grammar=grammar,
-                        must_call=tools is not None and tools.forced,
-                    )
-                )
-                opened.callback(prefixes[-1].close)
-            thinking = _thinking(prefixes)
-            if grammar is not None and thinking:
-                grammar = grammar.after_thought()
-            events = decode(prefixes, self._strategy, params, None if grammar is None else grammar.guide())
-            if not isinstance(prompt, str):
-                events = read_answer(events, dialect=dialect, names=names, thinking=thinking)
-            for event in events:
-                if cancel.is_set():
-                    raise CancelledError("the generation was cancelled")
-                yield event
-
-
-def collect(events: Iterable[Event]) -> Generation:
-    """Fold a stream into the whole answer."""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall | InvalidToolCall] = []
-    rounds: list[Round] = []
-    for event in events:
-        if isinstance(event, TextDelta):
-            texts.append(event.text)
-        elif isinstance(event, ReasoningDelta):
-            thoughts.append(event.text)
-        elif isinstance(event, ToolCallDone):
-            calls.append(event.call)
-        elif isinstance(event, RoundDone):
-            rounds.append(event.round)
-        elif isinstance(event, Finished):
-            finished = event
-    return Generation(
-        text="".join(texts),
-        reasoning="".join(thoughts),
-        tool_calls=tuple(call for call in calls if isinstance(call, ToolCall)),
-        invalid_tool_calls=tuple(call for call in calls if isinstance(call, InvalidToolCall)),
-        reason=finished.reason,
-        stop=finished.stop,
-        usage=finished.usage,
-        rounds=tuple(rounds),
-    )
-
-
-def _thinking(prefixes: Sequence[Prefix]) -> bool:
-    """Whether the answer begins inside a thought. All members must see it so."""
-    thinking = {prefix.thinking for prefix in prefixes}
-    if len(thinking) > 1:
-        names = [prefix.name for prefix in prefixes if prefix.thinking]
-        raise TemplateError(
-            f"the chat templates of {', '.join(names)} begin the answer with a thought, the others' don't",
-            hint="have all members think or none, such as by MemberConfig(template_kwargs={'enable_thinking': False})",
-        )
-    return thinking == {True}
 
 
 def default_config() -> EnsembleConfig:
@@ -431,19 +325,3 @@ def _check_ready_made(members: Sequence[Member], config: EnsembleConfig) -> None
             f"got ready-made members {given} (name, weight), the config has {expected}",
             hint="give each member a name of its own, and the config's names and weights if there is a config",
         )
-
-
-def _checked(prompt: PromptLike) -> Prompt:
-    if isinstance(prompt, str):
-        if not prompt:
-            raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
-        return encodable(prompt)
-    if isinstance(prompt, Message | Mapping):
-        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages")
-    messages = conversation(prompt)
-    if messages[-1].role == "assistant":
-        raise PromptError(
-            "the conversation ends with the assistant's own turn, so there is nothing to answer",
-            hint="end it with a user or tool message",
-        )
-    return messages

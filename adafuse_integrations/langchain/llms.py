@@ -16,13 +16,16 @@ from langchain_core.language_models.base import LangSmithParams, LanguageModelIn
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.outputs import GenerationChunk, LLMResult
+from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, model_validator
 
-from adafuse_core.ensemble import Ensemble, PromptLike
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError, PromptError
+from adafuse_core.request import PromptLike
 from adafuse_integrations.langchain.chunks import chunks, folded, result
 from adafuse_integrations.langchain.deadline import Deadline
+from adafuse_integrations.langchain.messages import check_text
 from adafuse_integrations.langchain.model import EnsembleModel
 
 _LANGCHAIN = ("tags", "metadata", "run_name", "run_id")  # arguments of a call that are not ours
@@ -183,6 +186,12 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
     ) -> Generator[GenerationChunk]:
         with closing(self._events(lambda ensemble: self._formatted(ensemble, prompt), deadline, cancel)) as events:
             yield from chunks(events, trace=self.trace)
+
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        """As in `BaseLLM`, but images and the like are refused: the text that messages become would leave them out."""
+        prompt = super()._convert_input(model_input)
+        check_text(prompt.to_messages())
+        return prompt
 
     def _formatted(self, ensemble: Ensemble, prompt: str) -> PromptLike:
         """The prompt as it is, or as messages."""

@@ -8,8 +8,9 @@ from llama_index.core.base.llms.generic_utils import messages_to_prompt as gener
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
-from adafuse_core.ensemble import Ensemble, PromptLike
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import TemplateError
+from adafuse_core.request import PromptLike
 from adafuse_integrations.llama_index.messages import to_messages
 
 Ask = Callable[[Ensemble], PromptLike]  # the prompt, once it is known what the members can read

@@ -1,0 +1,64 @@
+"""A whole answer, folded from the events of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from adafuse_core.chat.messages import InvalidToolCall, ToolCall
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
+from adafuse_core.rounds import Round, Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A whole answer.
+
+    Args:
+        text: The answer, exact to the byte; thoughts and tool calls are not in it.
+        reason: `"stop"`, `"tool_calls"` or `"length"`.
+        stop: The stop string that was hit, if one was.
+        usage: Tokens of prompt and answer per member.
+        rounds: The trace: every decision that was made.
+        reasoning: The thought with which the answer began, between `<think>` and `</think>`.
+        tool_calls: What the answer calls.
+        invalid_tool_calls: Calls in which a stop string or an error ended the answer.
+    """
+
+    text: str
+    reason: str
+    stop: str | None
+    usage: Usage
+    rounds: tuple[Round, ...]
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+
+
+def collect(events: Iterable[Event]) -> Generation:
+    """Fold a stream into the whole answer."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall | InvalidToolCall] = []
+    rounds: list[Round] = []
+    for event in events:
+        if isinstance(event, TextDelta):
+            texts.append(event.text)
+        elif isinstance(event, ReasoningDelta):
+            thoughts.append(event.text)
+        elif isinstance(event, ToolCallDone):
+            calls.append(event.call)
+        elif isinstance(event, RoundDone):
+            rounds.append(event.round)
+        elif isinstance(event, Finished):
+            finished = event
+    return Generation(
+        text="".join(texts),
+        reasoning="".join(thoughts),
+        tool_calls=tuple(call for call in calls if isinstance(call, ToolCall)),
+        invalid_tool_calls=tuple(call for call in calls if isinstance(call, InvalidToolCall)),
+        reason=finished.reason,
+        stop=finished.stop,
+        usage=finished.usage,
+        rounds=tuple(rounds),
+    )

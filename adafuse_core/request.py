@@ -1,0 +1,136 @@
+"""One request: what an application asks for, checked at once, and the way it is answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from adafuse_core.chat.dialects.base import Dialect
+from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.messages import Message, conversation, encodable
+from adafuse_core.chat.reader import read_answer
+from adafuse_core.chat.tools import Tools
+from adafuse_core.config import EnsembleConfig, GenerationParams
+from adafuse_core.decode import decode
+from adafuse_core.errors import CancelledError, ConfigError, PromptError, TemplateError
+from adafuse_core.events import Event
+from adafuse_core.members.base import Member, Prefix, Prompt
+from adafuse_core.members.introduction import introduce
+from adafuse_core.strategies.base import Strategy
+
+PromptLike = str | Sequence[Mapping[str, Any] | Message]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of an ensemble.
+
+    Args:
+        prompt: A text to continue, or messages.
+        tools: What may be called.
+        grammar: What the answer may be if it calls nothing.
+        params: Budget, stop strings, temperature.
+        cancel: Ends the work within one step once it is set.
+    """
+
+    prompt: Prompt
+    tools: Tools | None
+    grammar: Grammar | None
+    params: GenerationParams
+    cancel: threading.Event
+
+    @classmethod
+    def checked(
+        cls,
+        prompt: PromptLike,
+        *,
+        tools: Tools | None,
+        grammar: Grammar | None,
+        params: GenerationParams,
+        cancel: threading.Event,
+    ) -> Self:
+        """A request, if it is one that can be answered.
+
+        Raises:
+            PromptError: The prompt is empty, has the wrong form, or is a plain text beside tools.
+            ConfigError: The grammar is none.
+        """
+        if not isinstance(grammar, Grammar | None):
+            raise ConfigError(f"got grammar={grammar!r}, expected a Grammar", hint="such as Grammar.json_schema(...)")
+        if tools is not None and isinstance(prompt, str):
+            raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
+        return cls(prompt=_checked_prompt(prompt), tools=tools, grammar=grammar, params=params, cancel=cancel)
+
+
+def answer(request: Request, members: Sequence[Member], strategy: Strategy, config: EnsembleConfig) -> Generator[Event]:
+    """The events of an answer. However it ends, the members' memory of it is freed."""
+    dialect, prompt, schemas, grammar = _introduced(request, members)
+    with ExitStack() as opened:
+        prefixes: list[Prefix] = []
+        for member in members:
+            prefixes.append(
+                member.open(
+                    prompt,
+                    schemas,
+                    max_word_tokens=config.max_word_tokens,
+                    lookup=config.speculation in ("auto", "lookup"),
+                    cancel=request.cancel,
+                    grammar=grammar,
+                    must_call=request.tools is not None and request.tools.forced,
+                )
+            )
+            opened.callback(prefixes[-1].close)
+        thinking = _thinking(prefixes)
+        if grammar is not None and thinking:
+            grammar = grammar.after_thought()
+        events = decode(prefixes, strategy, request.params, None if grammar is None else grammar.guide())
+        if not isinstance(prompt, str):
+            names = () if request.tools is None else request.tools.names
+            events = read_answer(events, dialect=dialect, names=names, thinking=thinking)
+        for event in events:
+            if request.cancel.is_set():
+                raise CancelledError("the generation was cancelled")
+            yield event
+
+
+def _introduced(
+    request: Request, members: Sequence[Member]
+) -> tuple[Dialect | None, Prompt, list[dict[str, Any]] | None, Grammar | None]:
+    """How calls are written, what to open the members with, and what the answer may be."""
+    if request.tools is None or isinstance(request.prompt, str):
+        return None, request.prompt, None, request.grammar
+    dialect, prompt, schemas = introduce(request.prompt, request.tools, members)
+    if request.grammar is not None:  # whose text may look like a call
+        dialect = replace(dialect, after_text=False)
+    return dialect, prompt, schemas, request.tools.grammar(dialect, request.grammar)
+
+
+def _thinking(prefixes: Sequence[Prefix]) -> bool:
+    """Whether the answer begins inside a thought. All members must see it so."""
+    thinking = {prefix.thinking for prefix in prefixes}
+    if len(thinking) > 1:
+        names = [prefix.name for prefix in prefixes if prefix.thinking]
+        raise TemplateError(
+            f"the chat templates of {', '.join(names)} begin the answer with a thought, the others' don't",
+            hint="have all members think or none, such as by MemberConfig(template_kwargs={'enable_thinking': False})",
+        )
+    return thinking == {True}
+
+
+def _checked_prompt(prompt: PromptLike) -> Prompt:
+    if isinstance(prompt, str):
+        if not prompt:
+            raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
+        return encodable(prompt)
+    if isinstance(prompt, Message | Mapping):
+        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages")
+    messages = conversation(prompt)
+    if messages[-1].role == "assistant":
+        raise PromptError(
+            "the conversation ends with the assistant's own turn, so there is nothing to answer",
+            hint="end it with a user or tool message",
+        )
+    return messages
