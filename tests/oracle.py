@@ -1,7 +1,8 @@
 """The decoding rule, written as plainly as it can be: no cache, no batch, float64, one token at a time.
 
 Every distribution comes from a fresh forward pass over the whole context (equal contexts are looked up; the pass that
-scores a text gives the distributions after all of its tokens). The product must give the very same text.
+scores a text gives the distributions after all of its tokens). With a grammar, each token is tried out byte by byte.
+The product must give the very same text.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
+from llguidance import LLMatcher, LLTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from adafuse_core.text.words import NewlineTail
 
@@ -17,18 +20,82 @@ Candidate = tuple[str, bool]  # text, and whether the answer ends after it
 CAP = 24  # most tokens of one word
 
 
-class OracleMember:
-    def __init__(self, path, end_ids, cap=CAP):
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other experts know no float64
-        self.model = AutoModelForCausalLM.from_pretrained(path, **options).eval()
-        self.ends = end_ids
-        self.cap = cap
-        self.special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-        self.memo = {}
-        self.texts = {}
+class Bytes:
+    """All 256 bytes as tokens, in the form that the grammar engine reads."""
 
-    def start(self, prompt, tools=None):
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+    eos_token_id = 256
+    tokens = (*(bytes([value]) for value in range(256)), b"")
+    special_token_ids = (256,)
+
+    def __call__(self, text):
+        raise NotImplementedError
+
+
+class OracleGrammar:
+    """What may follow a text, by trying it out from the beginning of the answer."""
+
+    def __init__(self, source):
+        self.start = LLMatcher(LLTokenizer(Bytes(), slices=[]), source, log_level=0)
+        assert not self.start.is_error()
+
+    def after(self, text: bytes):
+        """The engine's state after a text; None if it breaks the grammar."""
+        state = self.start.deep_copy()
+        return state if state.try_consume_tokens(list(text)) == len(text) else None
+
+    def forced(self, text: bytes):
+        """What every answer goes on with after a text, and whether it ends there; None if there is a choice."""
+        more = self.after(text).compute_ff_bytes().decode("utf-8", "ignore")
+        ends = self.after(text + more.encode()).is_stopped()
+        return (more, ends) if more or ends else None
+
+    def walk(self, draw, length, start=""):
+        """A text of so many random bytes that the grammar allows, and of those that must follow; whole characters."""
+        state, text = self.after(start.encode()), start.encode()
+        while len(text) < length and not state.is_stopped():
+            bits = int.from_bytes(state.compute_bitmask(), "little")
+            allowed = [byte for byte in range(256) if bits >> byte & 1]
+            step = state.compute_ff_bytes() or bytes(draw.choices(allowed)) if allowed else b""
+            if not step:
+                break
+            state.consume_tokens(list(step))
+            text += step
+        return text.decode("utf-8", "ignore")
+
+
+def token_bytes(tokenizer):
+    """Bytes of every token, from how vocabularies write them; empty for control tokens."""
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+    found = []
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        if index in special:
+            found.append(b"")
+        elif byte_level:  # words that were added to the vocabulary are often written as they are
+            found.append(bytes(map(letters.get, token)) if set(token) <= set(letters) else token.encode())
+        elif len(token) == 6 and token.startswith("<0x"):
+            found.append(bytes.fromhex(token[3:5]))
+        else:
+            found.append(token.replace("▁", " ").encode())
+    return found
+
+
+class OracleTokens:
+    """What a member's ids mean, without its model."""
+
+    def __init__(self, tokenizer, end_ids):
+        self.tokenizer = tokenizer
+        self.ends = end_ids
+        self.special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        self.texts = {}
+        self.bytes = token_bytes(self.tokenizer)
+
+    def start(self, prompt, tools=None, grammar=None):
+        self.grammar = grammar
+        self.given = {}
         chat = not isinstance(prompt, str)
         self.prompt = prompt
         if chat:
@@ -45,6 +112,7 @@ class OracleMember:
         self.lead = " " if chat and marks_spaces and not self.prompt[-1].isspace() else ""
         self.text = ""
         self.ids = self.encode("")
+        self.opening = self.ids
         self.begin = len(self.ids)
 
     def encode(self, text):
@@ -67,6 +135,37 @@ class OracleMember:
             self.texts[tuple(ids)] = self.tokenizer.decode(ids)
         return self.texts[tuple(ids)]
 
+    def answer(self, ids) -> bytes | None:
+        """What is written of the answer; None if the ids are not at a place of it."""
+        if self.text and ids[: len(self.ids)] == self.ids:
+            return self.text.encode() + b"".join(self.bytes[i] for i in ids[len(self.ids) :])
+        before, whole = (b"".join(self.bytes[i] or b"\xff%d" % i for i in each) for each in (self.opening, ids))
+        return whole[len(before) :].removeprefix(self.lead.encode()) if whole.startswith(before) else None
+
+    def allowed(self, ids):
+        """One flag for each token that may follow; None if the ids are not at a place of the answer."""
+        written = self.answer(ids)
+        state = None if written is None else self.grammar.after(written)
+        if state is None:
+            return None
+        flags = [bool(token) and state.validate_tokens(list(token)) == len(token) for token in self.bytes]
+        if self.lead and ids == self.opening:  # a blank at the very start is the tokenizer's own, and the text follows
+            for index, token in enumerate(self.bytes):
+                if token.startswith(b" "):
+                    flags[index] = state.validate_tokens(list(token[1:])) == len(token) - 1
+        for index in self.ends:
+            flags[index] = bool(state.is_accepting())
+        return torch.tensor(flags)
+
+
+class OracleMember(OracleTokens):
+    def __init__(self, path, end_ids, cap=CAP):
+        super().__init__(AutoTokenizer.from_pretrained(path), end_ids)
+        options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other experts know no float64
+        self.model = AutoModelForCausalLM.from_pretrained(path, **options).eval()
+        self.cap = cap
+        self.memo = {}
+
     def logprobs(self, ids, back=0):
         """After `ids`; and, for later, after each of its beginnings that is shorter by up to `back` tokens."""
         lengths = range(len(ids) - back, len(ids) + 1)
@@ -76,8 +175,29 @@ class OracleMember:
             self.memo.update((tuple(ids[:length]), row) for length, row in zip(lengths, rows, strict=True))
         return self.memo[tuple(ids)]
 
+    def distribution(self, ids):
+        """Log-probabilities of what may follow, on condition that it may; all of them without a grammar."""
+        values = self.logprobs(ids)
+        if self.grammar is None:
+            return values
+        if tuple(ids) not in self.given:
+            flags = self.allowed(ids)
+            if flags is not None:
+                barred = torch.ones(len(values), dtype=torch.bool)
+                barred[: len(flags)] = ~flags
+                values = values.masked_fill(barred, -math.inf)
+                values = values - torch.logsumexp(values, 0)
+            self.given[tuple(ids)] = values
+        return self.given[tuple(ids)]
+
+    def logprob(self, ids, token):
+        """Of one token; a barred one counts as without the grammar."""
+        value = self.distribution(ids)[token].item()
+        return value if value > -math.inf else self.logprobs(ids)[token].item()
+
     def likeliest(self, ids, count):
-        values, index = torch.sort(self.logprobs(ids), descending=True, stable=True)
+        values, index = torch.sort(self.distribution(ids), descending=True, stable=True)
+        count = min(count, int((values > -math.inf).sum()))
         return index[:count].tolist(), values[:count].tolist()
 
     def draft(self, tau, max_words, branches) -> list[Candidate]:
@@ -85,7 +205,7 @@ class OracleMember:
         self.own = {}
         for _ in range(max_words):
             tokens, values = self.likeliest(self.ids + run, max(2, branches))
-            if math.exp(values[0]) - math.exp(values[1]) < tau:
+            if len(values) > 1 and math.exp(values[0]) - math.exp(values[1]) < tau:
                 return [self.propose(*self.word(run, token)) for token in tokens[:branches]]
             run, ended = self.word(run, tokens[0])
             if ended:
@@ -143,9 +263,9 @@ class OracleMember:
         text, ended = candidate
         context, ids = self.place(text)
         self.logprobs(context + ids, back=len(ids))
-        values = [self.logprobs(context + ids[:i])[token].item() for i, token in enumerate(ids)]
+        values = [self.logprob(context + ids[:i], token) for i, token in enumerate(ids)]
         if ended:
-            values.append(torch.logsumexp(self.logprobs(context + ids)[sorted(self.ends)], 0).item())
+            values.append(torch.logsumexp(self.distribution(context + ids)[sorted(self.ends)], 0).item())
         return -sum(values) / len(values) if values else 0.0
 
     def written(self, candidate: Candidate):
@@ -156,6 +276,7 @@ class OracleMember:
         context, ids = self.written(candidate)
         self.ids = context + ids
         self.text += candidate[0]
+        self.own = {}
 
     def cut(self, candidate: Candidate, budget):
         """The longest beginning of the candidate that keeps the whole answer within the budget; None if it fits."""
@@ -169,13 +290,18 @@ class OracleMember:
         return next((text for text in fitting if candidate[0].startswith(text)), "")
 
 
-def oracle_text(members, prompt, *, tools=None, tau, max_words, branches, max_new_tokens):
-    """The answer by the rule, cut where the first member has written `max_new_tokens`."""
+def oracle_text(members, prompt, *, tools=None, grammar=None, tau, max_words, branches, max_new_tokens):
+    """The answer by the rule, cut where the first member has written `max_new_tokens`. With a grammar it is not cut."""
+    grammar = grammar and OracleGrammar(grammar.source())
     for member in members:
-        member.start(prompt, tools)
+        member.start(prompt, tools, grammar)
     first = members[0]
     while True:
-        pool = list(dict.fromkeys(c for member in members for c in member.draft(tau, max_words, branches)))
+        forced = grammar and grammar.forced(first.text.encode())
+        if forced:
+            pool = [forced]
+        else:
+            pool = list(dict.fromkeys(c for member in members for c in member.draft(tau, max_words, branches)))
         best = pool[0]
         if len(pool) > 1:
             fused = [sum(member.score(c) for member in members) / len(members) for c in pool]

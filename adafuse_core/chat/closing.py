@@ -17,7 +17,7 @@ _MOST_CHOICES = 2000  # straight ahead
 _MOST_STATES = 1000  # in all directions
 _FEW_STATES = 100  # in all directions, where there is a way already
 _PATIENCE = 4  # visits to a place of the same choices after which another one is made
-_LONGEST_RUN = 10_000  # bytes that change nothing, such as in a string of a least length
+_LONGEST = 10_000  # bytes straight ahead
 _MANY = 20  # bytes that lead to the same choice: any text may stand here, so that literals are worth a try
 _CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
 _OPENERS = b"\\[{(<-+"  # after all others
@@ -40,29 +40,36 @@ def shortest_end(matcher: Any, literals: Sequence[bytes] = ()) -> bytes | None:
 
 def _straight_ahead(matcher: Any, literals: Sequence[bytes]) -> tuple[bytes, bool] | None:
     """Follow the first choice everywhere, and another one where that leads round and round; and whether it did."""
-    text, visits, turned = b"", Counter[bytes](), False
+    text, turned = b"", False
+    visits: Counter[tuple[bytes, bytes]] = Counter()
     for _ in range(_MOST_CHOICES):
+        forced = matcher.compute_ff_bytes()
+        matcher.consume_tokens(list(forced))
+        text += forced
         if matcher.is_accepting():
             return text, turned
-        steps = _steps(matcher, literals)
-        if not steps:
-            return None
         place = matcher.compute_bitmask()
-        visits[place] += 1
-        turn = 0 if visits[place] % _PATIENCE else visits[place] // _PATIENCE % len(steps)
-        turned = turned or turn > 0
-        step = steps[turn]
-        matcher.consume_tokens(list(step))
-        text += step
-        run = 0
-        while len(step) == 1 and run < _LONGEST_RUN and not turn and _unchanged(matcher, place):
-            matcher.consume_tokens(list(step))
-            text, run = text + step, run + 1
+        visits[place, forced] += 1
+        turn, rest = divmod(visits[place, forced], _PATIENCE)
+        step = _delimiter(matcher) if rest else None
+        if step is None and (steps := _steps(matcher, literals)):
+            step = steps[0 if rest else turn % len(steps)]
+        if step is None or len(text) > _LONGEST:
+            return None
+        turned = turned or not rest
+        text += _run(matcher, place if rest else b"", step)
     return None
 
 
-def _unchanged(matcher: Any, place: bytes) -> bool:
-    return not matcher.is_accepting() and bool(matcher.compute_bitmask() == place)
+def _run(matcher: Any, place: bytes, step: bytes) -> bytes:
+    """Take a step, and again as long as it changes nothing, such as in a string of a least length."""
+    matcher.consume_tokens(list(step))
+    text = step
+    while len(text) < _LONGEST and not matcher.is_accepting() and matcher.compute_bitmask() == place:
+        if matcher.try_consume_tokens(list(step)) < len(step):
+            break
+        text += step
+    return text
 
 
 def _in_all_directions(matcher: Any, literals: Sequence[bytes], most_states: int) -> bytes | None:
@@ -97,6 +104,22 @@ def _steps(matcher: Any, literals: Sequence[bytes]) -> list[bytes]:
     return [next((step for step in group if step.isalnum()), group[0]) for _, group in ranked]
 
 
+def _delimiter(matcher: Any) -> bytes | None:
+    """What may follow and closes something, if it leads elsewhere than a letter does. Found without trying all."""
+    allowed = _allowed(matcher)
+    letter = next((bytes([byte]) for byte in allowed if chr(byte).isalnum()), None)
+    groups: dict[tuple[bool, bytes], list[bytes]] = {}
+    if letter is not None:
+        _lead(matcher, letter, groups)
+    for closer in _CLOSERS:
+        if closer in allowed:
+            _lead(matcher, bytes([closer]), groups)
+            to, group = next(reversed(groups.items()))
+            if group == [bytes([closer])] and to[1] != matcher.compute_bitmask():
+                return group[0]
+    return None
+
+
 def _lead(matcher: Any, step: bytes, groups: dict[tuple[bool, bytes], list[bytes]]) -> None:
     """Put a step to those that lead where it leads: whether to an end, and to which choice."""
     further = matcher.deep_copy()
@@ -104,12 +127,13 @@ def _lead(matcher: Any, step: bytes, groups: dict[tuple[bool, bytes], list[bytes
         groups.setdefault((further.is_accepting(), further.compute_bitmask()), []).append(step)
 
 
-def _rank(to: tuple[bool, bytes], group: list[bytes], here: bytes) -> tuple[bool, bool, bool, int, int]:
+def _rank(to: tuple[bool, bytes], group: list[bytes], here: bytes) -> tuple[bool, bool, bool, int, bool, int]:
     """Lower for what closes something. A delimiter leads elsewhere than other bytes do; a letter as all letters do."""
     ends, place = to
     alone = len(group) == 1 and len(group[0]) == 1
     closes = _CLOSERS.find(group[0]) if alone and group[0] in _CLOSERS else len(_CLOSERS)
-    return not ends, alone and group[0] in _OPENERS, place == here, closes, len(group)
+    begins = alone and group[0].isalpha()  # a word, or an escape with four digits
+    return not ends, alone and group[0] in _OPENERS, place == here, closes, begins, len(group)
 
 
 def _allowed(matcher: Any) -> list[int]:

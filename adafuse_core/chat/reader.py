@@ -184,16 +184,20 @@ class _Calls:
     def _break_off(self) -> Iterator[Event]:
         """What is left of a call that was not finished."""
         call, rest = self._open, self._held
-        if call is None and self.count > 0:
-            end, between, tail = self._dialect.end, (self._dialect.between or "").strip(), self._dialect.tail
-            rest = "" if end.startswith(rest) else rest.removeprefix(end).removesuffix(tail).strip()
-            rest = rest.removeprefix(between).strip()
+        if call is None and self.count > 0:  # the first thing of another call is what stands between
+            rest = _beyond(self._dialect.end, rest)
+            rest = "" if self._dialect.tail.startswith(rest) else _beyond(self._dialect.between or "", rest)
         if call is None and not rest:
             return
         name, arguments = (call.name, call.arguments) if call else (None, rest)
         error = "the answer ended inside this call"
         invalid = InvalidToolCall(name=name, arguments=arguments, id=call.id if call else _new_id(), error=error)
         yield ToolCallDone(index=self.count, call=invalid)
+
+
+def _beyond(fixed: str, text: str) -> str:
+    """What of a text goes beyond a fixed beginning; nothing, if it ended inside that."""
+    return "" if fixed.startswith(text) else text.removeprefix(fixed)
 
 
 def _new_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,7 +75,7 @@ class Tools:
         if self.forced:
             return Grammar(f"start: calls\n{calls}", parts)
         if answer is not None:
-            return Grammar(f"start: calls | @text\n{calls}", (*parts, ("text", answer)))
+            return Grammar(f"start: calls | @text\n{self._calls_beside_json(dialect)}", (*parts, ("text", answer)))
         if dialect.after_text:  # but what stands in a thought is no call
             rest = _text(dialect.begin.removeprefix(dialect.trigger))
             return Grammar(
@@ -105,16 +106,29 @@ class Tools:
     def _calls(self, dialect: Dialect) -> str:
         """Rules for one call from its name on, and for all calls of an answer."""
         variants = " | ".join(
-            f"{_text(quoted(function['name']) + dialect.middle)} @arguments_{index}"
-            for index, function in enumerate(self._callable)
+            f"{_text(name + dialect.middle)} @arguments_{index}" for index, name in enumerate(map(quoted, self.names))
         )
         head = _text(dialect.head + dialect.begin)
         return f"calls: {head} call {self._more(dialect)}\ncall: ({variants}) {_text(dialect.end)}\n"
 
+    def _calls_beside_json(self, dialect: Dialect) -> str:
+        """The same where answers may be JSON too: the engine takes text apart greedily, so both need the same parts."""
+        variants = " | ".join(
+            f"{_json_parts(dialect.begin + name + dialect.middle)} @arguments_{index}"
+            for index, name in enumerate(map(quoted, self.names))
+        )
+        between = f"({_json_parts(dialect.between or '')} call)*" if self._several(dialect) else ""
+        return (
+            f"calls: {_json_parts(dialect.head)} call {between} {_json_parts(dialect.tail)}\n"
+            f"call: ({variants}) {_json_parts(dialect.end)}\n"
+        )
+
     def _more(self, dialect: Dialect) -> str:
-        several = self.parallel and dialect.between is not None
-        more = f"({_text((dialect.between or '') + dialect.begin)} call)*" if several else ""
+        more = f"({_text((dialect.between or '') + dialect.begin)} call)*" if self._several(dialect) else ""
         return f"{more} {_text(dialect.tail)}" if dialect.tail else more
+
+    def _several(self, dialect: Dialect) -> bool:
+        return self.parallel and dialect.between is not None
 
 
 def told(messages: Sequence[Message], tools: Tools, dialect: Dialect = SHARED) -> tuple[Message, ...]:
@@ -164,6 +178,12 @@ def _schema(tool: Any) -> dict[str, Any]:
 def _text(text: str) -> str:
     """A literal of the grammar."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _json_parts(text: str) -> str:
+    """Literals of the grammar, one for each part of JSON."""
+    parts = re.findall(r'"(?:[^"\\]|\\.)*"|: |, |[^":,]|[:,]', text, re.DOTALL)
+    return " ".join(map(_text, parts))
 
 
 def _regex(text: str) -> str:

@@ -1,0 +1,140 @@
+"""The way to a valid end is found from every place of an answer, and it is short."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field
+
+from adafuse_core import Grammar
+from adafuse_core.chat.dialects import DIALECTS
+from adafuse_core.chat.tools import Tools
+from tests.oracle import OracleGrammar
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Place(Strict):
+    street: str = Field(min_length=2, max_length=9)
+    number: int = Field(ge=1, le=999)
+
+
+class Tree(Strict):
+    name: Literal["été", "été 2", "日本", 'q"']
+    kids: list[Tree]
+    next: Tree | None = None
+
+
+class Order(Strict):
+    note: str | None = None
+    kind: Literal["a", "b", 3]
+    price: float
+    places: list[Place] = Field(min_length=1, max_length=3)
+    flags: dict[str, bool]
+    codes: Annotated[list[int | str], Len(2, 4)]
+    tree: Tree | Place
+    code: str = Field(pattern="^([A-Z]{2}-)+[0-9]{3}$")
+
+
+MODELS = [Place, Tree, Order]
+
+
+def tool(model):
+    schema = model.model_json_schema()
+    return {"type": "function", "function": {"name": model.__name__.lower(), "parameters": schema}}
+
+
+def walks(grammar, count, longest, start=""):
+    """Random beginnings of answers, each with its guide."""
+    draw, oracle = random.Random(0), OracleGrammar(grammar.source())
+    for _ in range(count):
+        text = oracle.walk(draw, len(start) + draw.randrange(longest), start)
+        yield text, grammar.guide().after(text)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_from_everywhere_in_json_the_end_is_valid(model):
+    for text, guide in walks(Grammar.json_schema(model.model_json_schema()), 60, 200):
+        assert guide.closing is not None, text
+        model.model_validate_json(text + guide.closing)
+        assert guide.after(guide.closing).may_end
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("choice", ["auto", "any", "order"])
+def test_from_everywhere_in_calls_the_end_is_valid(name, choice):
+    dialect = DIALECTS[name]
+    grammar = Tools.of_request([tool(model) for model in MODELS], choice, parallel=True).grammar(dialect, None)
+    for text, guide in walks(grammar, 25, 300, start=dialect.trigger):
+        assert guide.closing is not None, text
+        assert guide.after(guide.closing).may_end
+
+
+def test_an_answer_that_may_end_needs_no_more():
+    assert Grammar.json_object().guide().after("{}").closing == ""
+    assert Grammar.regex("a*").guide().closing == ""
+
+
+SHORTEST = {
+    "object": (Grammar.json_object(), "", "{}"),
+    "in a key": (Grammar.json_object(), '{"a', '": ""}'),
+    "in a number": (Grammar.json_object(), '{"a": -', "0}"),
+    "in a literal": (Grammar.json_object(), '{"a": tr', "ue}"),
+    "after an escape": (Grammar.json_object(), '{"a": "\\', '""}'),
+    "in an escape": (Grammar.json_object(), '{"a": "\\u00', '00"}'),
+    "deep": (Grammar.json_object(), '{"a": [[{"b": [1, 2', "]}]]}"),
+    "optional keys": (Grammar.json_schema(Tree.model_json_schema()), '{"name": "日', '本", "kids": []}'),
+    "choice of words": (Grammar.regex("(one|two|three){2,}end"), "one", "oneend"),
+    "loop": (Grammar.regex("(ab)+c"), "abab", "c"),
+    "class in a loop": (Grammar.regex("[a-z]*;"), "abc", ";"),
+    "free text": (Grammar.regex("(?s:.*)END"), "some text", "END"),
+    "free text with a mark": (Grammar.regex("Thought: .*\nAction: (go|stop)"), "Thought: hm", "\nAction: go"),
+    "lark": (Grammar.lark('start: rest NAME\nrest[lazy]: /(?s:.*)/ "</done>"\nNAME: /[a-z]+/'), "hm </do", "</done>a"),
+    "counted": (Grammar.regex("[0-9]{30}"), "123", "0" * 27),
+    "thought": (Grammar.json_object().after_thought(), "hm </thi", "</think>{}"),
+}
+
+
+@pytest.mark.parametrize("name", SHORTEST)
+def test_the_way_is_the_shortest(name):
+    grammar, text, closing = SHORTEST[name]
+    assert len(grammar.guide().after(text).closing) == len(closing)
+    assert grammar.guide().after(text + closing).may_end
+
+
+LONG = {
+    "string": {"type": "string", "minLength": 2500},
+    "list": {"type": "array", "items": {"type": "integer"}, "minItems": 300},
+    "list of objects": {"type": "array", "items": Place.model_json_schema(), "minItems": 60},
+    "many keys": {
+        "type": "object",
+        "properties": {f"key {number}": {"type": "string"} for number in range(200)},
+        "required": [f"key {number}" for number in range(200)],
+    },
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_ways_are_found(name):
+    grammar = Grammar.json_schema(LONG[name])
+    value = json.loads(grammar.guide().closing)
+    assert len(value) == LONG[name].get("minLength", LONG[name].get("minItems", 200))
+
+
+@pytest.mark.parametrize("pattern", ["((the|quick|brown|fox) ){2,}END", "(?s:.*)END", "[a-z]{2000}", "(ab|ba){99}"])
+def test_a_way_is_found_fast(pattern):
+    guide = Grammar.regex(pattern).guide()
+    started = time.perf_counter()
+    assert guide.closing is not None
+    assert time.perf_counter() - started < 1  # milliseconds, if nothing else runs
+
+
+def test_none_is_told_where_none_is_found():
+    assert Grammar.regex("(?s:.*)[E][N][D]").guide().closing is None

@@ -1,0 +1,401 @@
+"""Tools of a request: what may be called, how members are told of it, and what comes of an answer that calls."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from adafuse_core import ConfigError, Ensemble, Grammar, InvalidToolCall, PromptError, ToolCall
+from adafuse_core.chat.dialects import DIALECTS, SHARED
+from adafuse_core.chat.messages import conversation
+from adafuse_core.chat.tools import Tools, told
+from adafuse_core.errors import MemberError, TemplateError
+from adafuse_core.events import TextDelta
+from adafuse_core.members.introduction import introduce
+from adafuse_core.members.prompts import PromptEncoder
+from adafuse_core.members.scripted import ScriptedMember
+from tests import tiny
+from tests.chat.test_templates import ALTERNATES, DROPS_TOOLS, NO_SYSTEM, SYSTEM_THEN_ALTERNATES
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+ASK = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+def tool(name="get_weather", parameters=CITY, **more):
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def accepts(grammar, text):
+    guide = grammar.guide().after(text)
+    return guide is not None and guide.may_end
+
+
+def call_of(arguments, name="get_weather", dialect=SHARED):
+    return dialect.write([ToolCall(name=name, arguments=arguments)])
+
+
+def forced(parameters, **more):
+    return Tools.of_request([tool(parameters=parameters, **more)], "any", parallel=True).grammar(SHARED, None)
+
+
+# -- what is asked for -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "is_forced", "only", "parallel"),
+    [
+        ("auto", False, None, True),
+        ("any", True, None, True),
+        ("required", True, None, True),
+        ("get_weather", True, "get_weather", False),
+    ],
+)
+def test_a_choice_says_what_may_and_what_must_be_called(choice, is_forced, only, parallel):
+    tools = Tools.of_request([tool(), tool("get_time")], choice, parallel=True)
+    assert (tools.forced, tools.only, tools.parallel) == (is_forced, only, parallel)
+    assert tools.names == ((only,) if only else ("get_weather", "get_time"))
+
+
+@pytest.mark.parametrize(("given", "choice"), [(None, "auto"), ([], "auto"), ([], "none"), ([tool()], "none")])
+def test_nothing_may_be_called(given, choice):
+    assert Tools.of_request(given, choice, parallel=True) is None
+
+
+BAD_REQUESTS = {
+    "unknown name": (
+        {"tools": [tool()], "tool_choice": "get_time"},
+        "'get_time', expected one of 'auto', .*'get_weather'",
+    ),
+    "a dictionary": ({"tools": [tool()], "tool_choice": {"type": "function"}}, "got tool_choice={'type'"),
+    "no choice": ({"tools": [tool()], "tool_choice": None}, "got tool_choice=None"),
+    "a name without tools": ({"tool_choice": "get_weather"}, "'get_weather', expected one of"),
+    "any without tools": ({"tool_choice": "any"}, "'any' without tools"),
+    "required of no tools": ({"tools": [], "tool_choice": "required"}, "'required' without tools"),
+    "one name twice": ({"tools": [tool(), tool()]}, "same name"),
+    "no list": ({"tools": tool()}, "got 'type' as a tool"),
+    "no mapping": ({"tools": ["get_weather"]}, "got 'get_weather' as a tool"),
+    "nothing": ({"tools": [None]}, "got None as a tool"),
+    "no function": ({"tools": [{"type": "function"}]}, "as a tool, expected"),
+    "a bare function": ({"tools": [{"name": "f", "parameters": {}}]}, "as a tool, expected"),
+    "no name": ({"tools": [{"type": "function", "function": {"parameters": {}}}]}, "as a tool, expected"),
+    "an empty name": ({"tools": [tool("")]}, "as a tool, expected"),
+    "a number as name": ({"tools": [tool(3)]}, "as a tool, expected"),
+    "parameters of no object": (
+        {"tools": [tool(parameters={"type": "string"})]},
+        "expected the JSON schema of an object",
+    ),
+    "parameters as a list": ({"tools": [tool(parameters=["city"])]}, "expected the JSON schema of an object"),
+    "no schema": ({"tools": [tool(parameters={"properties": {"a": {"type": "strin"}}})]}, "strin"),
+    "no JSON": ({"tools": [tool(parameters={"properties": {"a": {"enum": [{1}]}}})]}, "not plain JSON"),
+    "no grammar": ({"grammar": "{}"}, "got grammar='{}', expected a Grammar"),
+    "a schema as grammar": ({"tools": [tool()], "grammar": CITY}, "expected a Grammar"),
+    "strict and not enforced": (
+        {"tools": [tool(parameters={"properties": {"a": {"type": "array", "uniqueItems": True}}}, strict=True)]},
+        "uniqueItems",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_a_bad_request_is_refused_at_once(name):
+    options, message = BAD_REQUESTS[name]
+    member = ScriptedMember(reply="hi")
+    with pytest.raises(ConfigError, match=message):
+        Ensemble(members=[member]).stream(ASK, **options)
+    assert member.prompts == []
+
+
+def test_tools_with_a_plain_prompt_are_refused_at_once():
+    ensemble = Ensemble(members=[ScriptedMember(reply="hi")])
+    with pytest.raises(PromptError, match="tools were given with a plain prompt"):
+        ensemble.stream("go", tools=[tool()])
+    assert ensemble.generate("go", tools=[tool()], tool_choice="none").text == "hi"
+    assert ensemble.generate("go", tools=[]).text == "hi"
+
+
+# -- what a call may be ------------------------------------------------------------------------------------------------
+
+NODE = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}}}
+PARAMETERS = {
+    "none": (None, {}, {"a": 1}),
+    "empty": ({}, {}, {"a": 1}),
+    "no properties": ({"type": "object"}, {}, {"a": 1}),
+    "no type": ({"properties": {"a": {"type": "integer"}}}, {"a": 1}, {"a": "1"}),
+    "optional": ({"type": "object", "properties": {"a": {"type": "integer"}}}, {}, {"b": 1}),
+    "open": ({"type": "object", "additionalProperties": True}, {"a": [1, {"b": None}]}, None),
+    "definitions": (
+        {"type": "object", "properties": {"node": {"$ref": "#/$defs/Node"}}, "$defs": {"Node": NODE}},
+        {"node": {"next": {"next": None}}},
+        {"node": {"next": 1}},
+    ),
+    "reference at the root": ({"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}, {"next": {"next": None}}, {"a": 1}),
+    "choice at the root": (
+        {"anyOf": [CITY, {"properties": {"at": CITY}}]},
+        {"at": {"city": "Paris"}},
+        {"town": "Paris"},
+    ),
+    "all at the root": (
+        {"allOf": [CITY, {"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"]}]},
+        {"city": "Paris", "n": 1},
+        {"city": "Paris"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_arguments_obey_the_parameters(name):
+    parameters, right, wrong = PARAMETERS[name]
+    grammar = forced(parameters)
+    assert accepts(grammar, call_of(right))
+    assert wrong is None or not accepts(grammar, call_of(wrong))
+    assert grammar.guide().after(grammar.guide().closing).may_end
+
+
+def test_what_can_not_be_enforced_is_left_out_of_a_tool_that_is_not_strict(caplog):
+    with caplog.at_level(logging.WARNING):
+        grammar = forced({"properties": {"a": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}}})
+    assert "uniqueItems" in caplog.text
+    assert accepts(grammar, call_of({"a": [1, 1]}))
+    assert not accepts(grammar, call_of({"a": ["x"]}))
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_an_answer_calls_or_obeys_its_own_grammar(name):
+    dialect = DIALECTS[name]
+    answer = Grammar.json_schema({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
+    grammar = Tools.of_request([tool()], "auto", parallel=True).grammar(dialect, answer)
+    assert accepts(grammar, call_of({"city": "Paris"}, dialect=dialect))
+    assert accepts(grammar, '{"name": "get_weather"}')
+    assert accepts(grammar, '{"name": "<tool_call>"}')
+    assert not accepts(grammar, "Hello")
+    assert not accepts(grammar, "")
+
+
+# -- how members are told ----------------------------------------------------------------------------------------------
+
+EACH, OPEN = "{% for m in messages %}", "{% endfor %}<|im_start|>assistant\n"
+SHOWN = "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+CALLS = "{% for c in m['tool_calls'] %}"
+TEMPLATES = {
+    "hermes": SHOWN
+    + EACH
+    + TURN
+    + CALLS
+    + "<tool_call>\n{{ c['function'] | tojson }}\n</tool_call>{% endfor %}"
+    + OPEN,
+    "llama3": SHOWN
+    + EACH
+    + TURN
+    + CALLS
+    + "{{ '{\"name\": \"' }}{{ c['function']['name'] }}{{ '\", \"parameters\": ' }}"
+    + "{{ c['function']['arguments'] | tojson }}{% endfor %}"
+    + OPEN,
+    "mistral": SHOWN + EACH + TURN + CALLS + "[TOOL_CALLS][{{ c['function'] | tojson }}]{% endfor %}" + OPEN,
+    "unknown": SHOWN + EACH + TURN + CALLS + "<function={{ c['function']['name'] }}>{% endfor %}" + OPEN,
+    "ignores tools": tiny.CHATML,
+    "drops tools": DROPS_TOOLS,
+    "no system": NO_SYSTEM,
+    "alternates": ALTERNATES,
+    "system then alternates": SYSTEM_THEN_ALTERNATES,
+    "brackets": tiny.BRACKETS,
+}
+HISTORY = conversation(
+    [
+        {"role": "system", "content": "Be brief."},
+        *ASK,
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "tool_calls": [{"name": "get_weather", "arguments": {"city": "Paris"}}],
+        },
+        {"role": "tool", "content": 'sun "hot"', "name": "get_weather", "tool_call_id": "c1"},
+        {"role": "user", "content": "And in Rome?"},
+    ]
+)
+
+
+def encoder(name, dialect=None):
+    tokenizer = tiny.byte_level()
+    tokenizer.chat_template = TEMPLATES[name]
+    return PromptEncoder(name=name, tokenizer=tokenizer, dialect=dialect)
+
+
+def prompts(names, messages=HISTORY, tools=None, dialects=None):
+    """How members are introduced to tools, and the prompt of each."""
+    members = [encoder(name, dialect) for name, dialect in zip(names, dialects or [None] * len(names), strict=True)]
+    calls = Tools.of_request(tools or [tool(description="Tells the weather.")], "auto", parallel=True)
+    dialect, shown, schemas = introduce(messages, calls, members)
+    texts = [m.tokenizer.decode(m.encode(shown, schemas).ids, skip_special_tokens=False) for m in members]
+    return dialect, schemas, texts
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3", "mistral"])
+def test_members_of_one_dialect_are_told_by_their_templates(name):
+    dialect, schemas, texts = prompts([name, name])
+    assert dialect == DIALECTS[name]
+    assert schemas == [tool(description="Tells the weather.")]
+    for text in texts:
+        assert "You can call these tools" not in text
+        assert '"description": "Tells the weather."' in text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["hermes", "llama3"],
+        ["llama3", "mistral", "hermes"],
+        ["hermes", "ignores tools"],
+        ["unknown"],
+        ["ignores tools", "drops tools", "no system", "alternates", "system then alternates", "brackets"],
+        ["brackets", "mistral"],
+    ],
+    ids="+".join,
+)
+def test_members_without_a_common_dialect_are_all_told_the_same_and_miss_nothing(names):
+    dialect, schemas, texts = prompts(names)
+    assert (dialect, schemas) == (SHARED, None)
+    for text in texts:
+        for part in (
+            json.dumps(tool(description="Tells the weather.")["function"]),
+            '<tool_call>\n{"name": "NAME", "arguments": {"PARAMETER": VALUE}}\n</tool_call>',
+            "Be brief.",
+            "What is the weather in Paris?",
+            "I look.\n" + call_of({"city": "Paris"}),
+            'Result of get_weather:\nsun "hot"',
+            "And in Rome?",
+        ):
+            assert text.count(part) == 1
+        assert text.index("Be brief.") < text.index("weather in Paris?") < text.index("sun") < text.index("Rome")
+
+
+def test_a_dialect_that_was_set_is_told_where_no_template_shows_it():
+    dialect, schemas, (text,) = prompts(["ignores tools"], dialects=["mistral"])
+    assert (dialect, schemas) == (DIALECTS["mistral"], None)
+    assert '[{"name": "NAME", "arguments": {"PARAMETER": VALUE}}]' in text
+    assert '[{"name": "get_weather", "arguments": {"city": "Paris"}}]' in text
+
+
+def test_a_dialect_that_was_set_may_agree_with_the_others_template():
+    dialect, schemas, _ = prompts(["hermes", "ignores tools"], dialects=[None, "hermes"])
+    assert (dialect, schemas) == (SHARED, None)
+    dialect, schemas, _ = prompts(["hermes", "hermes"], dialects=[None, "hermes"])
+    assert schemas is not None
+
+
+def test_messages_are_left_as_they_were():
+    before = repr(HISTORY)
+    plain = told(HISTORY, Tools.of_request([tool()], "auto", parallel=True))
+    assert repr(HISTORY) == before
+    assert not any(message.tool_calls or message.role == "tool" for message in plain)
+
+
+def test_a_call_without_text_is_told_alone():
+    messages = conversation([*ASK, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}])
+    assert told(messages, Tools.of_request([tool()], "auto", parallel=True))[2].content == call_of({}, "f")
+
+
+def test_a_member_without_a_template_is_refused():
+    tokenizer = tiny.byte_level(chat=False)
+    members = [encoder("hermes"), PromptEncoder(name="bare", tokenizer=tokenizer)]
+    _, shown, schemas = introduce(HISTORY, Tools.of_request([tool()], "auto", parallel=True), members)
+    with pytest.raises(TemplateError, match=r"'bare'.*no chat template"):
+        members[1].encode(shown, schemas)
+
+
+# -- what comes of it --------------------------------------------------------------------------------------------------
+
+
+def scripted(reply, **options):
+    return Ensemble(members=[ScriptedMember("a", reply, **options), ScriptedMember("b", reply, **options)])
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_an_answer_that_calls_is_a_call_and_no_text(name):
+    reply = call_of({"city": "Paris é"}, dialect=DIALECTS[name])
+    answer = scripted(reply, dialect=name).generate(ASK, tools=[tool()])
+    assert (answer.text, answer.reason, answer.invalid_tool_calls) == ("", "tool_calls", ())
+    (call,) = answer.tool_calls
+    assert (call.name, call.arguments) == ("get_weather", {"city": "Paris é"})
+
+
+def test_several_calls_have_several_ids():
+    reply = SHARED.write([ToolCall(name="get_weather", arguments={"city": city}) for city in ("Rome", "Paris", "Rome")])
+    answer = scripted("I look.\n" + reply).generate(ASK, tools=[tool()])
+    assert answer.text == "I look."
+    assert [call.arguments["city"] for call in answer.tool_calls] == ["Rome", "Paris", "Rome"]
+    assert len({call.id for call in answer.tool_calls}) == 3
+
+
+def test_without_tools_markup_is_text():
+    reply = call_of({"city": "Paris"})
+    for options in ({}, {"tools": [tool()], "tool_choice": "none"}):
+        answer = scripted(reply).generate(ASK, **options)
+        assert (answer.text, answer.reason, answer.tool_calls) == (reply, "stop", ())
+
+
+@pytest.mark.parametrize(
+    ("reply", "options"),
+    [
+        ("Hello!", {"tool_choice": "any"}),
+        (call_of({"city": "Rome"}, "get_time"), {}),
+        (call_of({"city": 3}), {}),
+        (call_of({"city": "Rome"}) + " bye", {}),
+        (SHARED.write([ToolCall(name="get_weather", arguments={"city": "Rome"})] * 2), {"parallel_tool_calls": False}),
+        (SHARED.write([ToolCall(name="get_weather", arguments={"city": "Rome"})] * 2), {"tool_choice": "get_weather"}),
+    ],
+)
+def test_a_script_that_breaks_the_rules_is_told_so(reply, options):
+    with pytest.raises(MemberError, match=r"(?s)member 'a': the script goes on with .* grammar does not allow"):
+        scripted(reply).generate(ASK, tools=[tool()], **options)
+
+
+def test_forced_text_is_committed_without_asking():
+    ensemble = scripted(call_of({"city": "Rome"}))
+    answer = ensemble.generate(ASK, tools=[tool()], tool_choice="get_weather")
+    forced_round, drafted = answer.rounds
+    assert forced_round.span.text == '<tool_call>\n{"name": "get_weather", "arguments": {"city": "'
+    assert (forced_round.drafts, forced_round.candidates[0].proposers, forced_round.scores) == ((), (), ())
+    assert (drafted.span.text, len(drafted.drafts)) == ('Rome"}}\n</tool_call>', 2)
+    assert [member.drafts for member in ensemble.members] == [1, 1]
+
+
+def test_an_answer_cut_in_a_call_by_a_stop_string_has_an_invalid_call():
+    answer = scripted("I look.\n" + call_of({"city": "Paris stop there"})).generate(ASK, tools=[tool()], stop="stop")
+    assert (answer.text, answer.reason, answer.stop, answer.tool_calls) == ("I look.", "stop", "stop", ())
+    (invalid,) = answer.invalid_tool_calls
+    assert isinstance(invalid, InvalidToolCall)
+    assert (invalid.name, invalid.arguments) == ("get_weather", '{"city": "Paris ')
+    assert "ended inside" in invalid.error
+
+
+def test_with_a_grammar_the_text_may_look_like_a_call():
+    grammar = Grammar.json_schema({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
+    for name, text in (("hermes", '{"name": "<tool_call>"}'), ("plain", '{"name": "get_weather"}')):
+        answer = scripted(text, dialect=name).generate(ASK, tools=[tool()], grammar=grammar)
+        assert (answer.text, answer.reason, answer.tool_calls) == (text, "stop", ())
+        call = call_of({"city": "Rome"}, dialect=DIALECTS[name])
+        answer = scripted(call, dialect=name).generate(ASK, tools=[tool()], grammar=grammar)
+        assert (answer.text, answer.reason, len(answer.tool_calls)) == ("", "tool_calls", 1)
+
+
+def test_deltas_of_text_have_no_markup():
+    reply = "One two <tool_ three\n\n" + call_of({"city": "Rome"})
+    deltas = [event.text for event in scripted(reply).stream(ASK, tools=[tool()]) if isinstance(event, TextDelta)]
+    assert "".join(deltas) == "One two <tool_ three"
+
+
+def test_plain_prompts_are_answered_with_plain_text():
+    reply = "<think>hm</think>" + call_of({"city": "Rome"})
+    assert scripted(reply).generate("go").text == reply
+    answer = scripted(reply).generate(ASK)
+    assert (answer.reasoning, answer.text) == ("hm", call_of({"city": "Rome"}))
+
+
+def test_prompts_are_counted_as_they_are_read():
+    ensemble = Ensemble()
+    for messages, tools in ((ASK, [tool()]), (list(HISTORY), [tool(), tool("get_time")]), (ASK, None)):
+        usage = ensemble.generate(messages, tools=tools, max_new_tokens=64).usage
+        assert usage.prompt_tokens == ensemble.count_tokens(messages, tools)

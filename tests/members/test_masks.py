@@ -1,0 +1,246 @@
+"""Which tokens may follow is what trying out every token tells, wherever an answer stands and however it is written.
+
+Trying out is the oracle's: each token's bytes, one by one, on a grammar of bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import pytest
+from transformers import AutoTokenizer
+
+from adafuse_core import Grammar, small_models
+from adafuse_core.chat.dialects import DIALECTS
+from adafuse_core.chat.messages import Message
+from adafuse_core.chat.tools import Tools
+from adafuse_core.members.masks import Masks
+from adafuse_core.members.prompts import PromptEncoder
+from adafuse_core.text.vocabulary import Vocabulary
+from tests import tiny
+from tests.oracle import OracleGrammar, OracleTokens
+from tests.text import vocabularies
+from tests.text.tokenizers import composed, decomposed, sentencepiece
+
+SMALL = {
+    "bytes": tiny.byte_level,
+    "modern": lambda: tiny.byte_level(380, pattern=tiny.MODERN),
+    "characters": tiny.characters,
+    "crossing": tiny.crossing,
+    "composed": composed,
+    "pieces": tiny.metaspace,
+    "legacy": lambda: sentencepiece(legacy=True),
+    "always": lambda: sentencepiece(scheme="always"),
+    "control": lambda: sentencepiece(control=True),
+    "aspen": lambda: AutoTokenizer.from_pretrained(small_models.path("aspen")),
+    "birch": lambda: AutoTokenizer.from_pretrained(small_models.path("birch")),
+}
+LARGE = {"tekken": vocabularies.tekken, "v3": vocabularies.v3}
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "kind": {"enum": ["été", "êta", "日本", "日語"]},
+        "numbers": {"type": "array", "items": {"type": "number"}},
+    },
+    "required": ["name", "kind", "numbers"],
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}},
+}
+CALLS = Tools.of_request([TOOL], "auto", parallel=True).grammar(DIALECTS["hermes"], None)
+CASES = {  # a grammar and answers that obey it
+    "schema": (
+        Grammar.json_schema(SCHEMA),
+        ['{"name": "The </s> 日本 😀\\n", "kind": "日語", "numbers": [1984, -3.5e1]}'],
+    ),
+    "pattern": (
+        Grammar.regex(r" ?(The quick|été 日本|\n\n?- x)+\.?"),
+        ["The quickété 日本.", " été 日本\n\n- x", "\n- x"],
+    ),
+    "calls": (CALLS, ['I look.\n<tool_call>\n{"name": "look", "arguments": {"at": "é"}}\n</tool_call>', "<tool_"]),
+    "blanks": (Grammar.regex("  ?a| b|c"), ["  a", " a", " b", "c"]),
+}
+CHAT = [{"role": "user", "content": "Smile 😀 </s>\n"}]
+PROMPTS = {
+    "chat": CHAT,
+    "word": "The answer is",
+    "blank": "The answer is: ",
+    "blanks": "x =  ",
+    "line": "a\n",
+    "half a word": '{"na',
+    "é": "été é",
+}
+
+
+@functools.cache
+def opened(name, kind):
+    """A tokenizer's prompt, and the oracle with the same one."""
+    tokenizer = (SMALL | LARGE)[name]()
+    encoder = PromptEncoder(name=name, tokenizer=tokenizer)
+    prompt = PROMPTS[kind] if kind != "chat" else [Message(**message) for message in CHAT]
+    ends = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>") or 0)
+    return encoder.encode(prompt), vocabulary(name), OracleTokens(tokenizer, {*ends})
+
+
+@functools.cache
+def vocabulary(name):
+    tokenizer = (SMALL | LARGE)[name]()
+    encoder = PromptEncoder(name=name, tokenizer=tokenizer)
+    return Vocabulary(tokenizer, encoder.codec, size=len(tokenizer) + 2)
+
+
+def started(name, kind, grammar):
+    """The masks of a prompt, and the oracle at the same place."""
+    prompt, vocab, oracle = opened(name, kind)
+    oracle.start(PROMPTS[kind], grammar=OracleGrammar(grammar.source()))
+    oracle.ids = oracle.opening = list(prompt.ids)  # where a template writes control tokens as text, they differ
+    return prompt, Masks(grammar, vocab, oracle.ends, prompt.ids, prompt.section.lead), oracle
+
+
+def tokens(mask):
+    """Ids whose bits are set; None without a mask."""
+    return None if mask is None else {index for index in range(8 * len(mask)) if mask[index >> 3] >> (index & 7) & 1}
+
+
+def expected(oracle, context):
+    flags = oracle.allowed(list(context))
+    return None if flags is None else set(flags.nonzero().flatten().tolist())
+
+
+@functools.cache
+def by_bytes(name):
+    ids = {}
+    for index, data in enumerate(opened(name, "word")[2].bytes):
+        if data and b"\xff" not in data:
+            ids.setdefault(data, []).append(index)
+    return ids
+
+
+def spelled(name, data, draw):
+    """Bytes as any tokens that make them up, also such as no tokenizer writes."""
+    known, ids, longest = by_bytes(name), [], draw.choice((1, 2, 4, 12))
+    while data:
+        heads = [data[:size] for size in range(1, longest + 1) if data[:size] in known]
+        if not heads:
+            return None  # no token for this character
+        head = draw.choice(heads)
+        ids.append(draw.choice(known[head]))
+        data = data[len(head) :]
+    return tuple(ids)
+
+
+def differences(masks, oracle, contexts):
+    return [context for context in contexts if tokens(masks(context)) != expected(oracle, context)]
+
+
+def beginnings(start, ids):
+    return [start + ids[:length] for length in range(len(ids) + 1)]
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("name", SMALL)
+def test_small_vocabularies_are_barred_as_the_oracle_says(name, kind):
+    draw = random.Random(0)
+    for grammar, answers in CASES.values():
+        prompt, masks, oracle = started(name, kind, grammar)
+        for answer in answers:
+            own = prompt.section.encode(answer)
+            lead = draw.choice(("", oracle.lead))
+            free = spelled(name, (lead + answer).encode(), draw) or ()
+            contexts = [*beginnings((), own)[-len(own) // 2 :], *beginnings(prompt.ids, free)]
+            assert differences(masks, oracle, draw.sample(contexts, min(len(contexts), 16))) == []
+
+
+@pytest.mark.parametrize("kind", ["chat", "blank", "é"])
+@pytest.mark.parametrize("name", SMALL)
+def test_what_was_committed_is_what_counts_however_it_is_written(name, kind):
+    draw = random.Random(1)
+    for grammar, (answer, *_) in CASES.values():
+        prompt, masks, oracle = started(name, kind, grammar)
+        written = 0
+        while written < len(answer):
+            piece = answer[written : written + draw.randrange(1, 9)]
+            context, ids = prompt.section.extend(tuple(oracle.ids), oracle.text, piece)
+            drafted = spelled(name, (oracle.lead * (not oracle.text) + piece).encode(), draw)
+            committed = (*oracle.ids, *drafted) if drafted and draw.random() < 0.5 else context + ids
+            straddling = beginnings(context, ids)
+            assert differences(masks, oracle, draw.sample(straddling, min(len(straddling), 2))) == []
+            masks.commit(committed, piece)
+            oracle.ids, oracle.text = list(committed), oracle.text + piece
+            written += len(piece)
+            assert differences(masks, oracle, [committed]) == []
+
+
+@pytest.mark.parametrize("kind", ["chat", "blank"])
+@pytest.mark.parametrize("name", LARGE)
+def test_large_vocabularies_are_barred_as_the_oracle_says(name, kind):
+    draw = random.Random(2)
+    grammar, (answer, *_) = CASES["schema"]
+    prompt, masks, oracle = started(name, kind, grammar)
+    own, free = prompt.section.encode(answer), spelled(name, answer.encode(), draw)
+    contexts = [*draw.sample(beginnings(prompt.ids, free), 5), *draw.sample(beginnings((), own)[-len(own) // 2 :], 4)]
+    assert differences(masks, oracle, [prompt.ids, *contexts]) == []
+
+
+@pytest.mark.parametrize("name", ["pieces", "always", "legacy", "control"])
+def test_the_blank_before_an_answer_may_be_written_or_not(name):
+    prompt, masks, oracle = started(name, "chat", Grammar.regex("The|x"))
+    assert prompt.section.lead == oracle.lead == " "
+    written = {oracle.bytes[index] for index in tokens(masks(prompt.ids))}
+    assert {b"T", b" The", b" ", b"x"} <= written
+    assert all(b" The".startswith(text) or b"The".startswith(text) or text.strip() == b"x" for text in written)
+    blank = oracle.bytes.index(b" ")
+    after = {oracle.bytes[index] for index in tokens(masks((*prompt.ids, blank)))}
+    assert after == {text for text in written if not text.startswith(b" ")}
+
+
+@pytest.mark.parametrize("name", ["bytes", "pieces", "aspen", "birch"])
+def test_end_tokens_are_set_just_where_the_answer_may_end_and_other_control_tokens_never(name):
+    prompt, masks, oracle = started(name, "chat", Grammar.regex("a(bc)*"))
+    for text, ends in (("", False), ("a", True), ("ab", False), ("abc", True)):
+        ids = spelled(name, text.encode(), random.Random(0))
+        found = tokens(masks((*prompt.ids, *ids)))
+        assert (found & oracle.ends == oracle.ends) == ends
+        assert bool(found & oracle.ends) == ends
+        assert not found & oracle.special - oracle.ends
+        assert max(found) < len(oracle.tokenizer)
+
+
+@pytest.mark.parametrize("name", ["bytes", "pieces"])
+def test_a_control_token_as_text_is_text(name):
+    prompt, masks, oracle = started(name, "chat", Grammar.json_schema({"type": "string"}))
+    control = oracle.tokenizer.eos_token
+    ids = prompt.section.encode(f'"{control}')
+    assert ids[-1] not in oracle.special
+    assert tokens(masks(ids)) == expected(oracle, ids)
+    masks.commit(ids, f'"{control}')
+    assert oracle.tokenizer.eos_token_id not in tokens(masks(ids))
+
+
+def test_a_text_that_the_tokenizer_changes_is_followed_as_it_is():
+    tokenizer = decomposed()
+    encoder = PromptEncoder(name="m", tokenizer=tokenizer)
+    prompt = encoder.encode("The")
+    grammar = Grammar.regex("été(b|c)")
+    vocab = Vocabulary(tokenizer, encoder.codec, size=len(tokenizer))
+    masks = Masks(grammar, vocab, {0}, prompt.ids, prompt.section.lead)
+    ids = prompt.section.encode("été")
+    assert masks(ids) is None  # its tokens write other bytes
+    masks.commit(ids, "été")
+    assert {vocab.engine.decode_bytes([index]) for index in tokens(masks(ids))} == {b"b", b"c"}
+
+
+def test_places_before_the_answer_have_no_mask():
+    prompt, masks, _ = started("bytes", "chat", Grammar.regex("a"))
+    assert masks(prompt.ids[:-1]) is None
+    assert masks((*prompt.ids[:-1], 5)) is None
+
+
+def test_a_text_that_breaks_the_grammar_has_no_mask():
+    prompt, masks, oracle = started("bytes", "chat", Grammar.regex("ab"))
+    assert masks((*prompt.ids, *spelled("bytes", b"b", random.Random(0)))) is None
+    assert expected(oracle, (*prompt.ids, *spelled("bytes", b"b", random.Random(0)))) is None

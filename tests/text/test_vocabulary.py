@@ -1,0 +1,103 @@
+"""Vocabularies as bytes: the grammar engine is told just what each token writes."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
+
+from adafuse_core import small_models
+from adafuse_core.text.tokens import Codec
+from adafuse_core.text.vocabulary import Vocabulary, byte_vocabulary
+from tests import tiny
+from tests.oracle import token_bytes
+from tests.text import vocabularies
+from tests.text.tokenizers import composed, decomposed, looking_back, phrases, sentencepiece, unigram, wordpiece
+
+TOKENIZERS = {
+    "bytes": tiny.byte_level,
+    "modern": lambda: tiny.byte_level(380, pattern=tiny.MODERN),
+    "characters": tiny.characters,
+    "crossing": tiny.crossing,
+    "pieces": tiny.metaspace,
+    "legacy": lambda: sentencepiece(legacy=True),
+    "always": lambda: sentencepiece(scheme="always", control=True),
+    "added words": lambda: composed(AddedToken("quick brown"), AddedToken("日本語", normalized=False)),
+    "decomposed": decomposed,
+    "aspen": lambda: AutoTokenizer.from_pretrained(small_models.path("aspen")),
+    "birch": lambda: AutoTokenizer.from_pretrained(small_models.path("birch")),
+    "tekken": vocabularies.tekken,
+    "v3": vocabularies.v3,
+}
+TEXT = 'The quick brown été, "été"\n\t日本 😀 {"a": [1984, 3.14]} </s> <|im_end|>'
+
+
+@functools.cache
+def vocabulary(name):
+    tokenizer = TOKENIZERS[name]()
+    codec = Codec(tokenizer)
+    return tokenizer, codec, Vocabulary(tokenizer, codec, size=len(tokenizer) + 3)  # models know more ids at times
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_every_token_has_the_bytes_that_it_writes(name):
+    tokenizer, _, vocab = vocabulary(name)
+    expected = token_bytes(tokenizer)
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ordinary = [index for index in range(len(tokenizer)) if index not in special]
+    valid = [index for index in ordinary if expected[index] != b"\xff"]  # which the engine keeps for itself
+    assert [index for index in valid if vocab.engine.decode_bytes([index]) != expected[index]] == []
+    assert {index for index in range(len(tokenizer)) if vocab.engine.is_special_token(index)} >= special
+    assert not any(vocab.engine.is_special_token(index) for index in valid if expected[index])
+
+
+@pytest.mark.parametrize("name", set(TOKENIZERS) - {"decomposed"})
+def test_an_encoded_text_has_its_own_bytes_after_another(name):
+    _, codec, vocab = vocabulary(name)
+    before, section = codec.encode_prompt("a")
+    ids = section.encode(TEXT)
+    assert (
+        vocab.engine.decode_bytes(list(ids)).lstrip() == vocab.engine.decode_bytes([*before]).lstrip() + TEXT.encode()
+    )
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_ids_without_a_token_are_barred(name):
+    tokenizer, _, vocab = vocabulary(name)
+    assert all(vocab.engine.is_special_token(len(tokenizer) + index) for index in range(3))
+
+
+@pytest.mark.parametrize("name", ["bytes", "pieces", "v3"])
+def test_any_bytes_can_be_spelled(name):
+    _, _, vocab = vocabulary(name)
+    data = bytes(range(255)) + "日本".encode()
+    assert vocab.engine.decode_bytes(vocab.spelled(data)) == data
+    assert min(vocab.spelled(data)) >= vocab.size
+
+
+@pytest.mark.parametrize("make", [looking_back, phrases, wordpiece, lambda: unigram(split=True)])
+def test_tokenizers_that_the_engine_can_not_read_are_asked_themselves(make):
+    tokenizer = make()
+    codec = Codec(tokenizer)
+    vocab = Vocabulary(tokenizer, codec, size=len(tokenizer))
+    opening = codec.encode_prompt("a")[0]
+    for index in range(len(tokenizer)):
+        data = vocab.engine.decode_bytes([index])
+        if not vocab.engine.is_special_token(index):
+            assert data.decode() == codec.decode(opening, [index])
+    known = [index for index in range(len(tokenizer)) if not vocab.engine.is_special_token(index)]
+    assert len(known) > len(tokenizer) // 4
+
+
+def test_bytes_are_a_vocabulary_of_their_own():
+    engine = byte_vocabulary()
+    assert [engine.decode_bytes([value]) for value in range(255)] == [bytes([value]) for value in range(255)]
+
+
+def test_the_engine_is_made_once_and_not_before_it_is_needed():
+    tokenizer = tiny.byte_level()
+    vocab = Vocabulary(tokenizer, Codec(tokenizer), size=len(tokenizer))
+    assert vocab._engine is None
+    assert vocab.engine is vocab.engine
