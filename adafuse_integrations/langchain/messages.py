@@ -56,6 +56,22 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     return turns
 
 
+def check_text(messages: Sequence[BaseMessage]) -> None:
+    """Refuse messages that LangChain would not write out whole as one text: it leaves out all blocks but text.
+
+    Thoughts of the assistant are no loss, and its calls are written out.
+
+    Raises:
+        PromptError: A block is no text.
+    """
+    for message in messages:
+        spare = (*_THOUGHTS, *_CALLS, _INVALID) if isinstance(message, AIMessage) else ()
+        for block in _blocks(message.content):
+            kind = block.get("type")
+            if kind not in ("text", *spare):
+                raise _unreadable(kind, message.type)
+
+
 def _turns(message: BaseMessage) -> Iterator[dict[str, Any]]:
     """One turn; before it, one for each tool result among its blocks."""
     role, blocks = _role(message), _blocks(message.content)
@@ -107,7 +123,11 @@ def _said(block: Block, role: str) -> str:
         return str(block["text"])
     if kind == "text-plain" and isinstance(block.get("text"), str):
         return "\n".join(block[part] for part in ("title", "context", "text") if block.get(part))
-    raise PromptError(
+    raise _unreadable(kind, role)
+
+
+def _unreadable(kind: Any, role: str) -> PromptError:
+    return PromptError(
         f"got a content block of type {kind!r} in a message of role {role!r}, expected text",
         hint="members read text only",
     )
