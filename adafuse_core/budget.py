@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from adafuse_core.chat.grammar import Guide
-from adafuse_core.errors import ConfigError, MemberError
+from adafuse_core.errors import ConfigError, ContextOverflowError, MemberError
 from adafuse_core.members.base import Prefix
 from adafuse_core.rounds import Candidate, Round, Span
 
@@ -24,24 +24,16 @@ class Budget:
         tokens: Longest answer; None for no bound but the members' context windows.
 
     Raises:
-        ConfigError: The shortest answer that the grammar allows is longer, or none was found.
+        ConfigError: The shortest answer that the grammar allows is longer than the budget, or none was found.
+        ContextOverflowError: A member's context window has no room for it.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], tokens: int | None, guide: Guide | None) -> None:
         self._prefixes = prefixes
         self._reference = prefixes[0]
         self._tokens = tokens
-        if guide is not None and guide.closing is None:
-            raise ConfigError(
-                "no answer was found that the grammar allows, so an end in time can't be promised",
-                hint="ask for less: long strings and lists that must be filled make the search long",
-            )
-        if guide is not None and not self._holds(Span(text=""), guide.closing or "", slack=0):
-            raise ConfigError(
-                f"max_new_tokens={tokens} and the members' context windows have no room for the shortest answer that "
-                f"the grammar allows, such as {guide.closing!r}",
-                hint="raise max_new_tokens, shorten the prompt, or ask for less",
-            )
+        if guide is not None:
+            self._check_room(guide)
 
     def fit(self, played: Round, guide: Guide | None) -> tuple[Round, bool]:
         """The round with what may be committed of it, and whether the budget ends there."""
@@ -59,6 +51,27 @@ class Budget:
         if guide is None or guide.may_end or not guide.closing:
             return None
         return unanimous(Span(text=guide.closing))
+
+    def _check_room(self, guide: Guide) -> None:
+        """Refuse what could never come to a valid end."""
+        if guide.closing is None:
+            raise ConfigError(
+                "no answer was found that the grammar allows, so an end in time can't be promised",
+                hint="ask for less: long strings and lists that must be filled make the search long",
+            )
+        shortest = f"the shortest answer that the grammar allows, such as {guide.closing!r}"
+        for prefix in self._prefixes:
+            if not prefix.fits(Span(text=""), guide.closing):
+                raise ContextOverflowError(
+                    f"after a prompt of {prefix.prompt_tokens} tokens the context window has no room for {shortest}",
+                    member=prefix.name,
+                    hint="shorten the prompt, ask for less, or leave this member out",
+                )
+        if self._tokens is not None and self._reference.cost(Span(text=""), guide.closing) > self._tokens:
+            raise ConfigError(
+                f"max_new_tokens={self._tokens} has no room for {shortest}",
+                hint="raise max_new_tokens, or ask for less",
+            )
 
     def _fit_guided(self, played: Round, guide: Guide) -> tuple[Round, bool]:
         span = played.span

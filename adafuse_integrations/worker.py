@@ -30,7 +30,9 @@ class Worker:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    async def iterate(self, start: Callable[[threading.Event], Iterator[Item]]) -> AsyncGenerator[Item]:
+    async def iterate(
+        self, start: Callable[[threading.Event], Iterator[Item]], cancel: threading.Event | None = None
+    ) -> AsyncGenerator[Item]:
         """Items of a blocking iterator, in order, as they come; its errors too.
 
         Closing or cancelling sets the event, upon which the iterator is to raise within a step; the
@@ -39,10 +41,11 @@ class Worker:
         Args:
             start: Makes the iterator, given the event. Called and consumed on one thread, in a copy
                 of the caller's context.
+            cancel: The event, for callers that want to set it themselves.
         """
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[Any] = asyncio.Queue()
-        cancel = threading.Event()
+        cancel = cancel or threading.Event()
 
         def send(item: Any, error: BaseException | None = None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens

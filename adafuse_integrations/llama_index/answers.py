@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -32,7 +33,7 @@ class Chunk:
         thinking: What was thought before it so far.
         thinking_delta: What is new in that.
         calls: The tool calls so far; the last may be unfinished.
-        raw: JSON values. Of the last chunk: usage, finish reason and the whole trace; before: the round just played.
+        raw: JSON values. Of the last chunk: usage, finish reason and all rounds; before: the round just played.
     """
 
     text: str
@@ -65,30 +66,27 @@ class Chunk:
         return {"thinking_delta": self.thinking_delta} if self.thinking_delta else {}
 
 
-def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None]) -> Iterator[Chunk]:
+def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None], *, trace: bool) -> Iterator[Chunk]:
     """The answer chunk by chunk; the last one, with the usage, comes even if there is no text.
 
     Args:
         events: Of one generation.
         on_round: Called with number and content of each round before its text is yielded.
+        trace: Whether `raw` tells of the rounds.
     """
     answer = _Answer()
+    numbers = count()
     rounds: list[dict[str, Any]] = []
     for event in events:
         if isinstance(event, RoundDone):
-            on_round(len(rounds), event.round)
-            rounds.append(dataclasses.asdict(event.round))
+            on_round(next(numbers), event.round)
+            rounds += [dataclasses.asdict(event.round)] if trace else []
             if answer.has_news:
-                yield answer.chunk({"round": rounds[-1]})
+                yield answer.chunk({"round": rounds[-1]} if trace else {})
         elif isinstance(event, Finished):
-            yield answer.chunk({**_outcome(event), "rounds": rounds})
+            yield answer.chunk(_outcome(event) | ({"rounds": rounds} if trace else {}))
         else:
             answer.take(event)
-
-
-def is_last(response: CompletionResponse | ChatResponse) -> bool:
-    """Whether a response ends its answer."""
-    return isinstance(response.raw, dict) and "finish_reason" in response.raw
 
 
 @dataclass

@@ -64,10 +64,22 @@ class Call:
 
 
 def shown(tool: BaseTool) -> dict[str, Any]:
-    """A tool as members are told of it. Its name stays as it is, so that the call finds it."""
+    """A tool as members are told of it. Its name stays as it is, so that the call finds it.
+
+    Raises:
+        ConfigError: Its arguments are a class that contains itself.
+    """
     data = tool.metadata
-    function = {"name": data.get_name(), "description": data.description, "parameters": data.get_parameters_dict()}
-    return {"type": "function", "function": function}
+    parameters = data.get_parameters_dict()
+    if "$defs" in parameters and "type" not in parameters:
+        raise ConfigError(
+            f"the arguments of tool {data.get_name()!r} are a class that contains itself; LlamaIndex can't show it",
+            hint="make it a field of another class, or have objects written as text: pydantic_program_mode='llm'",
+        )
+    return {
+        "type": "function",
+        "function": {"name": data.get_name(), "description": data.description, "parameters": parameters},
+    }
 
 
 def choice(given: Any, *, required: bool) -> str:

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import logging
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -35,7 +36,7 @@ from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
 from adafuse_core.ensemble import Ensemble, default_config
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.llama_index.answers import Chunk
-from adafuse_integrations.llama_index.prompts import ask_messages, ask_text, writes_messages
+from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
 from adafuse_integrations.llama_index.runs import OnWord, Response, Runs, Start, checked_listeners
 from adafuse_integrations.llama_index.tool_calling import ToolCalling
 
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _STRUCTURE = ("strategy", "tau", "max_words", "branches", "max_word_tokens", "member", "speculation")
 _GENERATION = ("max_new_tokens", "temperature", "stop", "seed")
-_OF_THE_STREAM = ("tools", "tool_choice", "parallel_tool_calls", "grammar")  # options of a call beside those
+_OF_CHATS = ("tools", "tool_choice", "parallel_tool_calls")  # options of a call beside those
 _TEMPLATE_TOKENS = 64  # what a chat template writes around a question and its context
 _LEAST_ROOM = 600  # tokens for context and question below which LlamaIndex's refine mode gives up
 
@@ -69,7 +70,8 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
 
     **Responses.** `raw` of the last (or only) response holds `usage` in tokens of the first member,
     `usage_by_member`, `finish_reason` ("stop", "length" or "tool_calls"), the `stop` string that was hit and
-    `rounds`, the whole trace; that of earlier chunks holds their `round`. All of it is JSON.
+    `rounds`, the whole trace; that of earlier chunks holds their `round`. All of it is JSON. With `trace=False`
+    there are no rounds in it.
 
     **Words.** `on_word` callables get an `EnsembleWord` for each round, in every endpoint, before its text is
     returned: on the caller's thread, or for the async endpoints on a worker thread. What they raise ends the
@@ -97,6 +99,7 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
             if the template of every member shows them. Agents and routers take their ways in plain text otherwise.
         grammar: What every answer must obey, such as `react_grammar(tools)`.
         on_word: A callable or several; see above. Not part of `to_dict()`.
+        trace: Whether `raw` tells of the rounds. False keeps memories and logs small; `on_word` hears of them anyway.
 
     Raises:
         ValidationError: An option is unknown or out of range. A field that is set to such a value later raises
@@ -128,6 +131,7 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
     on_word: Annotated[OnWord | Sequence[OnWord] | None, WithJsonSchema({"type": "string"})] = Field(
         default=None, description="Called with each word.", exclude=True
     )
+    trace: bool = Field(default=True, description="Whether `raw` tells of the rounds.")
 
     _given: Ensemble | None = PrivateAttr(default=None)  # by from_ensemble
     _built: Ensemble | None = PrivateAttr(default=None)  # from the fields
@@ -259,16 +263,17 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
     # What they share, in the order in which it happens.
 
     def _completion(self, prompt: str, formatted: bool, options: dict[str, Any]) -> Start[CompletionResponse]:
+        if of_chats := options.keys() & set(_OF_CHATS):
+            raise ConfigError(f"got {sorted(of_chats)} for a completion, which holds no calls", hint="use chat()")
         ask = ask_text(self, prompt, formatted=formatted, chat=self.is_chat_model)
-        return self._runs.prepare(
-            self.ensemble, ask, self._options(options), checked_listeners(self.on_word), Chunk.as_completion
-        )
+        return self._start(ask, options, Chunk.as_completion)
 
     def _turn(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> Start[ChatResponse]:
-        ask = ask_messages(self, messages, chat=self.is_chat_model)
-        return self._runs.prepare(
-            self.ensemble, ask, self._options(options), checked_listeners(self.on_word), Chunk.as_chat
-        )
+        return self._start(ask_messages(self, messages, chat=self.is_chat_model), options, Chunk.as_chat)
+
+    def _start(self, ask: Ask, options: dict[str, Any], form: Callable[[Chunk], Response]) -> Start[Response]:
+        listeners = checked_listeners(self.on_word)
+        return self._runs.prepare(self.ensemble, ask, self._options(options), listeners, form, trace=self.trace)
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields, overridden by a call's options, as `Ensemble.stream` takes them."""
@@ -277,7 +282,7 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
             if "max_new_tokens" in given:
                 raise ConfigError("max_tokens and max_new_tokens are both given", hint="they mean the same; give one")
             given["max_new_tokens"] = given.pop("max_tokens")
-        of_the_stream = {name: given.pop(name) for name in _OF_THE_STREAM if name in given}
+        of_the_stream = {name: given.pop(name) for name in (*_OF_CHATS, "grammar") if name in given}
         return {**vars(self._config().generation.updated(given)), "grammar": self.grammar, **of_the_stream}
 
     def _config(self) -> EnsembleConfig:
@@ -353,9 +358,11 @@ def _generator(items: Iterator[Any]) -> Generator[Any, None, None]:
 
 
 def _last(responses: Iterator[Response]) -> Response:
-    *_, response = responses
+    (response,) = deque(responses, maxlen=1)
     return response
 
 
 async def _alast(responses: AsyncGenerator[Response, None]) -> Response:
-    return [response async for response in responses][-1]
+    async for response in responses:  # noqa: B007 - the last one is wanted
+        pass
+    return response

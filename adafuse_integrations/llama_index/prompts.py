@@ -9,7 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
 from adafuse_core.ensemble import Ensemble
-from adafuse_core.errors import TemplateError
+from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.request import PromptLike
 from adafuse_integrations.llama_index.messages import to_messages
 
@@ -24,7 +24,12 @@ def ask_text(llm: LLM, prompt: str, *, formatted: bool, chat: bool) -> Ask:
         prompt: The text.
         formatted: Whether it is a whole prompt already.
         chat: Whether members take messages; then it is one user turn.
+
+    Raises:
+        PromptError: It is no text.
     """
+    if not isinstance(prompt, str):
+        raise PromptError(f"got {prompt!r} as a prompt, expected text", hint="conversations go to chat()")
     if formatted:
         return lambda _: prompt
     if llm.completion_to_prompt not in (None, default_completion_to_prompt):

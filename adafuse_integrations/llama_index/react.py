@@ -16,6 +16,7 @@ from llama_index.core.tools.types import BaseTool
 
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
+from adafuse_integrations.llama_index.calls import shown
 
 _THOUGHT = 200  # characters; a thought must end while there is still budget for the rest of the step
 
@@ -42,7 +43,7 @@ def react_grammar(tools: Sequence[BaseTool], *, choice: str = "auto") -> Grammar
     rules = [_action(tool.metadata.get_name(), part) for part, tool in actions.items()]
     rules += ['"Answer: " TEXT'] if choice in ("auto", "none") else []
     lark = f'start: "Thought: " LINE "\\n" ({" | ".join(rules)})\nLINE: /[^\\n]{{1,{_THOUGHT}}}/\nTEXT: /(?s:.+)/\n'
-    schemas = {part: tool.metadata.get_parameters_dict() for part, tool in actions.items()}
+    schemas = {part: shown(tool)["function"]["parameters"] for part, tool in actions.items()}
     parts = [(part, Grammar.json_schema(schema, lenient=True)) for part, schema in schemas.items()]
     return Grammar(lark, parts=tuple(parts))
 

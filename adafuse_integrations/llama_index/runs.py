@@ -13,9 +13,9 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.span import active_span_id
 
 from adafuse_core.ensemble import Ensemble
-from adafuse_core.errors import CancelledError, ConfigError
+from adafuse_core.errors import ConfigError
 from adafuse_core.rounds import Round
-from adafuse_integrations.llama_index.answers import Chunk, chunks, is_last
+from adafuse_integrations.llama_index.answers import Chunk, chunks
 from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
 from adafuse_integrations.llama_index.prompts import Ask
 from adafuse_integrations.worker import Worker
@@ -49,6 +49,8 @@ class Runs:
         options: dict[str, Any],
         listeners: Sequence[OnWord],
         form: Callable[[Chunk], Response],
+        *,
+        trace: bool,
     ) -> Start[Response]:
         """A generation that begins lazily, on whichever thread consumes it.
 
@@ -58,6 +60,7 @@ class Runs:
             options: Of `Ensemble.stream`.
             listeners: Called with each word.
             form: Makes responses.
+            trace: Whether they tell of the rounds.
         """
         span_id = active_span_id.get()  # of this call; on another thread it would be lost
 
@@ -72,7 +75,7 @@ class Runs:
             try:
                 events = ensemble.stream(ask(ensemble), cancel=cancel, **options)
                 with contextlib.closing(events):
-                    for chunk in chunks(events, announce):
+                    for chunk in chunks(events, announce, trace=trace):
                         yield form(chunk)
             finally:
                 self._cancels.discard(cancel)
@@ -81,13 +84,14 @@ class Runs:
 
     async def on_worker(self, start: Start[Response]) -> AsyncGenerator[Response, None]:
         """The responses of a generation that runs on a worker thread."""
-        ended = False
-        async with contextlib.aclosing(self._worker.iterate(start)) as responses:
-            async for response in responses:
-                ended = is_last(response)
-                yield response
-        if not ended:  # the worker stops in silence when its event is set by `cancel()`
-            raise CancelledError("the generation was cancelled")
+        cancel = threading.Event()
+        self._cancels.add(cancel)  # what waits for a thread can be stopped too
+        try:
+            async with contextlib.aclosing(self._worker.iterate(start, cancel)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._cancels.discard(cancel)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Runs, ()

@@ -6,6 +6,7 @@ forced calls and JSON obey their schema.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,22 +139,21 @@ class ToolCalling(FunctionCallingLLM, ABC):
         ran = await acall_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
         return act.result(selected, ran)
 
-    # Objects. Their programs forget to require the call in streams, and know no grammar.
+    # Objects. Their programs forget to require the call in streams, know no grammar, and change the prompt they get.
 
     def structured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """An object of a class, filled in by the LLM; its JSON always obeys the class's schema."""
-        return super().structured_predict(
-            output_cls, prompt, self._object_options(output_cls, llm_kwargs), **prompt_args
-        )
+        options = self._object_options(output_cls, llm_kwargs)
+        return super().structured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
 
     async def astructured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """As `structured_predict`."""
         options = self._object_options(output_cls, llm_kwargs)
-        return await super().astructured_predict(output_cls, prompt, options, **prompt_args)
+        return await super().astructured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
 
     def _structured_stream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
@@ -169,7 +169,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
 
     def _object_program(self, output_cls: type[BaseModel], prompt: Any) -> BasePydanticProgram[Any]:
         options = {"tool_choice": "any"} if self._objects_are_calls else {}
-        return get_program_for_llm(output_cls, prompt, self, self.pydantic_program_mode, **options)
+        return get_program_for_llm(output_cls, copy.copy(prompt), self, self.pydantic_program_mode, **options)
 
     def _object_options(self, output_cls: type[BaseModel], given: Mapping[str, Any] | None) -> dict[str, Any]:
         """A copy of a caller's options, with the grammar of a text that is to be read as an object."""

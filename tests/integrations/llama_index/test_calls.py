@@ -31,6 +31,13 @@ class City(BaseModel):
     people: int
 
 
+class Section(BaseModel):
+    """A section and those below it."""
+
+    title: str
+    sections: list[Section] = []
+
+
 @pytest.fixture(scope="module")
 def small():
     """The two small models, which know these three tools."""
@@ -98,6 +105,24 @@ class TestWhatIsAsked:
         assert len(member.prompts) == 1
         with pytest.raises(ConfigError, match="tools"):
             llm.chat_with_tools([], user_msg="How are you?", tool_required=True)
+
+    @pytest.mark.parametrize("endpoint", ["complete", "stream_complete", "acomplete", "astream_complete"])
+    @pytest.mark.parametrize("option", ["tools", "tool_choice", "parallel_tool_calls"])
+    async def test_a_completion_takes_no_tools_because_it_holds_no_calls(self, endpoint, option):
+        llm, member = scripted(WEATHER)
+        with pytest.raises(ConfigError, match=f"{option}.*completion"):
+            await respond(llm, endpoint, **{option: offered(llm)[option]})
+        assert member.prompts == []
+
+    @pytest.mark.parametrize("flag", [True, False])
+    async def test_a_class_that_contains_itself_is_refused_where_it_can_not_be_shown(self, flag):
+        llm, member = scripted(llm={"is_function_calling_model": flag})
+        tools = [get_function_tool(Section)]
+        with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
+            llm.predict_and_call(tools, "Write.")
+        with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
+            await llm.apredict_and_call(tools, "Write.")
+        assert member.prompts == []
 
     def test_tools_need_messages(self):
         llm, _ = scripted("Fine.", chat=False, llm={"is_chat_model": False})
@@ -261,6 +286,15 @@ class TestObjects:
             assert parts[-1] == City(**CITY)
             assert "New" in [part.name for part in parts if part.people is None]
 
+    async def test_37_the_prompt_of_the_caller_is_not_changed(self, ways):
+        llm, prompt = self.llm(ways), PromptTemplate("Describe {city}.")
+        llm.structured_predict(City, prompt, city="Paris")
+        await llm.astructured_predict(City, prompt, city="Paris")
+        list(llm.stream_structured_predict(City, prompt, city="Paris"))
+        [each async for each in await llm.astream_structured_predict(City, prompt, city="Paris")]
+        assert prompt.output_parser is None
+        assert prompt.format(city="Paris") == "Describe Paris."
+
     def test_37_options_of_the_caller_are_not_changed(self, ways):
         options = {"max_new_tokens": 50, "tool_choice": "any", "tool_required": True}
         if not ways.get("is_function_calling_model"):
@@ -269,6 +303,13 @@ class TestObjects:
         self.llm(ways).structured_predict(City, PROMPT, llm_kwargs=options, city="Paris")
         list(self.llm(ways).stream_structured_predict(City, PROMPT, llm_kwargs=options, city="Paris"))
         assert options == before
+
+
+def test_36_a_class_that_contains_itself_is_filled_in_as_text():
+    written = {"title": "All", "sections": [{"title": "First", "sections": []}]}
+    llm, _ = scripted(json.dumps(written), llm={"pydantic_program_mode": "llm"})
+    made = llm.structured_predict(Section, PROMPT, city="Paris")
+    assert (made.title, made.sections[0].title) == ("All", "First")
 
 
 class Sky(BaseModel):

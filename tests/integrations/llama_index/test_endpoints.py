@@ -130,6 +130,17 @@ async def test_09_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoin
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_09_without_trace_no_raw_tells_of_rounds_but_listeners_hear_of_them(endpoint):
+    words = []
+    llm, _ = scripted("one two three", llm={"trace": False, "on_word": words.append})
+    *earlier, last = await respond(llm, endpoint)
+    assert [response.raw for response in earlier] == [{}] * len(earlier)
+    assert set(last.raw) == {"usage", "usage_by_member", "finish_reason", "stop"}
+    assert [word.text for word in words] == ["one", " two", " three"]
+    assert [word.round for word in words] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_08_the_last_response_has_usage(endpoint):
     llm, _ = scripted("one two three")
     *earlier, last = await respond(llm, endpoint, "Which city is it?")

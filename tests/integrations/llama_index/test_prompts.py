@@ -36,6 +36,13 @@ def said(prompt):
 
 @pytest.mark.parametrize("endpoint", COMPLETIONS)
 class TestCompletions:
+    @pytest.mark.parametrize("formatted", [True, False])
+    async def test_what_is_no_text_is_refused(self, endpoint, formatted):
+        llm, member = scripted("yes")
+        with pytest.raises(PromptError, match="got 3 as a prompt, expected text"):
+            await respond(llm, endpoint, 3, formatted=formatted)
+        assert member.prompts == []
+
     async def test_13_a_prompt_is_one_user_turn(self, endpoint):
         llm, member = scripted("yes")
         await respond(llm, endpoint, "Which?")

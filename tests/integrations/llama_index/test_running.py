@@ -121,6 +121,21 @@ async def test_24_cancel_reaches_async_consumers_as_an_error(endpoint):
     assert await more_words(member) <= 1
 
 
+@pytest.mark.parametrize("endpoint", ["achat", "astream_complete"])
+async def test_24_cancel_reaches_what_still_waits_for_a_thread(endpoint):
+    llm, member = scripted(LONG, delay=0.005)
+    tasks = [asyncio.create_task(respond(llm, endpoint)) for _ in range(9)]
+    while member.drafts < 8:
+        await asyncio.sleep(0.005)
+    before, opened = member.drafts, len(member.prompts)
+    assert opened < 9
+    llm.cancel()
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert {type(end) for end in ends} == {CancelledError}
+    assert member.drafts - before <= opened
+    assert not llm._runs
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_24_a_callback_may_cancel(endpoint):
     llm, member = scripted(LONG)
