@@ -202,7 +202,9 @@ def event_loop(side: Side) -> Seen:
     llm = side.make()
     llm.complete(QUESTION)
     with slowed(side.module(llm)):
-        longest = min(asyncio.run(held_up(llm)) for _ in range(3))
+        longest = asyncio.run(held_up(llm))
+        for _ in range(2):  # other processes hold it up too, but not each time
+            longest = longest if longest < 0.05 else min(longest, asyncio.run(held_up(llm)))
     return Seen(f"{longest * 1000:.0f}", longest < 0.05)
 
 
@@ -241,7 +243,8 @@ def laziness(side: Side) -> Seen:
         stream = llm.stream_complete(ENDLESS, formatted=True)
         time.sleep(0.5)
         begun = count[0]
-        join(stream)
+        if begun:
+            join(stream)
     return Seen(str(begun), begun == 0)
 
 

@@ -95,7 +95,7 @@ class OracleTokens:
 
     def start(self, prompt, tools=None, grammar=None):
         self.grammar = grammar
-        self.given = {}
+        self.given, self.own = {}, {}
         chat = not isinstance(prompt, str)
         self.prompt = prompt
         if chat:

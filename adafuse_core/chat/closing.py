@@ -20,7 +20,8 @@ _PATIENCE = 4  # visits to a place of the same choices after which another one i
 _LONGEST = 10_000  # bytes straight ahead
 _MANY = 20  # bytes that lead to the same choice: any text may stand here, so that literals are worth a try
 _CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
-_OPENERS = b"\\[{(<-+"  # after all others
+_OPENERS = b"[{(<-+"  # after others
+_ESCAPE = b"\\"  # after all others
 
 
 def shortest_end(matcher: Any, literals: Sequence[bytes] = ()) -> bytes | None:
@@ -127,13 +128,14 @@ def _lead(matcher: Any, step: bytes, groups: dict[tuple[bool, bytes], list[bytes
         groups.setdefault((further.is_accepting(), further.compute_bitmask()), []).append(step)
 
 
-def _rank(to: tuple[bool, bytes], group: list[bytes], here: bytes) -> tuple[bool, bool, bool, int, bool, int]:
+def _rank(to: tuple[bool, bytes], group: list[bytes], here: bytes) -> tuple[bool | int, ...]:
     """Lower for what closes something. A delimiter leads elsewhere than other bytes do; a letter as all letters do."""
     ends, place = to
     alone = len(group) == 1 and len(group[0]) == 1
     closes = _CLOSERS.find(group[0]) if alone and group[0] in _CLOSERS else len(_CLOSERS)
     begins = alone and group[0].isalpha()  # a word, or an escape with four digits
-    return not ends, alone and group[0] in _OPENERS, place == here, closes, begins, len(group)
+    opens = alone and group[0] in _OPENERS
+    return not ends, group == [_ESCAPE], place == here, opens, closes, begins, len(group)
 
 
 def _allowed(matcher: Any) -> list[int]:

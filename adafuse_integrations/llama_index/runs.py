@@ -93,9 +93,6 @@ class Runs:
         finally:
             self._cancels.discard(cancel)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Runs, ()
-
 
 def checked_listeners(given: OnWord | Sequence[OnWord] | None) -> tuple[OnWord, ...]:
     """The `on_word` callables as a tuple.

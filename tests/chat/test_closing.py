@@ -128,9 +128,19 @@ def test_long_ways_are_found(name):
     assert len(value) == LONG[name].get("minLength", LONG[name].get("minItems", 200))
 
 
-@pytest.mark.parametrize("pattern", ["((the|quick|brown|fox) ){2,}END", "(?s:.*)END", "[a-z]{2000}", "(ab|ba){99}"])
-def test_a_way_is_found_fast(pattern):
-    guide = Grammar.regex(pattern).guide()
+FAST = {
+    "loop": Grammar.regex("((the|quick|brown|fox) ){2,}END"),
+    "free text": Grammar.regex("(?s:.*)END"),
+    "counted": Grammar.regex("[a-z]{2000}"),
+    "counted loop": Grammar.regex("(ab|ba){99}"),
+    "thought": Grammar.json_schema(Order.model_json_schema()).after_thought(),
+    "keys": Grammar.json_schema({"properties": {str(key): {"type": "string"} for key in range(50)}}),
+}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_way_is_found_fast(name):
+    guide = FAST[name].guide()
     started = time.perf_counter()
     assert guide.closing is not None
     assert time.perf_counter() - started < 1  # milliseconds, if nothing else runs

@@ -53,7 +53,7 @@ def test_every_token_has_the_bytes_that_it_writes(name):
     assert not any(vocab.engine.is_special_token(index) for index in valid if expected[index])
 
 
-@pytest.mark.parametrize("name", set(TOKENIZERS) - {"decomposed"})
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if name != "decomposed"])
 def test_an_encoded_text_has_its_own_bytes_after_another(name):
     _, codec, vocab = vocabulary(name)
     before, section = codec.encode_prompt("a")

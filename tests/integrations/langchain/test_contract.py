@@ -699,6 +699,9 @@ async def test_24_an_overlong_prompt_is_a_context_overflow(kind, way):
     if kind is ChatAdaFuse:  # tools are part of it
         wordy = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"word" * 40: {}}}}}
         cases.append((narrow.bind(tools=[wordy]), "Hi", "'birch'.*40"))
+        cases.append(
+            (narrow.bind_tools([get_weather], tool_choice="any"), ASKED_OF_TOOLS, "window")
+        )  # no room for a call
     for llm, prompt, told in cases:
         for error in (langchain.ContextOverflowError, SharedOverflow, ValueError):
             with pytest.raises(error, match=told):

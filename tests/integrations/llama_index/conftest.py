@@ -155,6 +155,7 @@ class Heartbeat:
         return self
 
     async def __aexit__(self, *_):
+        await asyncio.sleep(0.002)  # a loop that was held up until now beats once more
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

@@ -85,12 +85,6 @@ class TestFunctionAgent:
         assert str(answer) == "One."
         assert [name for name, _, _ in results(events)] == ["get_weather"]
 
-    async def test_32_the_first_tool_can_be_chosen(self, streaming):
-        llm, _ = scripted(taking_turns(call("get_time", {"city": "Paris"}), "Late."))
-        agent = FunctionAgent(tools=TOOLS, llm=llm, streaming=streaming, initial_tool_choice="get_time")
-        answer, events = await run(agent, llm)
-        assert (str(answer), results(events)) == ("Late.", [("get_time", {"city": "Paris"}, "14:05")])
-
     async def test_32_agents_hand_over(self, streaming):
         handoff = call("handoff", {"to_agent": "weather", "reason": "It knows."})
         first, _ = scripted(handoff)
@@ -215,7 +209,8 @@ class TestPredictAndCall:
     @pytest.mark.parametrize("options", [{"tool_required": True}, {"tool_choice": "get_time"}])
     def test_38_a_step_in_plain_text_acts_where_it_must(self, options):
         llm = AdaFuseLLM(max_new_tokens=64, is_function_calling_model=False)
-        (ran,) = llm.predict_and_call(TOOLS, QUESTION, **options).sources
+        formatter = ReActChatFormatter(system_header="Use the tools.")
+        (ran,) = llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, **options).sources
         assert ran.tool_name == options.get("tool_choice", ran.tool_name)
 
     @pytest.mark.parametrize(
@@ -318,6 +313,12 @@ class TestSmallModels:
         assert "17 degrees" in str(answer)
         assert "84" in str(answer)
 
+    @pytest.mark.parametrize("streaming", [True, False])
+    async def test_32_the_first_tool_is_called_whatever_is_asked(self, llm, streaming):
+        agent = FunctionAgent(tools=TOOLS, llm=llm, streaming=streaming, initial_tool_choice="get_time")
+        _, events = await run(agent, llm, "What is the weather in Paris?")
+        assert results(events) == [("get_time", {"city": "Paris"}, "14:05")]
+
     async def test_32_a_workflow_answers(self, llm):
         workflow = AgentWorkflow.from_tools_or_functions(TOOLS, llm=llm)
         answer, _ = await run(workflow, llm, "What time is it in Oslo?")
@@ -344,6 +345,10 @@ class TestSmallModels:
     def test_38_a_router_is_right(self, llm, question, chosen):
         choices = [tool.metadata for tool in TOOLS]
         assert choices[ToolCallSelector(llm).select(choices, question).ind].name == chosen
+
+    async def test_38_a_router_chooses_even_if_nothing_fits(self, llm):
+        choices, selector = [tool.metadata for tool in TOOLS], ToolCallSelector(llm)
+        assert selector.select(choices, "Hello!").ind == (await selector.aselect(choices, "Hello!")).ind
 
 
 async def test_a_chat_engine_and_an_agent_share_one_llm():

@@ -183,12 +183,14 @@ class TestWhatComesBack:
 def test_34_arguments_are_read_at_every_character():
     whole = {"city": 'Par"is\\ é😀', "n": -12.5e3, "deep": [{"a": None}, True, ""]}
     text = json.dumps(whole)
-    known = Call(id="1", name="tool")
+    known, cities = Call(id="1", name="tool"), []
     for character in text:
         known = known.extended(character)
         assert isinstance(known.arguments, dict)
         assert set(known.arguments) <= set(whole)
-        assert whole["city"].startswith(known.arguments.get("city", ""))
+        cities.append(known.arguments.get("city", ""))
+    assert all(whole["city"].startswith(city) for city in cities)
+    assert {"Par", 'Par"is', whole["city"]} <= set(cities)
     assert known.arguments == whole
 
 

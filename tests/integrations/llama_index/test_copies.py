@@ -53,6 +53,15 @@ def test_39_pickles_are_small_and_load_no_second_model(llm):
     assert registry.loaded() == before
 
 
+def test_39_pickling_takes_nothing_from_the_llm_and_only_callbacks_are_left_out(llm, caplog):
+    words = []
+    llm.on_word = lambda word: words.append(word)
+    assert pickle.loads(pickle.dumps(llm)).on_word is None
+    assert [record.message for record in caplog.records] == ["Removing unpickleable attribute on_word"]
+    llm.complete("The quick")
+    assert words
+
+
 @pytest.mark.parametrize(
     "make",
     [copy.copy, copy.deepcopy, lambda llm: llm.model_copy(), lambda llm: llm.model_copy(deep=True)],
@@ -71,12 +80,11 @@ def test_39_copies_share_models_and_callbacks(llm, make):
 def test_39_ingestion_workers_load_models_of_their_own():
     llm = AdaFuseLLM(max_new_tokens=8)
     pipeline = IngestionPipeline(transformations=[SummaryExtractor(llm=llm, summaries=["self"])], disable_cache=True)
-    nodes = [TextNode(text="Karsten Bridge was designed by Ida Marlow."), TextNode(text="Orsa Works makes lamps.")]
-    alone = pipeline.run(nodes=copy.deepcopy(nodes), show_progress=False)
-    together = pipeline.run(nodes=copy.deepcopy(nodes), num_workers=2, show_progress=False)
-    told = [node.metadata["section_summary"] for node in alone]
-    assert all(told)
-    assert [node.metadata["section_summary"] for node in together] == told
+    node = TextNode(text="Karsten Bridge was designed by Ida Marlow.")  # one, for one worker: each loads PyTorch anew
+    (here,) = pipeline.run(nodes=[copy.deepcopy(node)])
+    (there,) = pipeline.run(nodes=[copy.deepcopy(node)], num_workers=2)
+    assert here.metadata["section_summary"]
+    assert there.metadata == here.metadata
 
 
 def test_a_changed_copy_leaves_the_original_as_it_was(llm):
