@@ -1,9 +1,9 @@
-"""What keeps an application in LangChain up: fallbacks, a cache, deadlines, many questions at once, usage."""
+"""What keeps an application in LangChain up: fallbacks, a cache, deadlines, many questions at once, usage, traces."""
 
 import asyncio
 
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.exceptions import ContextOverflowError
 
 from adafuse_integrations.langchain import ChatAdaFuse
@@ -26,3 +26,13 @@ with get_usage_metadata_callback() as usage:
         print(answer.text)
     print(usage.usage_metadata)
     together.invoke(questions[0])  # from the cache: nothing is computed
+
+
+class Traces(BaseCallbackHandler):
+    """What LangSmith, or any other tracer, is told of a call."""
+
+    def on_chat_model_start(self, serialized, messages, *, metadata, **kwargs):
+        print({name: value for name, value in metadata.items() if name.startswith("ls_")})
+
+
+together.invoke("Hello!", {"callbacks": [Traces()]}, max_tokens=8)

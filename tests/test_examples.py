@@ -32,7 +32,11 @@ CASES = {
         ['get_weather{"city": "Paris"}', 'calculator{"expression": "12 * 7"}', "cloudy in Paris and 12 * 7 is 84."],
     ),
     "langchain_long_chat.py": ([], "", ["The capital of Peru is Lima.", "Hamlet", "[4 messages kept]"]),
-    "langchain_production.py": ([], "", ["The capital of Peru is Lima.", "yen", "input_tokens"]),
+    "langchain_production.py": (
+        [],
+        "",
+        ["The capital of Peru is Lima.", "yen", "input_tokens", "'ls_provider': 'adafuse'"],
+    ),
     "langchain_structured_output.py": (
         [],
         "",
