@@ -141,9 +141,9 @@ FAST = {
 @pytest.mark.parametrize("name", FAST)
 def test_a_way_is_found_fast(name):
     guide = FAST[name].guide()
-    started = time.perf_counter()
+    started = time.thread_time()  # whatever else runs
     assert guide.closing is not None
-    assert time.perf_counter() - started < 1  # milliseconds, if nothing else runs
+    assert time.thread_time() - started < 1  # milliseconds, really
 
 
 def test_none_is_told_where_none_is_found():

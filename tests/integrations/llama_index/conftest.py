@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import operator
 import time
@@ -39,13 +40,15 @@ REPLY = "Paris is the capital of France.\nGrüße, 日本 👩‍👩‍👧!"
 
 
 @pytest.fixture(autouse=True)
-def settings(monkeypatch):
+def settings(request, monkeypatch):
     """LlamaIndex keeps LLM, tokenizer, callbacks and handlers for the whole process."""
     for name in ("_llm", "_callback_manager", "_tokenizer", "_node_parser", "_prompt_helper"):
         monkeypatch.setattr(Settings, name, None, raising=False)
     monkeypatch.setattr(llama_index.core, "global_tokenizer", str.split)
     root = get_dispatcher()
     monkeypatch.setattr(root, "event_handlers", list(root.event_handlers))
+    if not inspect.iscoroutinefunction(request.function):
+        asyncio.set_event_loop(None)  # else its sync code makes an event loop of its own that nobody closes
 
 
 @pytest.fixture(scope="session")
