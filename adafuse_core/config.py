@@ -49,6 +49,8 @@ class MemberConfig:
             `local_files_only` are used for the tokenizer too.
         kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (not at all), or `"auto"` for the fastest
             of them that reproduces fresh passes of this model (`Ensemble.describe()` tells which and why).
+        cuda_graphs: Whether passes over a few tokens are recorded as CUDA graphs and replayed, which saves most of the
+            time between kernels. Default: on a GPU, where a trial at load shows that replays reproduce fresh passes.
         max_kv_tokens: Most tokens whose keys and values are kept, over all running requests; further requests wait.
             Default: what fits into half of the device's free memory at the time of loading.
     """
@@ -72,6 +74,7 @@ class MemberConfig:
     context_window: int | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     kv_store: str = "auto"
+    cuda_graphs: bool | None = None
     max_kv_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +91,8 @@ class MemberConfig:
         if self.tool_dialect is not None:
             _expect_choice("tool_dialect", self.tool_dialect, TOOL_DIALECTS)
         _expect_choice("kv_store", self.kv_store, KV_STORES)
+        graphs = self.cuda_graphs
+        _expect(graphs is None or isinstance(graphs, bool), "cuda_graphs", graphs, "True, False or None")
         for name in ("context_window", "max_kv_tokens"):
             if (value := getattr(self, name)) is not None:
                 expect_integer(name, value, at_least=1)

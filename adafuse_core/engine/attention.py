@@ -7,9 +7,10 @@ branch. Models call this through transformers' `AttentionInterface`; their code 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, Self
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -37,21 +38,15 @@ class Segment(Protocol):
 
 
 class TreePass(Cache):  # type: ignore[misc]
-    """One forward pass over segments. Models take it for their cache.
-
-    Args:
-        segments: In the order of the flat row.
-    """
+    """One forward pass over trees. Models take it for their cache."""
 
     is_compileable = False
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self) -> None:
         self.layers: list[Any] = []
-        self._segments = segments
-        self._lengths = [segment.length for segment in segments]
         self._layer = -1  # the last one that stored its keys, so the one that attends next
 
-    def __enter__(self) -> TreePass:
+    def __enter__(self) -> Self:
         self._token = _current.set(self)
         return self
 
@@ -67,9 +62,7 @@ class TreePass(Cache):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store a layer's new keys and values, `[1, kv_heads, tokens, dim]`."""
         self._layer = layer_idx
-        new = zip(*(torch.split(states, self._lengths, 2) for states in (key_states, value_states)), strict=True)
-        for segment, (keys, values) in zip(self._segments, new, strict=True):
-            segment.write(layer_idx, keys, values)
+        self._store(layer_idx, key_states, value_states)
         return key_states, value_states
 
     def attend(
@@ -81,11 +74,44 @@ class TreePass(Cache):  # type: ignore[misc]
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
-        parts = [
-            _attend(segment, self._layer, own, scaling, window, softcap, sinks)
-            for segment, own in zip(self._segments, torch.split(query, self._lengths, 2), strict=True)
-        ]
+        raise NotImplementedError
+
+    def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        raise NotImplementedError
+
+
+class SegmentPass(TreePass):
+    """A pass over as many tokens of as many sequences as there are, each beside its own keys.
+
+    Args:
+        segments: In the order of the flat row.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        super().__init__()
+        self._segments = segments
+        self._lengths = [segment.length for segment in segments]
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
+        parts = []
+        for segment, own in zip(self._segments, torch.split(query, self._lengths, 2), strict=True):
+            keys, values = segment.read(self._layer)
+            bias = partial(segment.bias, window, query)
+            parts.append(attend(own, keys, values, bias, scaling, softcap, sinks))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2)
+
+    def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        new = zip(*(torch.split(states, self._lengths, 2) for states in (keys, values)), strict=True)
+        for segment, (own_keys, own_values) in zip(self._segments, new, strict=True):
+            segment.write(layer, own_keys, own_values)
 
 
 def tree_attention(
@@ -111,32 +137,42 @@ def tree_attention(
 AttentionInterface.register(NAME, tree_attention)
 
 
-def _attend(
-    segment: Segment,
-    layer: int,
+def attend(
     query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bias: Callable[[int], torch.Tensor],
     scaling: float | None,
-    window: int | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """`[1, heads, tokens, dim]` to the same. Keys and values are not copied."""
-    keys, values = segment.read(layer)
-    _, heads, tokens, dim = query.shape
+    """Attention of rows of tokens, each row to its own keys and values, which are not copied.
+
+    Args:
+        query: `[rows, heads, tokens, dim]`.
+        keys: `[rows, kv_heads, slots, dim]`.
+        values: The same.
+        bias: Called with a number of repeats; `[..., repeats * tokens, slots]`, 0 where a token sees a slot, else -inf.
+        scaling: Of the scores; None for the usual one.
+        softcap: Of the scores, as in Gemma 2.
+        sinks: `[heads]`, as in gpt-oss.
+
+    Returns:
+        `[rows, heads, tokens, dim]`.
+    """
+    rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]
     if softcap is not None or sinks is not None:
-        grouped = query.reshape(-1, group, tokens, dim)
-        seen = _plain(grouped, keys[0], values[0], segment.bias(window, query, 1), scaling, softcap, sinks)
-    elif tokens <= _FEW or group == 1:
-        merged = query.reshape(1, -1, group * tokens, dim)
-        bias = segment.bias(window, query, group)
-        seen = scaled_dot_product_attention(merged, keys, values, attn_mask=bias, scale=scaling)
+        grouped = query.reshape(rows, -1, group, tokens, dim)
+        seen = _plain(grouped, keys, values, bias(1), scaling, softcap, sinks)
+    elif tokens <= _FEW or group == 1 or rows > 1:
+        merged = query.reshape(rows, -1, group * tokens, dim)
+        seen = scaled_dot_product_attention(merged, keys, values, attn_mask=bias(group), scale=scaling)
     else:
         keys, values = (part[0, :, None].expand(-1, group, -1, -1) for part in (keys, values))
         grouped = query.reshape(-1, group, tokens, dim)
-        bias = segment.bias(window, query, 1)
-        seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=scaling)
-    return seen.reshape(1, heads, tokens, -1)
+        seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=bias(1), scale=scaling)
+    return seen.reshape(rows, heads, tokens, -1)
 
 
 def _plain(
@@ -148,15 +184,18 @@ def _plain(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """With soft-capped scores (Gemma 2) or attention sinks (gpt-oss); half precision takes softmax in float32."""
-    kv_heads, group, tokens, _ = query.shape
-    scores = query @ keys[:, None].transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    """With soft-capped scores or attention sinks, for `[rows, kv_heads, group, tokens, dim]`.
+
+    Half precision takes the softmax in float32.
+    """
+    rows, kv_heads, group, tokens, dim = query.shape
+    scores = query @ keys[:, :, None].transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + bias
+    scores = scores + (bias if bias.dim() == 2 else bias[:, :, None])
     if sinks is not None:
-        sink = sinks.reshape(kv_heads, group, 1, 1).expand(-1, -1, tokens, 1).to(scores.dtype)
+        sink = sinks.reshape(kv_heads, group, 1, 1).expand(rows, -1, -1, tokens, 1).to(scores.dtype)
         scores = torch.cat([scores, sink], dim=-1)
     exact = torch.promote_types(query.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)
-    return weights[..., : keys.shape[1]] @ values[:, None]
+    return weights[..., : keys.shape[2]] @ values[:, :, None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,12 +77,24 @@ class Model:
         logits = self._call([tokens], rows, **options)[0]
         return logits if self._keeps else logits[rows]
 
+    def flat(self, tokens: torch.Tensor, positions: torch.Tensor, tree: Any) -> torch.Tensor:
+        """As `read`, for tensors `[1, tokens]`, with all logits; to be called inside of `passing`."""
+        outputs = self.module(input_ids=tokens, position_ids=positions, past_key_values=tree, use_cache=True)
+        logits: torch.Tensor = outputs.logits[0]
+        return logits
+
+    @contextmanager
+    def passing(self, tokens: int) -> Iterator[None]:
+        """Around a pass over so many tokens: nobody else uses the model meanwhile."""
+        with self._lock, torch.inference_mode():
+            self.forwards += 1
+            self.tokens += tokens
+            yield
+
     def _call(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> torch.Tensor:
         if self._keeps:
             options["logits_to_keep"] = keep
-        with self._lock, torch.inference_mode():
-            self.forwards += 1
-            self.tokens += len(rows) * len(rows[0])
+        with self.passing(len(rows) * len(rows[0])):
             logits: torch.Tensor = self.module(input_ids=self._ids(rows), **options).logits
             return logits
 

@@ -12,8 +12,11 @@ from adafuse_core.config import KV_STORES
 from adafuse_core.engine.attention import NAME
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
+from adafuse_core.engine.graphs import recorder
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
+from adafuse_core.engine.slots import Pool
+from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import Ask, Store
 from adafuse_core.engine.tree import TreeStore
 from adafuse_core.text.tokens import Ids
@@ -33,23 +36,45 @@ class Choice:
     store: Store
     problems: tuple[str, ...] = ()
     wanted: bool = False
+    recorded: bool = False  # whether small passes are CUDA graphs
 
     def __str__(self) -> str:
         why = "as configured" if self.wanted else "; ".join(self.problems) or "it reproduces fresh passes"
-        return f"{self.store.kind} ({why})"
+        return f"{self.store.kind}{' with CUDA graphs' if self.recorded else ''} ({why})"
 
 
-def choose_store(model: Model, wanted: str = "auto", *, own_attention: bool = False, chunk: int = CHUNK) -> Choice:
+class Unfit(ValueError):
+    """A setting does not work with a model.
+
+    Args:
+        setting: Its name and value.
+        problem: Why.
+    """
+
+    def __init__(self, setting: str, problem: str) -> None:
+        super().__init__(f"{setting}: {problem}")
+        self.setting, self.problem = setting, problem
+
+
+def choose_store(
+    model: Model,
+    wanted: str = "auto",
+    *,
+    graphs: bool | None = None,
+    own_attention: bool = False,
+    chunk: int = CHUNK,
+) -> Choice:
     """The fastest KV memory that reproduces the logits of fresh forward passes on this model.
 
     Args:
         model: The loaded model.
         wanted: One of `KV_STORES`.
+        graphs: Whether small passes are CUDA graphs; None: where that works.
         own_attention: Whether the user chose the model's attention implementation, which a tree would replace.
         chunk: Most tokens of a prompt that one pass reads.
 
     Raises:
-        ValueError: The memory that is wanted does not work with this model.
+        Unfit: The memory that is wanted does not work with this model, or CUDA graphs do not.
     """
     problems: list[str] = []
     for kind in KV_STORES[1:] if wanted == "auto" else [wanted]:
@@ -60,9 +85,11 @@ def choose_store(model: Model, wanted: str = "auto", *, own_attention: bool = Fa
         else:
             problem = None
         if problem is None:
-            return Choice(_store(model, kind, chunk), tuple(problems), wanted != "auto")
+            steps = _steps(model, kind, problems, graphs)
+            store = _store(model, kind, chunk, steps)
+            return Choice(store, tuple(problems), wanted != "auto", recorded=steps is not None)
         problems.append(f"no {kind}: {problem}")
-    raise ValueError(problems[0])
+    raise Unfit(f"kv_store={wanted!r}", problems[0])
 
 
 def is_finite(model: Model) -> bool:
@@ -78,8 +105,14 @@ def is_causal(model: Model) -> bool:
     return _agree(first, second, _TOLERANCE.get(first.dtype, _HALF_TOLERANCE))
 
 
-def tree_problem(model: Model, *, own_attention: bool = False) -> str | None:
-    """Why token trees can't be used with this model; None if they reproduce fresh forward passes."""
+def tree_problem(model: Model, *, own_attention: bool = False, steps: Steps | None = None) -> str | None:
+    """Why token trees can't be used with this model; None if they reproduce fresh forward passes.
+
+    Args:
+        model: The loaded model.
+        own_attention: Whether the user chose its attention implementation.
+        steps: Run small passes so; they are recorded and replayed.
+    """
     config = model.module.config.get_text_config()
     if own_attention:
         return "attn_implementation was given"
@@ -97,9 +130,13 @@ def tree_problem(model: Model, *, own_attention: bool = False) -> str | None:
     fresh = _Fresh(model, length)
     try:
         model.module.set_attn_implementation(NAME)
-        store = TreeStore(model, chunk=max(_LENGTH // 3, length // 2))
+        store = TreeStore(model, chunk=max(_LENGTH // 3, length // 2), steps=steps)
         problem = fresh.problem(store)
         layers = store.layers_held(fresh.memo)
+        if steps is not None and problem is None:  # the second pass of a shape is a recorded one
+            problem = fresh.problem(store)
+            if steps.problem is not None:
+                raise steps.problem
         return problem or (None if layers == config.num_hidden_layers else f"only {layers} layers keep keys")
     except Exception as error:  # whatever a model does with a cache that it does not know
         return f"{type(error).__name__}: {error}"
@@ -136,10 +173,33 @@ def tokens_in_free_memory(model: Model) -> int | None:
     return int(free // 2 // (size / _LENGTH)) if size else None
 
 
-def _store(model: Model, kind: str, chunk: int) -> Store:
+def _steps(model: Model, kind: str, problems: list[str], graphs: bool | None) -> Steps | None:
+    """Recorded passes, where they are wanted and reproduce fresh ones; else adds why not to the problems."""
+    if graphs is False or (graphs is None and (kind != "tree" or model.device.type != "cuda")):
+        return None
+    steps = _recorded_steps(model, kind, problems)
+    if isinstance(steps, Steps):
+        return steps
+    if graphs:
+        raise Unfit("cuda_graphs=True", steps)
+    problems.append(f"no CUDA graphs: {steps}")
+    return None
+
+
+def _recorded_steps(model: Model, kind: str, problems: list[str]) -> Steps | str:
+    if kind != "tree":
+        return f"they need a token tree; {'; '.join(problems) or f'kv_store={kind!r} has none'}"
+    record = recorder(model)
+    if isinstance(record, str):
+        return record
+    steps = Steps(model, Pool(model.device), record)
+    return tree_problem(model, steps=steps) or steps
+
+
+def _store(model: Model, kind: str, chunk: int, steps: Steps | None) -> Store:
     if kind == "tree":
         model.module.set_attn_implementation(NAME)
-        return TreeStore(model, chunk=chunk)
+        return TreeStore(model, chunk=chunk, steps=steps)
     return ForkStore(model, chunk=chunk) if kind == "fork" else PrefillStore(model)
 
 
@@ -157,10 +217,10 @@ class _Fresh:
         self.rounds += [[self.committed + other[:1]], [self.committed + rest[3:], self.committed + rest[4:]]]
         self._tolerance = _TOLERANCE.get(model.module.dtype, _HALF_TOLERANCE)
         self.expected = {context: self._logprobs(model, context) for round_ in self.rounds for context in round_}
-        self.memo = Memo(self.start)
 
     def problem(self, store: Store) -> str | None:
         """What is wrong with the store's answers."""
+        self.memo = Memo(self.start)
         for number, contexts in enumerate(self.rounds):
             ask = Ask(self.memo, contexts)
             while not ask.known():

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import choose_store, is_causal, is_finite, tokens_in_free_memory
+from adafuse_core.engine.selftest import Unfit, choose_store, is_causal, is_finite, tokens_in_free_memory
 from adafuse_core.errors import (
     ModelLoadError,
     NonFiniteLogitsError,
@@ -94,11 +94,10 @@ def _backend(config: MemberConfig, model: Model) -> LocalBackend:
     limit = config.max_kv_tokens or tokens_in_free_memory(model)
     own_attention = config.attn_implementation is not None or "attn_implementation" in config.model_kwargs
     try:
-        choice = choose_store(model, config.kv_store, own_attention=own_attention)
-    except ValueError as error:
+        choice = choose_store(model, config.kv_store, graphs=config.cuda_graphs, own_attention=own_attention)
+    except Unfit as error:
         raise UnsupportedModelError(
-            f"kv_store={config.kv_store!r} does not work with {config.model!r}: {error}",
-            hint="leave kv_store at 'auto'",
+            f"{error.setting} does not work with {config.model!r}: {error.problem}", hint="leave it at its default"
         ) from error
     return LocalBackend(model, choice, name=config.label, max_kv_tokens=limit)
 

@@ -1,0 +1,253 @@
+"""Where keys and values lie: one slot per token of a sequence, in tensors of its own or in a pool of all sequences."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import weakref
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from adafuse_core.engine.store import SPARE_TOKENS
+
+BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, one takes what nobody wants
+_FIRST_PLACES = 4096
+
+Address = slice | torch.Tensor
+
+
+class Memory(Protocol):
+    """Keys and values of one sequence, by slot."""
+
+    def grow(self, capacity: int) -> None:
+        """Have room for so many slots."""
+
+    def address(self, slots: Sequence[int]) -> Address:
+        """What `write` and `read` take for these slots; found once per pass, used once per layer."""
+
+    def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
+
+    def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
+
+    def layers(self) -> int:
+        """Number of layers that stored keys."""
+
+    def drop(self) -> None:
+        """Give all up after a failed pass, which may have left numbers that are none."""
+
+
+class Slots:
+    """The slots of one sequence, used in any order; freed ones are used again.
+
+    Args:
+        capacity: Slots to begin with.
+        memory: What they stand for.
+    """
+
+    def __init__(self, capacity: int, memory: Memory) -> None:
+        self.capacity = capacity
+        self.memory = memory
+        self.used = 0  # slots from here on were never written
+        self.trunk_read = 0  # tokens of the trunk that are read; they lie in the first slots, in order
+        self.bias = np.full(capacity, -np.inf, np.float32)  # 0 for slots of the trunk and of committed nodes
+        self.positions = np.zeros(capacity, np.int64)
+        self._free: list[int] = []
+        memory.grow(capacity)
+
+    def take(self) -> int:
+        """A slot for one token."""
+        if self._free:
+            return heapq.heappop(self._free)
+        self.extend(1)
+        return self.used - 1
+
+    def extend(self, count: int) -> None:
+        """Use so many slots more, behind the others."""
+        self.used += count
+        if self.used > self.capacity:
+            self.capacity = max(self.used, self.capacity + max(SPARE_TOKENS, self.capacity // 8))
+            more = self.capacity - len(self.bias)
+            self.bias = np.concatenate([self.bias, np.full(more, -np.inf, np.float32)])
+            self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
+            self.memory.grow(self.capacity)
+
+    def free(self, slot: int) -> None:
+        """Give a slot back."""
+        heapq.heappush(self._free, slot)
+
+
+class OwnMemory:
+    """Tensors of one sequence alone, on whatever device each layer runs."""
+
+    def __init__(self) -> None:
+        self._capacity = 0
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
+
+    def grow(self, capacity: int) -> None:
+        """Have room for so many slots, in each layer from its next write on."""
+        self._capacity = capacity
+
+    def address(self, slots: Sequence[int]) -> Address:
+        """A slice where the slots are neighbours, so that reading copies nothing."""
+        if slots and slots[-1] - slots[0] == len(slots) - 1 and all(b > a for a, b in pairwise(slots)):
+            return slice(slots[0], slots[-1] + 1)
+        return torch.tensor(slots, dtype=torch.long)
+
+    def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
+        held = self._layers.get(layer)
+        if held is None or held[0].shape[2] < self._capacity:
+            held = self._layers[layer] = (
+                self._enlarged(held and held[0], keys),
+                self._enlarged(held and held[1], values),
+            )
+        for store, new in zip(held, (keys, values), strict=True):
+            if isinstance(address, slice):
+                store[:, :, address] = new
+            else:
+                store.index_copy_(2, address.to(new.device), new)
+
+    def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
+        keys, values = self._layers[layer]
+        return keys[:, :, address], values[:, :, address]
+
+    def layers(self) -> int:
+        """Number of layers that stored keys."""
+        return len(self._layers)
+
+    def drop(self) -> None:
+        """Let go of all."""
+        self._layers.clear()
+
+    def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+        new = like.new_zeros(1, like.shape[1], self._capacity, like.shape[3])
+        if old is not None:
+            new[:, :, : old.shape[2]] = old
+        return new
+
+
+class Pool:
+    """Keys and values of all sequences of a model, at addresses that stay: what recorded passes need.
+
+    Args:
+        device: The one that all layers run on.
+
+    Attributes:
+        moved: How often its tensors were made anew, larger.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.moved = 0
+        self._size = _FIRST_PLACES
+        self._free = list(range(_FIRST_PLACES - 1, WASTE, -1))
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [places, kv_heads, dim]
+        self._lock = threading.Lock()  # sequences are forgotten by any thread
+
+    def rent(self) -> RentedMemory:
+        """Memory for one sequence; its places come back when it is forgotten."""
+        return RentedMemory(self)
+
+    def take(self, count: int) -> list[int]:
+        """So many places; the pool is doubled when there are not enough."""
+        with self._lock:
+            while len(self._free) < count:
+                self._free[:0] = range(2 * self._size - 1, self._size - 1, -1)
+                self._size *= 2
+            return [self._free.pop() for _ in range(count)]
+
+    def give_back(self, places: list[int]) -> None:
+        """Make places free."""
+        with self._lock:
+            self._free += reversed(places)
+
+    def fit(self) -> None:
+        """Make the tensors as large as the places that were given out, where they are not."""
+        for layer, (keys, values) in self._layers.items():
+            if len(keys) < self._size:
+                self._layers[layer] = self._enlarged(keys, keys), self._enlarged(values, values)
+                self.moved += 1
+
+    def write(self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store what a layer computed, `[1, kv_heads, places, dim]`."""
+        new = [states[0].transpose(0, 1) for states in (keys, values)]  # [places, kv_heads, dim]
+        if layer not in self._layers:
+            self._layers[layer] = self._enlarged(None, new[0]), self._enlarged(None, new[1])
+        for store, states in zip(self._layers[layer], new, strict=True):
+            store.index_copy_(0, places, states)
+
+    def read(self, layer: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of keys and values at `[rows, slots]` places: `[rows, kv_heads, slots, dim]`."""
+        keys, values = (
+            store.index_select(0, places.flatten()).view(*places.shape, *store.shape[1:]).transpose(1, 2)
+            for store in self._layers[layer]
+        )
+        return keys, values
+
+    def layers(self) -> int:
+        """Number of layers that stored keys."""
+        return len(self._layers)
+
+    def wipe(self, places: torch.Tensor) -> None:
+        """Write zeros."""
+        for stores in self._layers.values():
+            for store in stores:
+                store.index_fill_(0, places, 0)
+
+    def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+        new = like.new_zeros(self._size, *like.shape[1:])
+        if old is not None:
+            new[: len(old)] = old
+        return new
+
+
+class RentedMemory:
+    """One sequence's places in a pool.
+
+    Attributes:
+        places: Of each slot, `[capacity]`.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._taken: list[int] = []
+        self.places = np.array(self._taken, np.int64)
+        weakref.finalize(self, pool.give_back, self._taken)
+
+    def grow(self, capacity: int) -> None:
+        """Have room for so many slots."""
+        self._taken += self._pool.take(capacity - len(self._taken))
+        self.places = np.array(self._taken, np.int64)
+
+    def address(self, slots: Sequence[int]) -> Address:
+        """Places of slots, on the pool's device."""
+        self._pool.fit()
+        return torch.from_numpy(self.places[np.array(slots)]).to(self._pool.device)
+
+    def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
+        assert isinstance(address, torch.Tensor)
+        self._pool.write(layer, address, keys, values)
+
+    def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
+        assert isinstance(address, torch.Tensor)
+        return self._pool.read(layer, address[None])
+
+    def layers(self) -> int:
+        """Number of layers that stored keys."""
+        return self._pool.layers()
+
+    def drop(self) -> None:
+        """Write zeros, and give the places back."""
+        with torch.inference_mode():
+            self._pool.wipe(torch.from_numpy(self.places).to(self._pool.device))
+        self._pool.give_back(self._taken)
+        self._taken.clear()

@@ -1,0 +1,253 @@
+"""Passes in fixed shapes give what passes of any shape give, recorded or not, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import random
+
+import pytest
+import torch
+
+from adafuse_core.engine import graphs, selftest
+from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.selftest import Unfit, choose_store
+from adafuse_core.engine.slots import BLANK, Pool
+from adafuse_core.engine.steps import Steps
+from adafuse_core.engine.store import Ask
+from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, fresh, read, some_contexts
+from tests.recording import traced
+
+TREES = [family for family, (_, kind) in FAMILIES.items() if kind == "tree"]
+
+
+@pytest.fixture(autouse=True)
+def recording(monkeypatch):
+    """Every model is one whose passes can be recorded."""
+    monkeypatch.setattr(selftest, "recorder", lambda _: traced)
+
+
+def recorded(family="llama", record=traced, monkeypatch=None):
+    """A model, its store, and the steps of that."""
+    model = build(family)
+    if monkeypatch is not None:
+        monkeypatch.setattr(selftest, "recorder", lambda _: record)
+    store = choose_store(model, graphs=True, chunk=16).store
+    return model, store, store._steps
+
+
+def calls(model):
+    """Counts how often Python runs the model."""
+    seen = []
+    model.module.register_forward_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def free(pool):
+    gc.collect()
+    return len(set(pool._free))
+
+
+@pytest.mark.parametrize("family", TREES)
+def test_recorded_passes_give_the_distributions_of_fresh_ones(family, record_property):
+    reference, count = build(family), 0
+    model, store, steps = recorded(family)
+    runs, before = calls(model), model.forwards
+    draw = random.Random(family)
+    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
+    for _ in range(8):
+        for memo in memos:
+            contexts = some_contexts(draw, memo.ids)
+            expected = torch.stack([fresh(reference, context) for context in contexts])
+            assert_close(read(store, memo, contexts), expected)
+            store.commit(memo, max(contexts, key=len))
+            count += len(contexts)
+    assert steps.problem is None
+    assert len(runs) < (model.forwards - before) * 0.75  # the others were replays
+    record_property("distributions equal to fresh passes", count)
+
+
+@pytest.mark.parametrize("family", TREES)
+def test_many_sequences_are_one_recorded_pass(family):
+    reference = build(family)
+    model, store, steps = recorded(family)
+    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25, 11, 30)]
+    while waiting := [ask for memo in memos if not (ask := Ask(memo, [memo.ids])).known()]:
+        store.read(waiting)
+    for turn in range(5):
+        before, runs = model.forwards, calls(model)
+        asks = [
+            Ask(memo, [(*memo.ids, turn + place), *([(*memo.ids, 90)] if place % 2 else [])])
+            for place, memo in enumerate(memos)
+        ]
+        store.read(asks)
+        assert model.forwards == before + 1
+        assert len(runs) == (0 if turn > 2 else len(runs))
+        for ask in asks:
+            for context in ask.contexts:
+                row = ask.memo.known(context)
+                assert_close(row.table[row.row], fresh(reference, context))
+            store.commit(ask.memo, ask.contexts[0])
+    assert steps.problem is None
+
+
+def test_shapes_are_few_and_the_oldest_go(monkeypatch):
+    monkeypatch.setattr("adafuse_core.engine.steps._KEPT", 2)
+    _, store, steps = recorded()
+    memo = Memo(PROMPT)
+    read(store, memo, [PROMPT])
+    for count in (1, 3, 9, 30, 2):
+        ends = [(*PROMPT, token) for token in range(count)]
+        assert_close(read(store, memo, ends), torch.stack([fresh(build("llama"), end) for end in ends]))
+        memo.restart()
+        assert len(steps._steps) <= 2
+
+
+def test_pass_too_large_for_a_step_is_read_as_it_is():
+    _, store, steps = recorded()
+    memo = Memo(PROMPT)
+    ends = [(*PROMPT, first, second) for first in range(9) for second in range(9)]
+    read(store, memo, [PROMPT])
+    before = dict(steps._steps)
+    assert_close(read(store, memo, ends), torch.stack([fresh(build("llama"), end) for end in ends]))
+    assert steps._steps == before
+    assert_close(read(store, memo, [(*PROMPT, 1, 1, 1)])[0], fresh(build("llama"), (*PROMPT, 1, 1, 1)))
+
+
+def test_pool_grows_and_what_was_recorded_before_is_not_used_after(monkeypatch):
+    monkeypatch.setattr("adafuse_core.engine.slots._FIRST_PLACES", 256)
+    _, store, steps = recorded()
+    reference = build("llama")
+    memos = [Memo(PROMPT[:30]) for _ in range(12)]  # 94 places each
+    context = memos[0].ids
+    for turn, memo in enumerate(memos):
+        read(store, memo, [memo.ids])
+        context = (*context, turn)
+        for _ in range(3):  # the first sequence goes on beside the new ones
+            assert_close(read(store, memos[0], [context])[0], fresh(reference, context))
+            memos[0].node(context).distribution = None
+        store.commit(memos[0], context)
+    assert steps.pool.moved
+    for memo in memos[1:]:
+        assert_close(read(store, memo, [(*memo.ids, 7)])[0], fresh(reference, (*memo.ids, 7)))
+
+
+def test_places_come_back_however_a_sequence_ends():
+    _, store, steps = recorded()
+    everything = free(steps.pool)
+    memos = [Memo(PROMPT) for _ in range(3)]
+    for memo in memos:
+        read(store, memo, [(*PROMPT, 1, 2), (*PROMPT, 3)])
+    assert free(steps.pool) < everything
+    memos[0].restart()
+    with pytest.raises(IndexError):
+        store.read([Ask(memos[1], [(*PROMPT, 10**6)])])
+    del memos[2], memo
+    assert free(steps.pool) == everything
+
+
+def test_numbers_that_are_none_do_not_outlive_a_failed_pass():
+    model, reference = build("llama"), build("llama")
+    head = model.module.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())  # no longer that of the embeddings
+    store = choose_store(model, graphs=True).store
+    pool, memo = store._steps.pool, Memo(PROMPT)
+    read(store, memo, [PROMPT])
+    embedding = model.module.get_input_embeddings().weight
+    with torch.no_grad():
+        kept = embedding[90].clone()
+        embedding[90] = float("nan")
+        for turn in range(7):
+            read(store, memo, [(*memo.ids, turn)])
+            store.commit(memo, (*memo.ids, turn))
+        with pytest.raises(FloatingPointError):
+            read(store, memo, [(*memo.ids, 90)])
+        embedding[90] = kept
+    for _ in range(3):
+        others = [Memo(PROMPT[:length]) for length in (40, 20)]
+        for other in others:
+            ends = [(*other.ids, 5), (*other.ids, 90, 8)]
+            assert_close(read(store, other, ends), torch.stack([fresh(reference, end) for end in ends]))
+    for keys, values in pool._layers.values():
+        assert not keys[BLANK].any()
+        assert not values[BLANK].any()
+
+
+def test_model_that_can_not_be_recorded_runs_as_it_is(monkeypatch, caplog):
+    def record(_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(selftest, "recorder", lambda _: record)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(Unfit, match="operation not permitted"):
+        choose_store(build("llama"), graphs=True)
+    _, store, steps = recorded(monkeypatch=monkeypatch)  # later trouble: a shape that can't be recorded
+    steps._record = record
+    memo = Memo(PROMPT)
+    reference = build("llama")
+    for turn in range(6):
+        ends = [(*memo.ids, token) for token in range(turn, turn + 20)]
+        assert_close(read(store, memo, ends), torch.stack([fresh(reference, end) for end in ends]))
+        store.commit(memo, ends[0])
+    assert "passes are no longer recorded" in caplog.text
+    assert isinstance(steps.problem, RuntimeError)
+
+
+def test_recording_that_replays_something_else_is_found(monkeypatch):
+    monkeypatch.setattr(selftest, "recorder", lambda _: lambda run: lambda: None)  # leaves the last logits as they are
+    with pytest.raises(Unfit, match="differ"):
+        choose_store(build("llama"), graphs=True)
+
+
+def test_graphs_are_refused_where_there_are_none(monkeypatch):
+    with pytest.raises(Unfit, match="need a token tree; no tree"):
+        choose_store(build("lfm2"), graphs=True)
+    with pytest.raises(Unfit, match="kv_store='fork' has none"):
+        choose_store(build("llama"), "fork", graphs=True)
+    monkeypatch.setattr(selftest, "recorder", graphs.recorder)
+    with pytest.raises(Unfit, match="the model runs on cpu"):
+        choose_store(build("llama"), graphs=True)
+    assert str(choose_store(build("llama"))) == "tree (it reproduces fresh passes)"
+
+
+def test_choice_tells_of_graphs():
+    assert str(choose_store(build("llama"), graphs=True)) == "tree with CUDA graphs (it reproduces fresh passes)"
+    assert str(choose_store(build("llama"), "tree", graphs=True)) == "tree with CUDA graphs (as configured)"
+
+
+@pytest.mark.parametrize("family", TREES)
+def test_what_is_recorded_reads_no_number_and_mixes_no_devices(family):
+    """The meta device stands for a GPU: it has no numbers to read, and refuses tensors of other devices."""
+    model = build(family)
+    choose_store(model, "tree")
+    model.module.bfloat16().to("meta")
+    device = torch.device("meta")
+    seen = []
+
+    def record(run):
+        run()
+        return lambda: seen.append(1)
+
+    steps = Steps(model, Pool(device), record)
+    sequence = _Sequence(steps.pool.rent())
+    for _ in range(3):
+        logits = steps.read([sequence, sequence])
+        assert logits.shape == (6, model.vocab_size)
+        assert logits.device == device
+    assert steps.problem is None
+    assert seen == [1, 1]
+
+
+class _Sequence:
+    def __init__(self, memory):
+        self.tokens, self.positions = [3, 4, 5], [0, 1, 2]
+        self._memory = memory
+        memory.grow(9)
+
+    def written(self):
+        return self._memory.places[:3]
+
+    def visible(self):
+        return self._memory.places[:3]
+
+    def sight(self, window):
+        return torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, float("-inf")).numpy()
