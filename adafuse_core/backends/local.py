@@ -12,7 +12,7 @@ from adafuse_core.backends.base import Abilities, Allowed, Step, Until
 from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
-from adafuse_core.engine.numbers import Distribution, gather
+from adafuse_core.engine.numbers import Distribution, gather, on_condition
 from adafuse_core.engine.selftest import Choice
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.engine.turns import Turns
@@ -122,20 +122,18 @@ class LocalSession:
         self, contexts: Sequence[Ids], continuations: Sequence[Ids], guesses: Sequence[Ids] = ()
     ) -> list[list[float]]:
         """Log-probability of each token of each continuation; see `Session.score`."""
-        places = [
-            context + ids[:length]
+        wants = [
+            (context + ids[:length], token)
             for context, ids in zip(contexts, continuations, strict=True)
-            for length in range(len(ids))
+            for length, token in enumerate(ids)
         ]
-        tokens = [token for ids in continuations for token in ids]
-        wanted = list(zip(places, tokens, strict=True))
-        known = {want: self._known_of(*want) for want in wanted}
         with self._batcher.call(self._memo):
-            while missing := [want for want, row in known.items() if row is None]:  # what gave way is read again
-                self._compute(dict.fromkeys(place for place, _ in missing), guesses, look_up=False)
-                known |= {want: self._known_of(*want) for want in missing}
-        rows = [row for want in wanted if (row := known[want]) is not None]
-        values = iter(gather(list(zip(rows, tokens, strict=True))))
+            known = self._known(wants)
+            while missing := [place for (place, _), row in zip(wants, known, strict=True) if row is None]:
+                self._compute(dict.fromkeys(missing), guesses, look_up=False)  # what gave way is read again
+                known = self._known(wants)
+        rows = [(row, token) for row, (_, token) in zip(known, wants, strict=True) if row is not None]
+        values = iter(gather(rows))
         return [[next(values) for _ in ids] for ids in continuations]
 
     def commit(self, context: Ids) -> None:
@@ -154,32 +152,36 @@ class LocalSession:
         self, row: int, written: list[Ids], steps: list[list[Step]], max_new: int, top: int, until: Until
     ) -> bool:
         """Continue a row as far as the memo goes; whether it wants more."""
-        while (known := self._known(written[row])) is not None:
+        while (known := self._known([(written[row], None)])[0]) is not None:
             steps[row].append(Step(*known.top(top)))
             if until(row, steps[row]) or len(steps[row]) >= max_new:
                 return False
             written[row] += (known.ids[0],)
         return True
 
-    def _known(self, context: Ids) -> Distribution | None:
-        """What is known of the token after a context, on condition that it is allowed."""
-        known = self._memo.known(context)
-        if known is None or self._allowed is None:
-            return known
-        if context not in self._conditioned:
-            allowed = self._allowed(context)
-            self._conditioned[context] = known if allowed is None else _given(known, allowed)
-        return self._conditioned[context]
-
-    def _known_of(self, context: Ids, token: int) -> Distribution | None:
-        """What is known of a token after a context.
+    def _known(self, wants: Sequence[tuple[Ids, int | None]]) -> list[Distribution | None]:
+        """What is known of the token after each context, on condition that it is allowed.
 
         A token of an allowed text may itself be barred: where a tokenizer changes texts, or the token ends answers.
-        Its plain probability counts then.
+        Its plain probability counts then. With None for a token, that does not matter.
         """
-        allowed = None if self._allowed is None else self._allowed(context)
-        barred = allowed is not None and not allowed[token >> 3] >> (token & 7) & 1
-        return self._memo.known(context) if barred else self._known(context)
+        plain = [self._memo.known(context) for context, _ in wants]
+        if self._allowed is None:
+            return plain
+        new: dict[Ids, tuple[Distribution, bytes]] = {}
+        conditioned = []
+        for (context, token), known in zip(wants, plain, strict=True):
+            allowed = None if known is None else self._allowed(context)
+            here = allowed is not None and (token is None or bool(allowed[token >> 3] >> (token & 7) & 1))
+            conditioned.append(here)
+            if here and known is not None and allowed is not None and context not in self._conditioned:
+                new[context] = known, allowed
+        if new:
+            self._conditioned |= zip(new, _on_condition(list(new.values())), strict=True)
+        return [
+            self._conditioned[context] if here else known
+            for (context, _), known, here in zip(wants, plain, conditioned, strict=True)
+        ]
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
         """Have contexts computed, and guesses with them."""
@@ -206,9 +208,9 @@ class LocalSession:
         return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
 
 
-def _given(known: Distribution, allowed: bytes) -> Distribution:
+def _on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
     try:
-        return known.given(allowed)
+        return on_condition(known)
     except ValueError as error:
         raise MemberError(
             "its vocabulary has no token for what the grammar asks for",

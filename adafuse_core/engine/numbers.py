@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,34 +36,37 @@ class Distribution:
         """So many of the likeliest tokens and their log-probabilities."""
         if count <= len(self.ids) or len(self.ids) < _AT_HAND:  # there are no more
             return self.ids[:count], self.logprobs[:count]
-        return _possible(*likeliest(self.table[self.row][None], count))
-
-    def given(self, allowed: bytes) -> Distribution:
-        """The distribution on condition that the next token is one of the allowed: theirs add up to one.
-
-        Args:
-            allowed: One bit for each token, lowest first.
-
-        Raises:
-            ValueError: No token of the table is allowed.
-        """
-        values = self.table[self.row]
-        flags = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: len(values)]
-        possible = int(flags.sum())
-        if not possible:
-            raise ValueError("no token is allowed")
-        barred = torch.ones(len(values), dtype=torch.bool)
-        barred[: len(flags)] = torch.from_numpy(flags == 0)
-        with torch.inference_mode():
-            table = torch.log_softmax(values.masked_fill(barred.to(values.device), -math.inf), dim=-1)[None]
-            ids, logprobs = likeliest(table, min(_AT_HAND, possible))
-        return Distribution(tuple(ids[0]), tuple(logprobs[0]), table, 0)
+        ids, logprobs = likeliest(self.table[self.row][None], count)
+        return _possible(ids[0], logprobs[0])
 
 
-def _possible(ids: list[list[int]], values: list[list[float]]) -> tuple[Ids, tuple[float, ...]]:
-    """The first row, without what has no probability."""
-    count = sum(value > -math.inf for value in values[0])
-    return tuple(ids[0][:count]), tuple(values[0][:count])
+def on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
+    """Distributions on condition that the next token is one of the allowed: theirs add up to one.
+
+    Args:
+        known: Each with its allowed tokens, one bit for each, lowest first. All on one device.
+
+    Raises:
+        ValueError: No token of a table is allowed.
+    """
+    tables = [distribution.table[distribution.row] for distribution, _ in known]
+    barred = np.ones((len(known), len(tables[0])), dtype=bool)
+    for row, (_, allowed) in enumerate(known):
+        flags = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: barred.shape[1]]
+        barred[row, : len(flags)] = flags == 0
+    if barred.all(axis=1).any():
+        raise ValueError("no token is allowed")
+    with torch.inference_mode():
+        values = torch.stack(tables)  # [rows, vocab]
+        table = torch.log_softmax(values.masked_fill(torch.from_numpy(barred).to(values.device), -math.inf), dim=-1)
+        ids, logprobs = likeliest(table, _AT_HAND)
+    return [Distribution(*_possible(ids[row], logprobs[row]), table, row) for row in range(len(known))]
+
+
+def _possible(ids: list[int], logprobs: list[float]) -> tuple[Ids, tuple[float, ...]]:
+    """Without what has no probability."""
+    count = sum(value > -math.inf for value in logprobs)
+    return tuple(ids[:count]), tuple(logprobs[:count])
 
 
 def distributions(logits: torch.Tensor) -> list[Distribution]:
@@ -73,9 +77,12 @@ def distributions(logits: torch.Tensor) -> list[Distribution]:
     """
     with torch.inference_mode():
         table = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        finite = torch.ones((), dtype=torch.bool, device=table.device)
         for start in range(0, len(table), _ROWS):  # a second table would be the largest tensor of a scoring pass
-            table[start : start + _ROWS] = logprobs(table[start : start + _ROWS])
-        ids, values = likeliest(table, _AT_HAND)
+            block = table[start : start + _ROWS]
+            finite &= torch.isfinite(block).all()
+            table[start : start + _ROWS] = torch.log_softmax(block, dim=-1)
+        ids, values = likeliest(table, _AT_HAND, valid=finite)
     return [Distribution(tuple(ids[row]), tuple(values[row]), table, row) for row in range(len(ids))]
 
 
@@ -94,32 +101,41 @@ def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
     return values
 
 
-def logprobs(logits: torch.Tensor) -> torch.Tensor:
-    """Natural log-probabilities over the last dimension; half precision is computed in float32.
-
-    Raises:
-        FloatingPointError: A logit is NaN or infinite.
-    """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    if not torch.isfinite(logits).all():
-        raise FloatingPointError("NaN or infinite logits")
-    return torch.log_softmax(logits, dim=-1)
-
-
-def likeliest(values: torch.Tensor, count: int) -> tuple[list[list[int]], list[list[float]]]:
+def likeliest(
+    values: torch.Tensor, count: int, *, valid: torch.Tensor | None = None
+) -> tuple[list[list[int]], list[list[float]]]:
     """The `count` highest of each row, highest first; equal ones go by the lower index.
 
     Args:
         values: `[rows, vocab]`.
+        count: How many.
+        valid: A single truth value, looked at in the same transfer from the device.
 
     Returns:
         Indices and values, `[rows][count]`.
+
+    Raises:
+        FloatingPointError: Not valid.
     """
     count = min(count, values.shape[-1])
     top, index = torch.topk(values, count, dim=-1)  # [rows, count]
-    ties = (top[:, 1:] == top[:, :-1]).any() or ((values >= top[:, -1:]).sum(dim=-1) > count).any()
-    if ties:  # topk leaves the order of equal values open
+    ties = (top[:, 1:] == top[:, :-1]).any() | ((values >= top[:, -1:]).sum(dim=-1) > count).any()
+    indices, highest, flags = _fetch(index, top, ties[None] if valid is None else torch.stack([ties, ~valid]))
+    if flags[1:].any():
+        raise FloatingPointError("NaN or infinite logits")
+    if flags[0]:  # topk leaves the order of equal values open
         top, index = torch.sort(values, dim=-1, descending=True, stable=True)
-        top, index = top[:, :count], index[:, :count]
-    return index.tolist(), top.tolist()
+        indices, highest = _fetch(index[:, :count], top[:, :count])
+    return indices.tolist(), highest.tolist()
+
+
+def _fetch(*tensors: torch.Tensor) -> list[Any]:
+    """Arrays of tensors on one device, in one transfer."""
+    parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    content = np.asarray(torch.cat(parts).cpu())
+    ends = np.cumsum([len(part) for part in parts])
+    arrays = []
+    for tensor, end, part in zip(tensors, ends, parts, strict=True):
+        kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        arrays.append(content[end - len(part) : end].copy().view(kind).reshape(tensor.shape))
+    return arrays
