@@ -37,6 +37,7 @@ class Abilities:
         device: Where the model's input goes.
         cache: How it remembers contexts, and why so, for people.
         max_kv_tokens: Most tokens it holds in memory, over all sequences; None if unbounded.
+        max_context: Most tokens of one context; None if unbounded.
     """
 
     vocab_size: int
@@ -44,6 +45,7 @@ class Abilities:
     device: str
     cache: str
     max_kv_tokens: int | None = None
+    max_context: int | None = None
 
 
 Until = Callable[[int, list[Step]], bool]

@@ -51,7 +51,7 @@ class LocalBackend:
     ) -> LocalSession:
         """A session that begins with a context; see `Backend.open`."""
         limit = self._batcher.max_kv_tokens
-        if limit is not None and len(context) + SPARE_TOKENS > limit:
+        if limit is not None and len(context) + SPARE_TOKENS >= limit:
             raise ContextOverflowError(
                 f"the prompt has {len(context)} tokens and needs {SPARE_TOKENS} more to work with; "
                 f"the KV memory holds {limit}",
@@ -69,12 +69,14 @@ class LocalBackend:
 
     def check(self) -> Abilities:
         """Limits and abilities."""
+        limit = self._batcher.max_kv_tokens
         return Abilities(
             vocab_size=self.model.vocab_size,
             dtype=str(self.model.module.dtype).removeprefix("torch."),
             device=str(self.model.device),
             cache=str(self._choice),
-            max_kv_tokens=self._batcher.max_kv_tokens,
+            max_kv_tokens=limit,
+            max_context=None if limit is None else max(0, limit - SPARE_TOKENS),
         )
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.store import SPARE_TOKENS, Ask, Store
+from adafuse_core.engine.store import Ask, Store
 from adafuse_core.engine.turns import Turns
 from adafuse_core.text.tokens import Ids
 
@@ -184,16 +184,16 @@ class Batcher:
         for place, ask in enumerate(asks):
             if refused and not held[ask.memo]:
                 continue  # nobody is let in before an older one
-            if self._make_room(ask.memo, held, [other.memo for other in asks[:place:-1]]):
+            if self._make_room(ask, held, [other.memo for other in asks[:place:-1]]):
                 admitted.append(ask)
             else:
                 refused = True
         return admitted
 
-    def _make_room(self, memo: Memo, held: dict[Memo, int], younger: list[Memo]) -> bool:
+    def _make_room(self, ask: Ask, held: dict[Memo, int], younger: list[Memo]) -> bool:
         """Whether a sequence finds room, after idle ones and then younger ones that wait too gave way."""
         assert self.max_kv_tokens is not None
-        need = max(held[memo], len(memo.ids) + SPARE_TOKENS)
+        memo, need = ask.memo, self.store.tokens_needed(ask)
         excess = sum(held.values()) - held[memo] + need - self.max_kv_tokens
         since = time.monotonic() - _IDLE_SECONDS
         idle = [other for other, used in self._last_used.items() if used < since and other not in self._in_call]

@@ -88,6 +88,11 @@ class ForkStore:
         nodes = {node for nodes in kept.newest for node in nodes} | ({kept.anchor} if kept.anchor else set())
         return kept.trunk_read + sum(node.depth for node in nodes if node.held is not None)
 
+    def tokens_needed(self, ask: Ask) -> int:
+        """How many that may be after the next read of an ask: every row of it is a state."""
+        rows = covering(ask.ends(), _path)
+        return self.tokens_held(ask.memo) + sum(path[-1].depth for path in rows)
+
     def _read(self, memo: Memo, ends: Sequence[Node]) -> None:
         if memo.held is None:
             memo.held = Snapshots(self._model.new_cache())

@@ -57,6 +57,10 @@ class PrefillStore:
         """None."""
         return 0
 
+    def tokens_needed(self, ask: Ask) -> int:
+        """None."""
+        return 0
+
 
 def _path(end: Node) -> list[Node]:
     """The nodes from the trunk down to a node."""

@@ -63,6 +63,7 @@ def choose_store(
     graphs: bool | None = None,
     own_attention: bool = False,
     chunk: int = CHUNK,
+    most: int | None = None,
 ) -> Choice:
     """The fastest KV memory that reproduces the logits of fresh forward passes on this model.
 
@@ -72,6 +73,7 @@ def choose_store(
         graphs: Whether small passes are CUDA graphs; None: where that works.
         own_attention: Whether the user chose the model's attention implementation, which a tree would replace.
         chunk: Most tokens of a prompt that one pass reads.
+        most: Tokens that the memory of one sequence is meant not to exceed.
 
     Raises:
         Unfit: The memory that is wanted does not work with this model, or CUDA graphs do not.
@@ -86,7 +88,7 @@ def choose_store(
             problem = None
         if problem is None:
             steps = _steps(model, kind, problems, graphs)
-            store = _store(model, kind, chunk, steps)
+            store = _store(model, kind, chunk, most, steps)
             return Choice(store, tuple(problems), wanted != "auto", recorded=steps is not None)
         problems.append(f"no {kind}: {problem}")
     raise Unfit(f"kv_store={wanted!r}", problems[0])
@@ -196,10 +198,10 @@ def _recorded_steps(model: Model, kind: str, problems: list[str]) -> Steps | str
     return tree_problem(model, steps=steps) or steps
 
 
-def _store(model: Model, kind: str, chunk: int, steps: Steps | None) -> Store:
+def _store(model: Model, kind: str, chunk: int, most: int | None, steps: Steps | None) -> Store:
     if kind == "tree":
         model.module.set_attn_implementation(NAME)
-        return TreeStore(model, chunk=chunk, steps=steps)
+        return TreeStore(model, chunk=chunk, most=most, steps=steps)
     return ForkStore(model, chunk=chunk) if kind == "fork" else PrefillStore(model)
 
 

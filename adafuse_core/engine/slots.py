@@ -42,16 +42,26 @@ class Memory(Protocol):
         """Give all up after a failed pass, which may have left numbers that are none."""
 
 
+def grown(capacity: int, used: int, most: int | None) -> int:
+    """A capacity for so many slots: the old one, or some more (up to a bound), lest it grow with every token."""
+    if used <= capacity:
+        return capacity
+    more = capacity + max(SPARE_TOKENS, capacity // 8)
+    return max(used, more if most is None else min(more, most))
+
+
 class Slots:
     """The slots of one sequence, used in any order; freed ones are used again.
 
     Args:
         capacity: Slots to begin with.
         memory: What they stand for.
+        most: No more room than this is taken before it is needed.
     """
 
-    def __init__(self, capacity: int, memory: Memory) -> None:
+    def __init__(self, capacity: int, memory: Memory, most: int | None = None) -> None:
         self.capacity = capacity
+        self._most = most
         self.memory = memory
         self.used = 0  # slots from here on were never written
         self.trunk_read = 0  # tokens of the trunk that are read; they lie in the first slots, in order
@@ -67,11 +77,15 @@ class Slots:
         self.extend(1)
         return self.used - 1
 
+    def capacity_for(self, count: int) -> int:
+        """The capacity that taking so many slots would lead to."""
+        return grown(self.capacity, self.used + max(0, count - len(self._free)), self._most)
+
     def extend(self, count: int) -> None:
         """Use so many slots more, behind the others."""
         self.used += count
         if self.used > self.capacity:
-            self.capacity = max(self.used, self.capacity + max(SPARE_TOKENS, self.capacity // 8))
+            self.capacity = grown(self.capacity, self.used, self._most)
             more = self.capacity - len(self.bias)
             self.bias = np.concatenate([self.bias, np.full(more, -np.inf, np.float32)])
             self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])

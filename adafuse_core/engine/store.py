@@ -63,3 +63,6 @@ class Store(Protocol):
 
     def tokens_held(self, memo: Memo) -> int:
         """Tokens for whose keys and values memory is taken."""
+
+    def tokens_needed(self, ask: Ask) -> int:
+        """How many that may be after the next read of an ask."""

@@ -16,7 +16,7 @@ from adafuse_core.engine.attention import SegmentPass
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, unread
 from adafuse_core.engine.numbers import distributions
-from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots
+from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown
 from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.text.tokens import Ids
@@ -116,14 +116,16 @@ class TreeStore:
     Args:
         model: One that `selftest.py` found to read trees as it reads plain text.
         chunk: Most tokens of prompts that one pass reads.
+        most: Tokens that the memory of one sequence is meant not to exceed.
         steps: Runs passes that are small enough for it; None if all shall be as large as what is asked.
     """
 
     kind = "tree"
 
-    def __init__(self, model: Model, *, chunk: int, steps: Steps | None = None) -> None:
+    def __init__(self, model: Model, *, chunk: int, most: int | None = None, steps: Steps | None = None) -> None:
         self._model = model
         self._chunk = chunk
+        self._most = most
         self._steps = steps
 
     def read(self, asks: Sequence[Ask]) -> None:
@@ -155,6 +157,14 @@ class TreeStore:
         """Tokens whose keys and values are in memory."""
         return 0 if memo.held is None else int(memo.held.capacity)
 
+    def tokens_needed(self, ask: Ask) -> int:
+        """How many that may be after the next read of an ask."""
+        new = sum(node.held is None for node in _nodes(ask.ends()))
+        slots: Slots | None = ask.memo.held
+        if slots is None:
+            return grown(_first_capacity(ask.memo), len(ask.memo.trunk) + new, self._most)
+        return slots.capacity_for(new)
+
     def layers_held(self, memo: Memo) -> int:
         """Number of layers that stored keys."""
         return 0 if memo.held is None else memo.held.memory.layers()
@@ -179,7 +189,7 @@ class TreeStore:
     def _slots(self, memo: Memo) -> Slots:
         if memo.held is None:
             memory = OwnMemory() if self._steps is None else self._steps.pool.rent()
-            memo.held = Slots(len(memo.ids) + SPARE_TOKENS, memory)
+            memo.held = Slots(_first_capacity(memo), memory, self._most)
         slots: Slots = memo.held
         return slots
 
@@ -206,6 +216,10 @@ class TreeStore:
         keep = [index for part in parts for index in range(part.stop - len(part.nodes), part.stop)]
         with SegmentPass(parts) as tree:
             return self._model.read(tokens, positions, tree, keep or [len(tokens) - 1])
+
+
+def _first_capacity(memo: Memo) -> int:
+    return len(memo.ids) + SPARE_TOKENS
 
 
 def _nodes(ends: Sequence[Node]) -> list[Node]:

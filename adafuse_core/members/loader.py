@@ -94,7 +94,9 @@ def _backend(config: MemberConfig, model: Model) -> LocalBackend:
     limit = config.max_kv_tokens or tokens_in_free_memory(model)
     own_attention = config.attn_implementation is not None or "attn_implementation" in config.model_kwargs
     try:
-        choice = choose_store(model, config.kv_store, graphs=config.cuda_graphs, own_attention=own_attention)
+        choice = choose_store(
+            model, config.kv_store, graphs=config.cuda_graphs, own_attention=own_attention, most=limit
+        )
     except Unfit as error:
         raise UnsupportedModelError(
             f"{error.setting} does not work with {config.model!r}: {error.problem}", hint="leave it at its default"

@@ -67,6 +67,8 @@ class ModelMember:
         self._vocab_size, self.place = abilities.vocab_size, abilities.device
         self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self._vocab_size)
         self._context_window = context_window
+        bounds = [bound for bound in (context_window, abilities.max_context) if bound is not None]
+        self.longest = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
         """The same member under another name, and with another weight."""
@@ -147,7 +149,7 @@ class ModelMember:
             masks = None
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
-            session = self.backend.open(ids, window=self._context_window, lookup=lookup, check=check, allowed=masks)
+            session = self.backend.open(ids, window=self.longest, lookup=lookup, check=check, allowed=masks)
         return ModelPrefix(self, session, encoded, max_word_tokens, masks)
 
     def describe(self) -> dict[str, Any]:
@@ -227,12 +229,12 @@ class ModelPrefix:
             return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
 
     def fits(self, span: Span, closing: str = "") -> bool:
-        """Whether the context window has room for the span, as it would be scored and as it would be committed."""
-        window = self._member.context_window
-        if window is None:
+        """Whether there is room for the span, as it would be scored and as it would be committed."""
+        longest = self._member.longest
+        if longest is None:
             return True
         context, ids = self._write(span.text)
-        return max(len(context) + len(ids) + span.ends, len(self._ids_closed(span, closing))) <= window
+        return max(len(context) + len(ids) + span.ends, len(self._ids_closed(span, closing))) <= longest
 
     def score(self, spans: Sequence[Span]) -> list[float]:
         """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own."""
@@ -387,18 +389,18 @@ class ModelPrefix:
 
     def _ahead(self, spans: Sequence[Span]) -> list[Ids]:
         """Contexts that end with spans which may be committed: the next round begins after one of them."""
-        window = self._member.context_window or math.inf
+        longest = math.inf if self._member.longest is None else self._member.longest
         contexts = [context + ids for context, ids in (self._write(span.text) for span in spans)]
-        return [context for context in contexts if len(context) <= window]
+        return [context for context in contexts if len(context) <= longest]
 
     def _room(self) -> int:
-        """Tokens that still fit into the context window."""
-        window = self._member.context_window
-        if window is None:
+        """Tokens that still fit in."""
+        longest = self._member.longest
+        if longest is None:
             return 1 << 30
-        if len(self._ids) >= window:
+        if len(self._ids) >= longest:
             raise WindowFull
-        return window - len(self._ids)
+        return longest - len(self._ids)
 
     def _blame(self, work: str) -> _Blame:
         return _Blame(self.name, work)
