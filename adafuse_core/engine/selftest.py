@@ -87,7 +87,7 @@ def choose_store(
         else:
             problem = None
         if problem is None:
-            steps = _steps(model, kind, problems, graphs)
+            steps = _steps(model, kind, problems, graphs, most)
             store = _store(model, kind, chunk, most, steps)
             return Choice(store, tuple(problems), wanted != "auto", recorded=steps is not None)
         problems.append(f"no {kind}: {problem}")
@@ -175,11 +175,11 @@ def tokens_in_free_memory(model: Model) -> int | None:
     return int(free // 2 // (size / _LENGTH)) if size else None
 
 
-def _steps(model: Model, kind: str, problems: list[str], graphs: bool | None) -> Steps | None:
+def _steps(model: Model, kind: str, problems: list[str], graphs: bool | None, most: int | None) -> Steps | None:
     """Recorded passes, where they are wanted and reproduce fresh ones; else adds why not to the problems."""
     if graphs is False or (graphs is None and (kind != "tree" or model.device.type != "cuda")):
         return None
-    steps = _recorded_steps(model, kind, problems)
+    steps = _recorded_steps(model, kind, problems, most)
     if isinstance(steps, Steps):
         return steps
     if graphs:
@@ -188,13 +188,13 @@ def _steps(model: Model, kind: str, problems: list[str], graphs: bool | None) ->
     return None
 
 
-def _recorded_steps(model: Model, kind: str, problems: list[str]) -> Steps | str:
+def _recorded_steps(model: Model, kind: str, problems: list[str], most: int | None) -> Steps | str:
     if kind != "tree":
         return f"they need a token tree; {'; '.join(problems) or f'kv_store={kind!r} has none'}"
     record = recorder(model)
     if isinstance(record, str):
         return record
-    steps = Steps(model, Pool(model.device), record)
+    steps = Steps(model, Pool(model.device, most), record)
     return tree_problem(model, steps=steps) or steps
 
 

@@ -152,16 +152,18 @@ class Pool:
 
     Args:
         device: The one that all layers run on.
+        most: Its size stays near this many places, if no more are asked for.
 
     Attributes:
         moved: How often its tensors were made anew, larger.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, most: int | None = None) -> None:
         self.device = device
         self.moved = 0
-        self._size = _FIRST_PLACES
-        self._free = list(range(_FIRST_PLACES - 1, WASTE, -1))
+        self._most = most
+        self._size = WASTE + 1
+        self._free: list[int] = []
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [places, kv_heads, dim]
         self._lock = threading.Lock()  # sequences are forgotten by any thread
 
@@ -170,11 +172,15 @@ class Pool:
         return RentedMemory(self)
 
     def take(self, count: int) -> list[int]:
-        """So many places; the pool is doubled when there are not enough."""
+        """So many places; when there are not enough, the pool becomes twice as large."""
         with self._lock:
-            while len(self._free) < count:
-                self._free[:0] = range(2 * self._size - 1, self._size - 1, -1)
-                self._size *= 2
+            if len(self._free) < count:
+                size = max(_FIRST_PLACES, 2 * self._size)
+                if self._most is not None:
+                    size = min(size, self._most + WASTE + 1)
+                size = max(size, self._size + count - len(self._free))
+                self._free[:0] = range(size - 1, self._size - 1, -1)
+                self._size = size
             return [self._free.pop() for _ in range(count)]
 
     def give_back(self, places: list[int]) -> None:

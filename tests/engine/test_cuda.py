@@ -1,0 +1,52 @@
+"""What only a GPU shows; skipped where there is none."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from adafuse_core import Ensemble, small_models
+from adafuse_core.engine.forward import Model
+from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.selftest import choose_store
+from tests.engine.test_steps import TREES, calls
+from tests.engine.test_stores import PROMPT, assert_close, build, fresh, read, some_contexts
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def on_gpu(family, dtype=torch.float32):
+    return Model(build(family, dtype).module.to("cuda"))
+
+
+@pytest.mark.parametrize("family", TREES)
+def test_graphs_give_the_distributions_of_fresh_passes(family):
+    reference, model = on_gpu(family), on_gpu(family)
+    choice = choose_store(model, chunk=16)
+    assert str(choice) == "tree with CUDA graphs (it reproduces fresh passes)"
+    runs, before = calls(model), model.forwards
+    draw = random.Random(family)
+    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
+    for _ in range(8):
+        for memo in memos:
+            contexts = some_contexts(draw, memo.ids)
+            expected = torch.stack([fresh(reference, context) for context in contexts])
+            assert_close(read(choice.store, memo, contexts), expected)
+            choice.store.commit(memo, max(contexts, key=len))
+    assert len(runs) < (model.forwards - before) * 0.75
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_answers_are_those_of_the_cpu(graphs):
+    questions = ["What is the capital of Peru?", "How do you say bread in French?", "Who are you?"]
+    names = [str(small_models.path(name)) for name in small_models.NAMES]
+    members = [{"model": name, "dtype": "float64", "device": "cpu"} for name in names]
+    with Ensemble.from_pretrained(*members) as ensemble:
+        expected = [answer.text for answer in ensemble.batch(questions)]
+    members = [{"model": name, "dtype": "float64", "device": "cuda", "cuda_graphs": graphs} for name in names]
+    with Ensemble.from_pretrained(*members) as ensemble:
+        assert [answer.text for answer in ensemble.batch(questions)] == expected
+        assert [ensemble.generate(question).text for question in questions] == expected
+        assert [member.backend.tokens_held() for member in ensemble.members] == [0, 0]
