@@ -28,6 +28,7 @@ MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "verify": ({"speculation": "verify"}, {}),
     "lookup": ({"speculation": "lookup"}, {}),
     "plain": ({"speculation": "off"}, {}),
+    "no graphs": ({"speculation": "auto"}, {"cuda_graphs": False}),
     "uncached": ({"speculation": "off"}, {"kv_store": "prefill"}),
 }
 

@@ -34,7 +34,7 @@ import torch
 from adafuse_core import Ensemble, RoundDone, TextDelta
 from adafuse_core.small_models import NAMES, path
 
-MODES = tuple(common.MODES)
+MODES = ("guessing", "verify", "lookup", "plain", "uncached")
 LENGTHS = (64, 256, 1024)
 UNCACHED = 2  # prompts that are answered without a cache too, which takes long
 BUDGET = 160  # tokens of an answer; 40 to 60 words

@@ -9,9 +9,8 @@ the margins (the share of confident word starts is printed), and members either 
 same words ("agreeing", the best case: nothing to score), or never do ("disagreeing", the worst case: everything is
 scored, and half of it drafted in vain). Real members lie between.
 
-Random models run in circles, which would make looking up look good. So each adds a random vector per position to its
-last hidden state, after which hardly anything is written twice (the share of word pairs that stood in the answer before
-is printed) and looking up finds next to nothing.
+They write hardly anything twice (see `random_models.py`; the share of word pairs that stood in the answer before is
+printed), so looking up finds next to nothing.
 
 Time per word is that between the first round and the last, so the prompt is not in it; for the `generate` of
 transformers that between the first token and the last. `uncached` runs for a few words only, at one length, prompt
@@ -20,43 +19,26 @@ included, since it reads the prompt at every step anyway.
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import tempfile
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import common
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config, StoppingCriteria
+from random_models import LLAMA, QWEN, SPREADS, TWIN, RandomModels, shapes
+from transformers import AutoTokenizer, StoppingCriteria
 
-from adafuse_core import Ensemble, RoundDone, Span
+from adafuse_core import RoundDone, Span
 from adafuse_core.rounds import DraftPlan
-from adafuse_core.small_models import path
 
-LLAMA, QWEN, TWIN = "llama", "qwen3", "llama-twin"
 PAIRS = {"agreeing": (LLAMA, TWIN), "disagreeing": (LLAMA, QWEN)}
-SPREADS = {"confident": 60.0, "unsure": 10.0}  # factor on the output head
-WINDOW = 4096
 MIB = 2**20
-
-
-def shapes() -> dict[str, dict[str, Any]]:
-    """Sizes of the models: what both architectures share."""
-    size = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    return {
-        "60m": dict(zip(size, (768, 2048, 8, 12, 4), strict=True)) | {"vocab_size": 4096},
-        "8b": dict(zip(size, (4096, 14336, 32, 32, 8), strict=True)) | {"vocab_size": 128_256},
-        "tiny": dict(zip(size, (64, 128, 2, 4, 2), strict=True)) | {"vocab_size": 4096},
-    }
 
 
 @dataclass
@@ -86,8 +68,8 @@ def main() -> None:
     if args.quick:
         shape, words, lengths, middle, regimes = shapes()["tiny"], 4, (64,), 64, ("confident",)
     with tempfile.TemporaryDirectory() as folder:
-        write_configs(Path(folder), shape)
-        bench = Bench(args, Path(folder), words)
+        bench = Bench(args.device, args.dtype, Path(folder), shape)
+        bench.words = words
         result |= {"shape": shape, "dtype": args.dtype, "words_per_run": words} | bench.sizes(args.bandwidth)
         result["rows"] = []
         for pair in PAIRS:
@@ -100,44 +82,14 @@ def main() -> None:
     common.finish(result, args.json)
 
 
-def write_configs(folder: Path, shape: dict[str, Any]) -> None:
-    """Folders that hold a tokenizer and a config, and no weights."""
-    ends = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None}
-    common_part = {**shape, **ends, "max_position_embeddings": WINDOW, "tie_word_embeddings": False}
-    head = shape["hidden_size"] // shape["num_attention_heads"]
-    for name, config, tokenizer in (
-        (LLAMA, LlamaConfig(**common_part), "aspen"),
-        (TWIN, LlamaConfig(**common_part), "aspen"),
-        (QWEN, Qwen3Config(**common_part, head_dim=head), "birch"),
-    ):
-        config.save_pretrained(folder / name)
-        AutoTokenizer.from_pretrained(path(tokenizer)).save_pretrained(folder / name)
+class Bench(RandomModels):
+    """Times random models.
 
-
-class Bench:
-    """Builds models with random weights where they are to run, and times them.
-
-    Args:
-        args: Of the command line.
-        folder: The models' configs and tokenizers.
+    Attributes:
         words: To be timed per run.
     """
 
-    def __init__(self, args: Any, folder: Path, words: int) -> None:
-        self.device, self.dtype, self.folder, self.words = args.device, args.dtype, folder, words
-
-    def sizes(self, bandwidth: float) -> dict[str, Any]:
-        """Parameters of each model, and the time that reading the weights once must take on the GPU."""
-        figures: dict[str, Any] = {"parameters": {}}
-        for name in (LLAMA, QWEN):
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.folder / name))
-            read = model.num_parameters() - model.get_input_embeddings().weight.numel()
-            figures["parameters"][name] = model.num_parameters()
-            if self.device.startswith("cuda"):
-                item = getattr(torch, self.dtype).itemsize
-                figures.setdefault("weight_read_floor_ms", {})[name] = read * item / bandwidth / 1e9
-        return figures
+    words = 24
 
     def rows(self, pair: str, regime: str, length: int, *, uncached: bool) -> list[dict[str, Any]]:
         """All runs after prompts of one length."""
@@ -147,7 +99,7 @@ class Bench:
         cpu, wall = (sum(getattr(one, kind) for one in alone.values()) for kind in ("cpu", "wall"))
         rows = []
         for branches in (1, 3):
-            for mode in ("guessing", "plain", *(["uncached"] if uncached and regime == "confident" else [])):
+            for mode in (*self.modes(), *(["uncached"] if uncached and regime == "confident" else [])):
                 timed = self.together(names, spread, prompt, mode, branches)
                 rows.append(
                     {
@@ -177,14 +129,9 @@ class Bench:
             )
         return rows
 
-    def prompt(self, tokens: int) -> str:
-        """Plain words, about so many tokens of the first model."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder / LLAMA)
-        words = [word for word in Path(__file__).read_text(encoding="utf-8").split() if word.isalpha()]
-        rng = random.Random(tokens)
-        text = " ".join(rng.choices(words, k=tokens))
-        offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        return text[: offsets[tokens - 1][1]]
+    def modes(self) -> list[str]:
+        """What the engine may do; a GPU shows what recorded passes are good for."""
+        return ["guessing", "plain", *(["no graphs"] if self.device.startswith("cuda") else [])]
 
     def alone(self, name: str, spread: float, prompt: str) -> Timed:
         """One model by transformers."""
@@ -273,47 +220,6 @@ class Bench:
             most = max(most, now)
         return most / MIB
 
-    @contextmanager
-    def ensemble(self, names: Sequence[str], spread: float, mode: str, branches: int) -> Iterator[Ensemble]:
-        """An ensemble of models made on the spot in place of loaded ones, freed afterwards."""
-        of_ensemble, of_member = common.MODES[mode]
-        members = [
-            {"model": str(self.folder / name), "device": self.device, "dtype": self.dtype, **of_member}
-            for name in names
-        ]
-
-        class Maker:
-            from_pretrained = staticmethod(lambda files, **_: self.model(Path(files).name, spread))
-
-        with mock.patch("adafuse_core.members.loader.AutoModelForCausalLM", Maker):
-            ensemble = Ensemble({"members": members, "branches": branches, **of_ensemble}).load()
-        try:
-            yield ensemble
-        finally:
-            ensemble.close()
-            del ensemble
-            if self.device.startswith("cuda"):
-                gc.collect()
-                torch.cuda.empty_cache()
-
-    def model(self, name: str, spread: float) -> Any:
-        """A model with random weights, the same ones for the same architecture; it writes plain words only."""
-        config = AutoConfig.from_pretrained(self.folder / name)
-        torch.manual_seed(zlib.crc32(config.model_type.encode()))
-        with torch.device(self.device):
-            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype)).eval()
-        vocab = AutoTokenizer.from_pretrained(self.folder / name).get_vocab()
-        plain = [
-            index for token, index in vocab.items() if token.lstrip("Ġ▁").isascii() and token.lstrip("Ġ▁").isalpha()
-        ]
-        head = model.get_output_embeddings().weight
-        with torch.no_grad():
-            scale = torch.zeros(head.shape[0], 1, dtype=head.dtype, device=head.device)
-            scale[plain] = spread
-            head.mul_(scale)
-        add_positions(model)
-        return model
-
 
 class Clock(StoppingCriteria):
     """Reads CPU time and wall time at each tick; as a criterion of `generate` it ticks per token and stops nothing."""
@@ -335,19 +241,6 @@ class Clock(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         self.tick()
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
-def add_positions(model: Any) -> None:
-    """Add a random vector for each position to the last hidden states, against running in circles."""
-    weight = model.get_output_embeddings().weight
-    table = torch.randn(WINDOW, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    seen: list[torch.Tensor] = []
-
-    def note(_: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        seen[:] = [options["position_ids"] if "position_ids" in options else arguments[1]]
-
-    model.model.rotary_emb.register_forward_pre_hook(note, with_kwargs=True)
-    model.model.norm.register_forward_hook(lambda _, __, hidden: hidden + table[seen[0]])
 
 
 def summary(rows: Sequence[dict[str, Any]], middle: int) -> dict[str, float]:

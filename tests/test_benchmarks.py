@@ -8,14 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MODES = ("guessing", "verify", "lookup", "plain", "uncached")
 
 
-def run(name, path):
+def run(name, path, *more):
     """The JSON of a quick run. Where two modes do not write the same text, the script fails."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(BENCHMARKS / name), "--quick", "--json", str(path)]
+    command = [sys.executable, str(BENCHMARKS / name), "--quick", "--json", str(path), *more]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -53,9 +55,10 @@ def test_latency(tmp_path):
     assert result["memory"]["prefix_kv_mib"] > 0
 
 
-def test_throughput(tmp_path):
-    result = run("throughput.py", tmp_path / "throughput.json")
-    assert result["same_text"]
+@pytest.mark.parametrize("shape", [(), ("--shape", "tiny")])
+def test_throughput(tmp_path, shape):
+    result = run("throughput.py", tmp_path / "throughput.json", *shape)
+    assert all(row["same_texts"] == 1 for row in result["rows"])
     assert [row["concurrent"] for row in result["rows"]] == [1, 2, 4]
     assert len({row["words"] for row in result["rows"]}) == 1
     assert all(row["words_per_second"] > 0 and row["tokens_held"] > 0 for row in result["rows"])
