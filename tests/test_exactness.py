@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from transformers import Mamba2Config, MambaConfig, RwkvConfig
 
 from adafuse_core import Ensemble, MemberConfig, UnsupportedModelError, small_models
 from tests import tiny
@@ -47,6 +48,22 @@ STORES["recorded"] = {"kv_store": "tree", "cuda_graphs": True}
 CACHED = ("tree", "fork", "prefill"), 1e-9
 SOFTMAX = CACHED[0], 1e-5  # its own softmax is of float32
 RECURRENT = ("fork", "prefill"), 1e-4  # their states are of float32
+GROWING = RECURRENT[0][1:], RECURRENT[1]  # their caches can't be forked
+_SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "initializer_range": 0.3}
+
+
+def mamba(vocab):
+    return MambaConfig(vocab_size=vocab, state_size=4, **_SMALL)
+
+
+def mamba2(vocab):
+    return Mamba2Config(vocab_size=vocab, state_size=4, num_heads=6, head_dim=16, n_groups=1, chunk_size=16, **_SMALL)
+
+
+def rwkv(vocab):
+    return RwkvConfig(vocab_size=vocab, **_SMALL)
+
+
 ENSEMBLES = {  # pairs of tokenizer and family; the stores that work with both, and how near their numbers are
     "llama+mistral past its window": ([("bytes", tiny.llama), ("pieces", tiny.sliding_mistral)], *CACHED),
     "mistral inside its window+gpt2": ([("modern", tiny.mistral), ("bytes", tiny.gpt2)], *CACHED),
@@ -55,9 +72,12 @@ ENSEMBLES = {  # pairs of tokenizer and family; the stores that work with both, 
     "phi3+olmo2": ([("crossing", tiny.phi3), ("modern", tiny.olmo2)], *CACHED),
     "mixtral+gpt-oss": ([("pieces", tiny.mixtral), ("bytes", tiny.sliding_gpt_oss)], *CACHED),
     "lfm2+qwen3-next": ([("bytes", tiny.lfm2), ("modern", tiny.qwen3_next)], *RECURRENT),
+    "mamba+mamba2": ([("bytes", mamba), ("pieces", mamba2)], *GROWING),
+    "rwkv+llama": ([("modern", rwkv), ("bytes", tiny.llama)], *GROWING),
 }
 # Neither are experts in float64, which Python picks by the numbers, a fixed row of operations; nor has a fork such.
-RECORDED = [name for name in ENSEMBLES if name not in ("mixtral+gpt-oss", "lfm2+qwen3-next")]
+UNRECORDED = ("mixtral+gpt-oss", "lfm2+qwen3-next", "mamba+mamba2", "rwkv+llama")
+RECORDED = [name for name in ENSEMBLES if name not in UNRECORDED]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
 from adafuse_core.engine.numbers import Distribution, gather, on_condition
+from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.selftest import Choice
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.engine.turns import Turns
@@ -35,8 +36,9 @@ class LocalBackend:
     def __init__(self, model: Model, choice: Choice, *, name: str, max_kv_tokens: int | None = None) -> None:
         self.model = model
         self._choice = choice
-        keeps = choice.store.kind != "prefill"  # which holds nothing, so any bound is kept
-        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens if keeps else None)
+        if isinstance(choice.store, PrefillStore):  # it can do without memory, so nobody has to wait for some
+            choice.store.max_kv_tokens, max_kv_tokens = max_kv_tokens, None
+        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens)
         log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
         log("member %r runs with KV memory %s", name, choice)
 

@@ -14,7 +14,7 @@ from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.graphs import recorder
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.prefill import PrefillStore
+from adafuse_core.engine.prefill import CacheUse, PrefillStore
 from adafuse_core.engine.slots import Pool
 from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import Ask, Store
@@ -26,21 +26,23 @@ CHUNK = 512  # most tokens of prompts that one pass reads
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # of the logits' spread; norms run in float32 anyway
 _HALF_TOLERANCE = 0.15
 _LENGTH = 12
+_STEPS = 6  # of a draft that is tried out
 _MOST_WORK = {"cpu": 2e11, "cuda": 1e14}  # weights times tokens: what trying out a sliding window may cost
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A model's KV memory, why not a better one, and whether the user named it."""
+    """A model's KV memory, why not a better one, whether the user named it, and what it can't do."""
 
     store: Store
     problems: tuple[str, ...] = ()
     wanted: bool = False
     recorded: bool = False  # whether small passes are CUDA graphs
+    limits: str = ""
 
     def __str__(self) -> str:
         why = "as configured" if self.wanted else "; ".join(self.problems) or "it reproduces fresh passes"
-        return f"{self.store.kind}{' with CUDA graphs' if self.recorded else ''} ({why})"
+        return f"{self.store.kind}{' with CUDA graphs' if self.recorded else ''}{self.limits} ({why})"
 
 
 class Unfit(ValueError):
@@ -88,8 +90,8 @@ def choose_store(
             problem = None
         if problem is None:
             steps = _steps(model, kind, problems, graphs, most)
-            store = _store(model, kind, chunk, most, steps)
-            return Choice(store, tuple(problems), wanted != "auto", recorded=steps is not None)
+            store, limits = _store(model, kind, chunk, most, steps)
+            return Choice(store, tuple(problems), wanted != "auto", steps is not None, limits)
         problems.append(f"no {kind}: {problem}")
     raise Unfit(f"kv_store={wanted!r}", problems[0])
 
@@ -154,6 +156,19 @@ def store_problem(model: Model, store: Store) -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
+def tried_cache(model: Model) -> tuple[CacheUse | None, str]:
+    """What the model's own cache can be trusted with, None for nothing; and why not with more, for people."""
+    if problem := _untried(model):
+        return None, f", reading anew at every step: {problem}"
+    drafts = _Drafts(model)
+    if problem := drafts.problem(CacheUse()):
+        return None, f", reading anew at every step: {problem}"
+    several_tokens = drafts.problem(CacheUse(several_tokens=True)) is None
+    if problem := drafts.problem(CacheUse(several_tokens, several_rows=True)):
+        return CacheUse(several_tokens), f", reading branches anew: {problem}"
+    return CacheUse(several_tokens, several_rows=True), ""
+
+
 def tokens_in_free_memory(model: Model) -> int | None:
     """How many tokens' keys and values fit into half of the device's free memory; None if that is not known."""
     cache = model.new_cache()
@@ -198,11 +213,14 @@ def _recorded_steps(model: Model, kind: str, problems: list[str], most: int | No
     return tree_problem(model, steps=steps) or steps
 
 
-def _store(model: Model, kind: str, chunk: int, most: int | None, steps: Steps | None) -> Store:
+def _store(model: Model, kind: str, chunk: int, most: int | None, steps: Steps | None) -> tuple[Store, str]:
     if kind == "tree":
         model.module.set_attn_implementation(NAME)
-        return TreeStore(model, chunk=chunk, most=most, steps=steps)
-    return ForkStore(model, chunk=chunk) if kind == "fork" else PrefillStore(model)
+        return TreeStore(model, chunk=chunk, most=most, steps=steps), ""
+    if kind == "fork":
+        return ForkStore(model, chunk=chunk), ""
+    use, limits = tried_cache(model)
+    return PrefillStore(model, use), limits
 
 
 class _Fresh:
@@ -237,6 +255,75 @@ class _Fresh:
 
     def _logprobs(self, model: Model, context: Ids) -> torch.Tensor:
         return torch.log_softmax(model.forward([context], last=1)[0, -1].double(), dim=-1)
+
+
+class _Drafts:
+    """Drafts of two sequences in turn, to hold a cache that only grows against fresh forward passes."""
+
+    def __init__(self, model: Model) -> None:
+        window = max(_windows(model.module.config.get_text_config()), default=0)
+        self._model = model
+        self._tolerance = _TOLERANCE.get(model.module.dtype, _HALF_TOLERANCE)
+        ids = tuple(_junk(model, max(_LENGTH, window + _LENGTH // 2)))
+        steps = tuple(_junk(model, _STEPS + 1))
+        # One comes to the end of its attention window in the trial, the other is beyond it.
+        self._starts = ids[: max(_LENGTH, window) - _STEPS // 2], ids[::-1]
+        self._texts = [[start + steps[:-1], start + steps[:0:-1]] for start in self._starts]
+        self._expected: dict[Ids, torch.Tensor] = {}
+
+    def problem(self, use: CacheUse) -> str | None:
+        """What is wrong with the answers of a store that goes on like this."""
+        try:
+            for text in (text for texts in self._texts for text in texts if text not in self._expected):
+                self._expected[text] = self._logprobs(text)
+            return self._problem(PrefillStore(self._model, use), use)
+        except Exception as error:  # whatever a model does with its cache
+            return f"{type(error).__name__}: {error}"
+
+    def _problem(self, store: PrefillStore, use: CacheUse) -> str | None:
+        memos = [Memo(start) for start in self._starts]
+        for which, length, texts in _plan(use):
+            start, memo = len(self._starts[which]), memos[which]
+            contexts = {self._texts[which][text][: start + length]: text for text in texts}
+            before = self._model.tokens
+            ask = Ask(memo, contexts)
+            while not ask.known():
+                store.read([ask])
+            if length and self._model.tokens - before >= start:
+                return "it hands out no cache"
+            for context, text in contexts.items():
+                known = memo.known(context)
+                expected = self._expected[self._texts[which][text]][length]
+                if known is None or not _agree(known.table[known.row], expected, self._tolerance):
+                    return "what its cache goes on with differs from fresh passes"
+        return None
+
+    def _logprobs(self, text: Ids) -> torch.Tensor:
+        """`[1 + steps, vocab]`, from the last token of the start on."""
+        return torch.log_softmax(self._model.forward([text], last=_STEPS + 1)[0].double(), dim=-1)
+
+
+def _untried(model: Model) -> str | None:
+    """Why a trial of a few tokens would not tell how the model's own cache goes on."""
+    config = model.module.config.get_text_config()
+    if (rope := _rope_type(config)) in ("dynamic", "longrope"):
+        return f"its {rope} position embeddings depend on the length of a pass"
+    window = max(_windows(config), default=0)
+    weights = sum(parameter.numel() for parameter in model.module.parameters())
+    if window and weights * (window + _LENGTH) > _MOST_WORK.get(model.device.type, _MOST_WORK["cuda"]):
+        return f"its attention window of {window} tokens is too long to be tried out on this device"
+    return None
+
+
+def _plan(use: CacheUse) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Drafts of two sequences in turn: which one, how many tokens beyond its start, along which of its texts."""
+    many = 2 if use.several_tokens else 1
+    one, other, both = (0,), (1,), (0, 1)
+    if use.several_rows:
+        lengths = [(0, 1, both), (1, 1, both), (0, 1 + many, both), (1, 1 + many, other), (0, 2 + many, other)]
+    else:
+        lengths = [(0, many, one), (1, many, one), (0, 2 * many, one), (1, 2 * many, one), (0, 2 * many + 1, one)]
+    return [(0, 0, one), (1, 0, one), *lengths]
 
 
 def _windows(config: object) -> Sequence[int]:

@@ -205,13 +205,14 @@ def test_rope_that_depends_on_length_is_not_mixed_in_one_pass():
     assert "dynamic" in tree_problem(Model(AutoModelForCausalLM.from_config(config)))
 
 
-def test_model_that_can_not_be_cached_reads_everything_anew():
+def test_model_whose_cache_only_grows_reads_other_contexts_anew():
     config = transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4)
     model = Model(AutoModelForCausalLM.from_config(config))
     assert is_causal(model)
     choice = choose_store(model)
     assert choice.store.kind == "prefill"
     assert "no fork" in str(choice)
+    assert store_problem(model, choice.store) is None
     assert store_problem(model, PrefillStore(model)) is None
     with pytest.raises(ValueError, match="no fork"):
         choose_store(model, "fork")

@@ -1,0 +1,448 @@
+"""The store for any model goes on with the model's own cache, where that is right, and reads anew where it is not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from adafuse_core import Ensemble, MemberConfig
+from adafuse_core.backends.local import LocalBackend
+from adafuse_core.engine.forward import Model
+from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.prefill import CacheUse, PrefillStore
+from adafuse_core.engine.selftest import Choice, choose_store, tried_cache
+from adafuse_core.engine.store import Ask
+from tests import tiny
+
+SMALL = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2}
+SHAPE = {**tiny._SHAPE, "vocab_size": 99}
+JAMBA = {
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "num_experts": 2,
+    "mamba_d_state": 4,
+    "mamba_dt_rank": 4,
+    "use_mamba_kernels": False,
+    "pad_token_id": 0,
+}
+ALL = CacheUse(several_tokens=True, several_rows=True)
+FAMILIES = {  # and what their caches can do
+    "mamba": (lambda: transformers.MambaConfig(**SMALL, state_size=4), CacheUse(several_rows=True)),
+    "falcon_mamba": (lambda: transformers.FalconMambaConfig(**SMALL, state_size=4), CacheUse(several_rows=True)),
+    "mamba2": (
+        lambda: transformers.Mamba2Config(**SMALL, state_size=4, num_heads=6, head_dim=16, n_groups=1, chunk_size=8),
+        ALL,
+    ),
+    "rwkv": (lambda: transformers.RwkvConfig(**SMALL), CacheUse(several_tokens=True)),
+    "jamba": (lambda: transformers.JambaConfig(**SHAPE, **JAMBA), CacheUse(several_rows=True)),
+    "lfm2": (lambda: tiny.lfm2(99), ALL),
+    "llama": (lambda: tiny.llama(99), ALL),
+    "mistral": (lambda: tiny.sliding_mistral(99), ALL),
+}
+PROMPT = tuple(range(5, 45))
+
+
+def build(family, *, kind=AutoModelForCausalLM.from_config):
+    torch.manual_seed(0)
+    config = FAMILIES[family][0]()
+    config.initializer_range = 0.3
+    return Model(kind(config))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def store_of(model):
+    store = choose_store(model, "prefill").store
+    model.forwards = model.tokens = 0
+    return store
+
+
+def read(store, memo, *contexts):
+    ask = Ask(memo, contexts)
+    while not ask.known():
+        store.read([ask])
+    return torch.stack([(row := memo.known(context)).table[row.row] for context in contexts])
+
+
+def assert_fresh(model, got, *contexts):
+    forwards, tokens = model.forwards, model.tokens
+    for row, context in zip(got, contexts, strict=True):
+        expected = torch.log_softmax(model.forward([context], last=1)[0, -1], -1)
+        torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
+    model.forwards, model.tokens = forwards, tokens
+
+
+def read_fresh(model, store, memo, *contexts):
+    """Read contexts, each as by a fresh pass; returns how many tokens that took."""
+    before = model.tokens
+    got = read(store, memo, *contexts)
+    count = model.tokens - before
+    assert_fresh(model, got, *contexts)
+    return count
+
+
+def test_what_a_cache_can_do_is_found_out(family):
+    model = build(family)
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    steps, limits = tried_cache(model)
+    assert steps == FAMILIES[family][1]
+    assert limits.startswith(", reading branches anew: ") == (not steps.several_rows)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
+
+
+def test_draft_reads_each_token_once(family):
+    model = build(family)
+    store, memo = store_of(model), Memo(PROMPT)
+    context = PROMPT
+    counts = []
+    for token in range(8):
+        counts.append(read_fresh(model, store, memo, context))
+        context = (*context, 50 + token)
+    assert counts == [len(PROMPT)] + [1] * 7
+    assert store.tokens_held(memo) == len(PROMPT) + 7
+
+
+def test_draft_goes_on_where_its_own_words_are_committed(family):
+    model = build(family)
+    store, memo = store_of(model), Memo(PROMPT)
+    read(store, memo, PROMPT)
+    read(store, memo, (*PROMPT, 1))
+    read(store, memo, (*PROMPT, 1, 2))
+    for committed in [(*PROMPT, 1), (*PROMPT, 1, 2)]:
+        store.commit(memo, committed)
+        assert store.tokens_held(memo) == len(PROMPT) + 2
+    assert read_fresh(model, store, memo, (*PROMPT, 1, 2, 3)) == 1
+
+
+def test_branches_grow_side_by_side_and_the_chosen_one_goes_on():
+    for family in ("mamba", "mamba2", "jamba", "lfm2", "llama", "mistral"):
+        model = build(family)
+        store, memo = store_of(model), Memo(PROMPT)
+        read(store, memo, PROMPT)
+        tails = [(1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)]
+        for length, rows in [(1, (0, 1, 2)), (2, (2, 0, 1)), (3, (0, 2)), (4, (2,))]:
+            contexts = [PROMPT + tails[row][:length] for row in rows]
+            assert store.tokens_needed(Ask(memo, contexts)) >= len(rows) * (len(PROMPT) + length)
+            assert read_fresh(model, store, memo, *contexts) == len(rows)
+            assert store.tokens_held(memo) == len(rows) * (len(PROMPT) + length)
+        store.commit(memo, PROMPT + tails[2][:3])
+        assert read_fresh(model, store, memo, (*PROMPT, *tails[2], 13)) == 1
+
+
+def test_rows_that_all_go_on_stay_where_they_are(monkeypatch):
+    model = build("llama")
+    store, memo = store_of(model), Memo(PROMPT)
+    read(store, memo, PROMPT)
+    read(store, memo, *((*PROMPT, token) for token in range(9)))
+    monkeypatch.setattr(transformers.DynamicCache, "reorder_cache", None)
+    assert read_fresh(model, store, memo, *((*PROMPT, token, 4) for token in range(9))) == 9
+
+
+def test_contexts_at_or_above_the_end_of_the_cache_are_read_anew(family):
+    model = build(family)
+    store, memo = store_of(model), Memo(PROMPT)
+    read(store, memo, PROMPT)
+    assert read_fresh(model, store, memo, (*PROMPT, 1), PROMPT[:-2]) == 1 + len(PROMPT) - 2
+    store.commit(memo, (*PROMPT, 1, 2, 3, 4))
+    assert memo.known((*PROMPT, 1)) is None
+    assert read_fresh(model, store, memo, (*PROMPT, 1)) == len(PROMPT) + 1
+
+
+def test_branches_where_nothing_is_held_share_the_reading_of_their_context():
+    model = build("mamba")
+    store, memo = store_of(model), Memo(PROMPT)
+    read(store, memo, PROMPT)
+    memo.held = None
+    assert read_fresh(model, store, memo, *((*PROMPT, token) for token in (1, 2, 3))) == len(PROMPT) + 3
+    assert read_fresh(model, store, memo, *((*PROMPT, token, 4) for token in (1, 2, 3))) == 3
+
+
+def test_context_is_read_anew_once_where_the_candidate_of_another_is_committed(family):
+    model = build(family)
+    store, memo = store_of(model), Memo(PROMPT)
+    for length in range(3):
+        read(store, memo, PROMPT + (1, 2)[:length])
+    ours, theirs, longer = (*PROMPT, 1), (*PROMPT, 3, 4), (*PROMPT, 5, 6, 7)
+    scoring = read_fresh(model, store, memo, theirs, longer)
+    assert scoring == 2 * len(longer)
+    assert store.tokens_held(memo) == len(PROMPT) + 2  # candidates are read beside the cache
+    assert memo.known(ours)
+    store.commit(memo, theirs)
+    assert store.tokens_held(memo) == 0
+    counts = [read_fresh(model, store, memo, theirs + (8, 9, 10)[:length]) for length in range(1, 4)]
+    assert counts == [len(theirs) + 1, 1, 1]
+
+
+def test_several_tokens_are_read_on_in_one_pass_where_that_is_right(family):
+    model = build(family)
+    store, memo = store_of(model), Memo(PROMPT)
+    read(store, memo, PROMPT)
+    count = read_fresh(model, store, memo, (*PROMPT, 1, 2, 3))
+    assert count == (3 if FAMILIES[family][1].several_tokens else len(PROMPT) + 3)
+
+
+def test_drafts_branches_and_commits_in_any_order_are_as_fresh_passes(family, record_property):
+    model = build(family)
+    store, draw, count = store_of(model), random.Random(family), 0
+    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25, 1)]
+    ends = {memo: [memo.ids] for memo in memos}
+    for _ in range(60):
+        memo = draw.choice(memos)
+        if draw.random() < 0.2:
+            store.commit(memo, draw.choice(ends[memo]))
+            ends[memo] = [memo.ids]
+        elif draw.random() < 0.2:
+            ends[memo] = [memo.ids + tuple(draw.choices(range(99), k=draw.randrange(1, 5))) for _ in range(3)]
+        elif draw.random() < 0.3:
+            end = draw.choice(ends[memo])
+            ends[memo] = [(*end, token) for token in draw.sample(range(99), 3)]
+        else:
+            ends[memo] = [
+                (*end, draw.randrange(99)) for end in draw.sample(ends[memo], draw.randint(1, len(ends[memo])))
+            ]
+        read_fresh(model, store, memo, *ends[memo])
+        count += len(ends[memo])
+    record_property("distributions equal to fresh passes", count)
+
+
+def test_sequences_in_one_read_go_on_each_by_itself(family):
+    model = build(family)
+    store = store_of(model)
+    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
+    for step in range(4):
+        asks = [Ask(memo, [memo.ids + (7, 8, 9)[:step]]) for memo in memos]
+        before = model.tokens
+        store.read(asks)
+        assert model.tokens - before == (3 if step else 68)
+        for ask in asks:
+            assert_fresh(model, read(store, ask.memo, *ask.contexts), *ask.contexts)
+
+
+class Forgetful(LlamaForCausalLM):
+    """Its cache loses something whenever it grows."""
+
+    def forward(self, *args, past_key_values=None, **options):
+        if past_key_values is not None:
+            past_key_values.layers[0].values[:, :, 0] = 0
+        return super().forward(*args, past_key_values=past_key_values, **options)
+
+
+class Shared(LlamaForCausalLM):
+    """It has one cache for all sequences."""
+
+    def forward(self, *args, past_key_values=None, use_cache=None, **options):
+        if past_key_values is not None:
+            past_key_values = self.newest
+        outputs = super().forward(*args, past_key_values=past_key_values, use_cache=use_cache, **options)
+        if use_cache:
+            self.newest = outputs.past_key_values
+        return outputs
+
+
+class Mixed(LlamaForCausalLM):
+    """The rows of its cache can't be told apart."""
+
+    def forward(self, *args, past_key_values=None, **options):
+        if past_key_values is not None:
+            for layer in past_key_values.layers:
+                layer.keys = layer.keys[:1].expand_as(layer.keys)
+        return super().forward(*args, past_key_values=past_key_values, **options)
+
+
+class Hasty(LlamaForCausalLM):
+    """It reads no more than one token after its cache."""
+
+    def forward(self, input_ids, past_key_values=None, **options):
+        if past_key_values is not None and input_ids.shape[1] > 1:
+            input_ids = input_ids[:, -1:].expand_as(input_ids)
+        return super().forward(input_ids, past_key_values=past_key_values, **options)
+
+
+class Cacheless(LlamaForCausalLM):
+    """It hands out no cache."""
+
+    def forward(self, *args, **options):
+        return super().forward(*args, **options | {"use_cache": False})
+
+
+class Failing(LlamaForCausalLM):
+    """It can't go on."""
+
+    def forward(self, *args, past_key_values=None, **options):
+        if past_key_values is not None:
+            raise NotImplementedError("no cache here")
+        return super().forward(*args, **options)
+
+
+LIARS = {
+    Forgetful: (None, "prefill, reading anew at every step: what its cache goes on with differs from fresh passes"),
+    Shared: (None, "prefill, reading anew at every step: what its cache goes on with differs from fresh passes"),
+    Cacheless: (None, "prefill, reading anew at every step: it hands out no cache"),
+    Failing: (None, "prefill, reading anew at every step: NotImplementedError: no cache here"),
+    Mixed: (CacheUse(several_tokens=True), "prefill, reading branches anew: what its cache goes on with differs"),
+    Hasty: (CacheUse(several_rows=True), "prefill (as configured)"),
+}
+
+
+@pytest.mark.parametrize("kind", LIARS)
+def test_cache_that_lies_is_not_trusted(kind):
+    model = build("llama", kind=kind)
+    choice = choose_store(model, "prefill")
+    steps, said = LIARS[kind]
+    assert str(choice).startswith(said)
+    assert tried_cache(model)[0] == steps
+    memo = Memo(PROMPT)
+    read_fresh(model, choice.store, memo, PROMPT)
+    read_fresh(model, choice.store, memo, (*PROMPT, 1), (*PROMPT, 2))
+    read_fresh(model, choice.store, memo, (*PROMPT, 1, 3), (*PROMPT, 2, 4))
+    read_fresh(model, choice.store, memo, (*PROMPT, 2, 4, 5, 6))
+    assert (choice.store.tokens_held(memo) > 0) == (steps is not None)
+
+
+def test_position_embeddings_that_depend_on_length_are_read_anew():
+    config = tiny.llama(99)
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert "reading anew at every step: its dynamic" in str(choose_store(Model(LlamaForCausalLM(config)), "prefill"))
+
+
+def test_window_that_is_too_long_to_try_out_is_not_trusted():
+    config = transformers.MistralConfig(**{**SHAPE, "max_position_embeddings": 10**9}, sliding_window=10**8)
+    assert "too long to be tried out" in str(choose_store(Model(AutoModelForCausalLM.from_config(config)), "prefill"))
+
+
+class Flaky:
+    """A model's forward that fails once, when it is told to."""
+
+    def __init__(self, module):
+        self.forward, self.failure = module.forward, None
+        module.forward = self
+
+    def __call__(self, *args, **options):
+        outputs = self.forward(*args, **options)  # the cache has grown by then
+        failure, self.failure = self.failure, None
+        if failure == "nan":
+            outputs.logits[:] = float("nan")
+        elif failure is not None:
+            raise failure
+        return outputs
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("out of memory"), KeyboardInterrupt(), "nan"])
+def test_what_fails_midway_leaves_nothing_behind(family, failure):
+    model = build(family)
+    store, memo, other = store_of(model), Memo(PROMPT), Memo(PROMPT[:9])
+    flaky = Flaky(model.module)
+    read(store, memo, PROMPT)
+    read(store, other, other.ids)
+    flaky.failure = failure
+    with pytest.raises(FloatingPointError if failure == "nan" else type(failure)):
+        read(store, memo, (*PROMPT, 1))
+    assert store.tokens_held(memo) == 0
+    assert store.tokens_held(other) == 9
+    for length in range(1, 4):
+        read_fresh(model, store, memo, PROMPT + (1, 2, 3)[:length])
+        read_fresh(model, store, other, other.ids + (1, 2, 3)[:length])
+    assert store.tokens_held(memo) == len(PROMPT) + 3
+
+
+def test_sequences_that_find_no_room_are_read_anew():
+    model = build("mamba")
+    store, memos = store_of(model), [Memo(PROMPT) for _ in range(3)]
+    store.max_kv_tokens = 2 * (len(PROMPT) + 4)
+    for length in range(8):
+        for memo in memos:
+            read_fresh(model, store, memo, PROMPT + tuple(range(length)))
+            assert sum(map(store.tokens_held, memos)) <= store.max_kv_tokens
+        assert max(map(store.tokens_held, memos)) == len(PROMPT) + length
+    holder = max(memos, key=store.tokens_held)
+    read_fresh(model, store, holder, *((*PROMPT, *range(7), token) for token in (10, 11, 12)))
+    assert list(map(store.tokens_held, memos)) == [0, 0, 0]  # three rows are too many
+    read_fresh(model, store, memos[0], (*PROMPT, *range(7), 10))
+    assert store.tokens_held(memos[0]) == len(PROMPT) + 8
+
+
+class Cancelled(Exception):
+    pass
+
+
+def test_memory_is_free_after_cancelling_and_closing():
+    model = build("mamba")
+    backend = LocalBackend(model, choose_store(model, "prefill"), name="a", max_kv_tokens=1000)
+    left = 5
+
+    def check():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Cancelled
+
+    sessions = [backend.open(PROMPT, window=None, lookup=False, check=call) for call in (check, lambda: None)]
+    assert backend.check().max_kv_tokens is None  # nobody waits for memory
+    with pytest.raises(Cancelled):
+        sessions[0].draft([PROMPT], 20, 2, lambda *_: False)
+    steps = sessions[1].draft([PROMPT], 5, 2, lambda *_: False)
+    assert len(steps[0]) == 5
+    assert backend.tokens_held() > len(PROMPT) + 4
+    sessions[0].close()
+    assert backend.tokens_held() == len(PROMPT) + 4
+    sessions[1].close()
+    assert backend.tokens_held() == 0
+
+
+def test_bound_on_memory_is_kept_by_reading_anew():
+    model = build("mamba")
+    plain = Choice(PrefillStore(model))
+    drafts = []
+    for choice, bound in [(choose_store(model, "prefill"), len(PROMPT) + 10), (plain, None)]:
+        backend = LocalBackend(model, choice, name="a", max_kv_tokens=bound)
+        session = backend.open(PROMPT, window=None, lookup=False, check=lambda: None)
+        held = []
+
+        def until(*_, held=held, backend=backend):
+            held.append(backend.tokens_held())
+            return False
+
+        drafts.append(session.draft([PROMPT], 20, 2, until)[0])
+        assert max(held) <= (bound or 0)
+        session.close()
+    assert [step.ids for step in drafts[0]] == [step.ids for step in drafts[1]]
+
+
+def mamba(vocab):
+    return transformers.MambaConfig(**SMALL | {"vocab_size": vocab}, initializer_range=0.3)
+
+
+@pytest.mark.parametrize("family", [mamba, tiny.llama])
+def test_single_member_reads_its_prompt_once(tmp_path, family):
+    path = tiny.save_tiny(tmp_path / "own", tiny.byte_level(), family)
+    with Ensemble.from_pretrained(
+        {"model": str(path), "kv_store": "prefill"}, strategy="single", speculation="off"
+    ) as ensemble:
+        model = ensemble.members[0].backend.model
+        before = model.tokens
+        usage = ensemble.generate("The quick brown fox. " * 8, max_new_tokens=40).usage
+        written, prompt = usage.completion_tokens["own"], usage.prompt_tokens["own"]
+        assert model.tokens - before <= prompt + written + 24  # the last word's end was looked for
+        assert ensemble.members[0].backend.tokens_held() == 0
+
+
+@pytest.mark.parametrize("family", [mamba, tiny.llama])
+def test_round_reads_the_context_once_and_once_for_each_candidate_of_others(tmp_path, family):
+    tokenizers = {"a": tiny.byte_level(), "b": tiny.metaspace()}
+    paths = [tiny.save_tiny(tmp_path / name, tokenizer, family) for name, tokenizer in tokenizers.items()]
+    members = [MemberConfig(model=str(path), kv_store="prefill") for path in paths]
+    with Ensemble.from_pretrained(*members, branches=3, tau=0.7, speculation="off", max_word_tokens=8) as ensemble:
+        before = [member.backend.model.tokens for member in ensemble.members]
+        answer = ensemble.generate("The quick brown fox. " * 8, max_new_tokens=24)
+        for index, member in enumerate(ensemble.members):
+            length = max(answer.usage.prompt_tokens[name] for name in tokenizers) + 80
+            bound = sum(length * (1 + len(played.candidates)) + 3 * 3 * 8 for played in answer.rounds)
+            assert member.backend.model.tokens - before[index] <= bound
+        assert [member.backend.tokens_held() for member in ensemble.members] == [0, 0]
