@@ -47,8 +47,9 @@ class MemberConfig:
         context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
         model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
             `local_files_only` are used for the tokenizer too.
-        kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (not at all), or `"auto"` for the fastest
-            of them that reproduces fresh passes of this model (`Ensemble.describe()` tells which and why).
+        kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (by the model's own cache, within
+            a round), or `"auto"` for the fastest of them that reproduces fresh passes of this model
+            (`Ensemble.describe()` tells which and why).
         cuda_graphs: Whether passes over a few tokens are recorded as CUDA graphs and replayed, which saves most of the
             time between kernels. Default: on a GPU, where a trial at load shows that replays reproduce fresh passes.
         max_kv_tokens: Most tokens whose keys and values are kept, over all running requests; further requests wait.
