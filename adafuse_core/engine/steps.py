@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,15 +102,15 @@ class Steps:
         while len(self._steps) > _KEPT:
             del self._steps[next(iter(self._steps))]
         with self._model.passing(shape.rows * shape.tokens):
-            step.load(parts, visible)
-            if step.replay is None and step.runs >= self._patience:
-                step.replay = self._recorded(step)
-            if step.replay is None:
-                logits = step.run()
-            else:
-                step.replay()
-                assert self._logits is not None
-                logits = self._logits
+            with step.loaded(parts, visible):
+                if step.replay is None and step.runs >= self._patience:
+                    step.replay = self._recorded(step)
+                if step.replay is None:
+                    logits = step.run()
+                else:
+                    step.replay()
+                    assert self._logits is not None
+                    logits = self._logits
             step.runs += 1
             wanted = [row * shape.tokens + index for row, part in enumerate(parts) for index in range(len(part.tokens))]
             return logits[torch.tensor(wanted, device=logits.device)]
@@ -144,8 +145,9 @@ class _Step:
         self._ids, self._positions, written, visible = torch.split(self._numbers, [size, size, size, places])
         self._pass = _FixedPass(pool, shape, written, visible.view(shape.rows, shape.slots))
 
-    def load(self, parts: Sequence[Part], visible: Sequence[NDArray[np.int64]]) -> None:
-        """Lay out what the next run reads."""
+    @contextmanager
+    def loaded(self, parts: Sequence[Part], visible: Sequence[NDArray[np.int64]]) -> Iterator[None]:
+        """Around a run: what it reads is laid out, and not held any longer."""
         rows, tokens, slots = self._shape.rows, self._shape.tokens, self._shape.slots
         numbers = np.full((3, rows, tokens), WASTE, np.int64)
         places = np.full((rows, slots), BLANK, np.int64)
@@ -158,6 +160,10 @@ class _Step:
         numbers[:2, len(parts) :] = numbers[:2, :1, :1]
         self._numbers.copy_(torch.from_numpy(np.concatenate([numbers.ravel(), places.ravel()])))
         self._pass.load(parts)
+        try:
+            yield
+        finally:
+            self._pass.unload()
 
     def run(self) -> torch.Tensor:
         """The logits after each token, those that fill up included: `[rows * tokens, vocab]`."""
@@ -182,6 +188,10 @@ class _FixedPass(TreePass):
         self._parts = parts
         for (window, _), sight in self._sights.items():
             sight.copy_(self._sight(window))
+
+    def unload(self) -> None:
+        """Let go of the sequences."""
+        self._parts = ()
 
     def attend(
         self,
