@@ -53,7 +53,8 @@ class MemberConfig:
         cuda_graphs: Whether passes over a few tokens are recorded as CUDA graphs and replayed, which saves most of the
             time between kernels. Default: on a GPU, where a trial at load shows that replays reproduce fresh passes.
         max_kv_tokens: Most tokens whose keys and values are kept, over all running requests; further requests wait.
-            Default: what fits into half of the device's free memory at the time of loading.
+            Default: what fits into half of the device's free memory at the time of loading, so set it where several
+            members of one device are used to the full.
     """
 
     model: str

@@ -30,7 +30,7 @@ class Segment(Protocol):
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed for the segment's tokens: `[1, kv_heads, tokens, dim]`."""
 
-    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, layer: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of the sequence: `[1, kv_heads, slots, dim]`."""
 
     def bias(self, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
@@ -103,7 +103,7 @@ class SegmentPass(TreePass):
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         parts = []
         for segment, own in zip(self._segments, torch.split(query, self._lengths, 2), strict=True):
-            keys, values = segment.read(self._layer)
+            keys, values = segment.read(self._layer, query.device)
             bias = partial(segment.bias, window, query)
             parts.append(attend(own, keys, values, bias, scaling, softcap, sinks))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2)

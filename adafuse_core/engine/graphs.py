@@ -2,36 +2,99 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.steps import Recorder, Run
 
+_capturing = threading.Lock()  # PyTorch can record one graph at a time in a process
+
 
 def recorder(model: Model) -> Recorder | str:
     """What records passes of a model, or why nothing can."""
-    devices = {tensor.device for tensor in (*model.module.parameters(), *model.module.buffers())}
-    if len(devices) > 1:
-        return "the model lies on several devices"
     if model.device.type != "cuda":
         return f"the model runs on {model.device}"
-    device, memory = model.device, torch.cuda.graph_pool_handle()
+    if {tensor.device for tensor in (*model.module.parameters(), *model.module.buffers())} != {model.device}:
+        return f"not all of the model lies on {model.device}"
+    return GraphRecorder(model.device)
 
-    def record(run: Run) -> Run:
+
+class GraphRecorder:
+    """Records passes of one model.
+
+    All its graphs are recorded on one stream, which nobody else uses, so that what cuBLAS allocates there lies in the
+    memory that these graphs share, and lives as long as they do.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._memory: Any = None
         with torch.cuda.device(device):
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # what a first run allocates or picks is not to be recorded
-                run()
-            torch.cuda.current_stream().wait_stream(side)
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def __call__(self, run: Run) -> Run:
+        """Record what a run launches; see `Recorder`."""
+        with _capturing, torch.cuda.device(self._device):
+            with ReadsNoNumber():  # type: ignore[no-untyped-call]
+                run()  # on this thread, since libraries choose and allocate for each thread at their first use
+            if not self._alive:
+                self._memory = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):  # others may use other GPUs
-                run()
+            try:
+                with (
+                    torch.cuda.stream(self._stream),  # left in any case, which `torch.cuda.graph` does not promise
+                    torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"),
+                ):
+                    run()
+            except BaseException:
+                with contextlib.suppress(Exception):  # a failed end leaves the allocator waiting for another one
+                    torch._C._cuda_endAllocateToPool(self._device.index, self._memory)
+                raise
+            self._alive.add(graph)
 
         def replay() -> None:
-            with torch.cuda.device(device):
+            with torch.cuda.device(self._device):
                 graph.replay()
 
         return replay
 
-    return record
+
+class ReadsNoNumber(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses work that waits for a number from the device, which a recording can't hold.
+
+    It is found here, since a recording that fails half-way may leave PyTorch's memory management in disorder.
+    """
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation."""
+        if func in _READING:
+            raise RuntimeError(f"{func} reads from the device, so the pass can't be recorded")
+        result = func(*args, **(kwargs or {}))
+        if _on_cpu(result) and any(torch.is_tensor(value) and value.is_cuda for value in args):
+            raise RuntimeError(f"{func} copies from the device, so the pass can't be recorded")
+        return result
+
+
+_READING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.masked_select.default,
+)
+
+
+def _on_cpu(result: Any) -> bool:
+    return torch.is_tensor(result) and result.device.type == "cpu"

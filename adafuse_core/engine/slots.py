@@ -11,11 +11,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adafuse_core.engine.store import SPARE_TOKENS
 
 BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, one takes what nobody wants
-_FIRST_PLACES = 4096
+_FIRST_PLACES = 4096  # or an eighth of the most
+_EVEN = 64
 
 Address = slice | torch.Tensor
 
@@ -26,8 +28,8 @@ class Memory(Protocol):
     def grow(self, capacity: int) -> None:
         """Have room for so many slots."""
 
-    def address(self, slots: Sequence[int]) -> Address:
-        """What `write` and `read` take for these slots; found once per pass, used once per layer."""
+    def address(self, slots: Sequence[int], device: torch.device) -> Address:
+        """What `write` and `read` take for these slots on a device; found once per pass, used once per layer."""
 
     def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
@@ -91,6 +93,11 @@ class Slots:
             self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
             self.memory.grow(self.capacity)
 
+    @property
+    def visible(self) -> int:
+        """Slots that a pass looks at: those used, and some more, so that kernels meet few sizes, and even ones."""
+        return min(self.capacity, -(-self.used // _EVEN) * _EVEN)
+
     def free(self, slot: int) -> None:
         """Give a slot back."""
         heapq.heappush(self._free, slot)
@@ -107,11 +114,11 @@ class OwnMemory:
         """Have room for so many slots, in each layer from its next write on."""
         self._capacity = capacity
 
-    def address(self, slots: Sequence[int]) -> Address:
+    def address(self, slots: Sequence[int], device: torch.device) -> Address:
         """A slice where the slots are neighbours, so that reading copies nothing."""
         if slots and slots[-1] - slots[0] == len(slots) - 1 and all(b > a for a, b in pairwise(slots)):
             return slice(slots[0], slots[-1] + 1)
-        return torch.tensor(slots, dtype=torch.long)
+        return torch.tensor(slots, dtype=torch.long, device=device)
 
     def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
@@ -125,7 +132,7 @@ class OwnMemory:
             if isinstance(address, slice):
                 store[:, :, address] = new
             else:
-                store.index_copy_(2, address.to(new.device), new)
+                store.index_copy_(2, address, new)
 
     def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
@@ -177,7 +184,7 @@ class Pool:
             if len(self._free) < count:
                 size = max(_FIRST_PLACES, 2 * self._size)
                 if self._most is not None:
-                    size = min(size, self._most + WASTE + 1)
+                    size = min(max(size, self._most // 8), self._most + WASTE + 1)
                 size = max(size, self._size + count - len(self._free))
                 self._free[:0] = range(size - 1, self._size - 1, -1)
                 self._size = size
@@ -186,14 +193,20 @@ class Pool:
     def give_back(self, places: list[int]) -> None:
         """Make places free."""
         with self._lock:
-            self._free += reversed(places)
+            self._free += (place for place in reversed(places) if place < self._size)
 
     def fit(self) -> None:
         """Make the tensors as large as the places that were given out, where they are not."""
-        for layer, (keys, values) in self._layers.items():
-            if len(keys) < self._size:
-                self._layers[layer] = self._enlarged(keys, keys), self._enlarged(values, values)
-                self.moved += 1
+        try:
+            for layer, (keys, values) in self._layers.items():
+                if len(keys) < self._size:
+                    self._layers[layer] = self._enlarged(keys, keys), self._enlarged(values, values)
+                    self.moved += 1
+        except BaseException:  # no memory, say: places that not every layer has are none
+            with self._lock:
+                self._size = min(len(keys) for keys, _ in self._layers.values())
+                self._free = [place for place in self._free if place < self._size]
+            raise
 
     def write(self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed, `[1, kv_heads, places, dim]`."""
@@ -215,11 +228,13 @@ class Pool:
         """Number of layers that stored keys."""
         return len(self._layers)
 
-    def wipe(self, places: torch.Tensor) -> None:
+    def wipe(self, places: NDArray[np.int64]) -> None:
         """Write zeros."""
-        for stores in self._layers.values():
-            for store in stores:
-                store.index_fill_(0, places, 0)
+        with torch.inference_mode():
+            present = torch.from_numpy(places[places < self._size]).to(self.device)
+            for stores in self._layers.values():
+                for store in stores:
+                    store.index_fill_(0, present, 0)
 
     def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
         new = like.new_zeros(self._size, *like.shape[1:])
@@ -246,7 +261,7 @@ class RentedMemory:
         self._taken += self._pool.take(capacity - len(self._taken))
         self.places = np.array(self._taken, np.int64)
 
-    def address(self, slots: Sequence[int]) -> Address:
+    def address(self, slots: Sequence[int], device: torch.device) -> Address:
         """Places of slots, on the pool's device."""
         self._pool.fit()
         return torch.from_numpy(self.places[np.array(slots)]).to(self._pool.device)
@@ -267,7 +282,6 @@ class RentedMemory:
 
     def drop(self) -> None:
         """Write zeros, and give the places back."""
-        with torch.inference_mode():
-            self._pool.wipe(torch.from_numpy(self.places).to(self._pool.device))
+        self._pool.wipe(self.places)
         self._pool.give_back(self._taken)
         self._taken.clear()

@@ -32,6 +32,7 @@ _ROWS = (1, 2, 4, 8, 16, 32)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64)
 _SLOTS = tuple(size for power in range(8, 20) for size in (2**power, 3 * 2 ** (power - 1)))  # 256, 384, 512, ...
 _MOST = 256  # rows times tokens
+_MOST_PLACES, _FEW_PLACES = 2**18, 2**13  # rows times slots: at most, and whatever the lengths
 _KEPT = 64  # shapes
 
 
@@ -103,7 +104,7 @@ class Steps:
             del self._steps[next(iter(self._steps))]
         with self._model.passing(shape.rows * shape.tokens):
             with step.loaded(parts, visible):
-                if step.replay is None and step.runs >= self._patience:
+                if step.runs == self._patience:
                     step.replay = self._recorded(step)
                 if step.replay is None:
                     logits = step.run()
@@ -112,8 +113,7 @@ class Steps:
                     assert self._logits is not None
                     logits = self._logits
             step.runs += 1
-            wanted = [row * shape.tokens + index for row, part in enumerate(parts) for index in range(len(part.tokens))]
-            return logits[torch.tensor(wanted, device=logits.device)]
+            return logits.index_select(0, step.wanted(parts))
 
     def _recorded(self, step: _Step) -> Run | None:
         def run() -> None:
@@ -126,10 +126,14 @@ class Steps:
             if self._logits is None:
                 run()
             return self._record(run)
+        except torch.OutOfMemoryError as error:
+            logger.warning("no memory to record a pass of %s: %s", step.shape, error)
         except Exception as error:  # whatever a model does that can't be recorded
-            self.problem = error
             logger.warning("passes are no longer recorded: %s: %s", type(error).__name__, error)
-            return None
+            self.problem = error.with_traceback(None)  # which would hold what it was about
+            self._steps.clear()
+            self._logits = None
+        return None
 
 
 class _Step:
@@ -138,32 +142,42 @@ class _Step:
     def __init__(self, shape: Shape, model: Model, pool: Pool) -> None:
         self.runs = 0
         self.replay: Run | None = None
-        self._shape = shape
+        self.shape = shape
         self._model = model
         size, places = shape.rows * shape.tokens, shape.rows * shape.slots
-        self._numbers = torch.zeros(3 * size + places, dtype=torch.long, device=pool.device)
-        self._ids, self._positions, written, visible = torch.split(self._numbers, [size, size, size, places])
+        self._numbers = torch.zeros(4 * size + places, dtype=torch.long, device=pool.device)
+        self._ids, self._positions, written, self._wanted, visible = torch.split(
+            self._numbers, [size, size, size, size, places]
+        )
         self._pass = _FixedPass(pool, shape, written, visible.view(shape.rows, shape.slots))
 
     @contextmanager
     def loaded(self, parts: Sequence[Part], visible: Sequence[NDArray[np.int64]]) -> Iterator[None]:
         """Around a run: what it reads is laid out, and not held any longer."""
-        rows, tokens, slots = self._shape.rows, self._shape.tokens, self._shape.slots
+        rows, tokens, slots = self.shape.rows, self.shape.tokens, self.shape.slots
         numbers = np.full((3, rows, tokens), WASTE, np.int64)
+        wanted = np.zeros(rows * tokens, np.int64)
+        count = 0
         places = np.full((rows, slots), BLANK, np.int64)
         for row, part in enumerate(parts):
-            count = len(part.tokens)
-            numbers[0, row, :count], numbers[0, row, count:] = part.tokens, part.tokens[-1]
-            numbers[1, row, :count], numbers[1, row, count:] = part.positions, part.positions[-1]
-            numbers[2, row, :count] = part.written()
+            own = len(part.tokens)
+            numbers[0, row, :own], numbers[0, row, own:] = part.tokens, part.tokens[-1]
+            numbers[1, row, :own], numbers[1, row, own:] = part.positions, part.positions[-1]
+            numbers[2, row, :own] = part.written()
+            wanted[count : count + own] = np.arange(own) + row * tokens
+            count += own
             places[row, : len(visible[row])] = visible[row]
         numbers[:2, len(parts) :] = numbers[:2, :1, :1]
-        self._numbers.copy_(torch.from_numpy(np.concatenate([numbers.ravel(), places.ravel()])))
+        self._numbers.copy_(torch.from_numpy(np.concatenate([numbers.ravel(), wanted, places.ravel()])))
         self._pass.load(parts)
         try:
             yield
         finally:
             self._pass.unload()
+
+    def wanted(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Where the tokens of the parts are among those of the step."""
+        return self._wanted[: sum(len(part.tokens) for part in parts)]
 
     def run(self) -> torch.Tensor:
         """The logits after each token, those that fill up included: `[rows * tokens, vocab]`."""
@@ -182,12 +196,17 @@ class _FixedPass(TreePass):
         self._visible = visible
         self._parts: Sequence[Part] = ()
         self._sights: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}  # [rows, 1, tokens, slots]
+        self._repeated: dict[tuple[int | None, torch.dtype, int], torch.Tensor] = {}  # of this run
 
     def load(self, parts: Sequence[Part]) -> None:
         """Lay out what the tokens see."""
         self._parts = parts
         for (window, _), sight in self._sights.items():
             sight.copy_(self._sight(window))
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._repeated.clear()
 
     def unload(self) -> None:
         """Let go of the sequences."""
@@ -208,8 +227,13 @@ class _FixedPass(TreePass):
         key = (window, query.dtype)
         if key not in self._sights:  # never while it is recorded, since a run comes before
             self._sights[key] = self._sight(window).to(query.device, query.dtype)
-        sight = self._sights[key]
-        seen = attend(own, keys, values, lambda repeats: sight.repeat(1, 1, repeats, 1), scaling, softcap, sinks)
+
+        def bias(repeats: int) -> torch.Tensor:
+            if (*key, repeats) not in self._repeated:
+                self._repeated[*key, repeats] = self._sights[key].repeat(1, 1, repeats, 1)
+            return self._repeated[*key, repeats]
+
+        seen = attend(own, keys, values, bias, scaling, softcap, sinks)
         return seen.transpose(1, 2).flatten(0, 1)[None]
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -236,4 +260,7 @@ def _shape(parts: Sequence[Part], visible: Sequence[NDArray[np.int64]]) -> Shape
             return None
         sizes.append(offered[place])
     shape = Shape(*sizes)
-    return shape if shape.rows * shape.tokens <= _MOST else None
+    places = shape.rows * shape.slots
+    most = max(_FEW_PLACES, 4 * sum(map(len, visible)))  # lest all become as long as the longest
+    few = places <= min(_MOST_PLACES, most)
+    return shape if few and shape.rows * shape.tokens <= _MOST else None

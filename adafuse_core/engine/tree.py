@@ -43,24 +43,25 @@ class Branches:
                 slots.bias[place] = 0
         slots.positions[self._written] = self.positions
         self._bias = self._see(memo, first)
-        self._to_write: Address | None = None
-        self._to_read: Address | None = None
+        self._to_write: dict[torch.device, Address] = {}
+        self._to_read: dict[torch.device, Address] = {}
         self._biases: dict[tuple[int | None, torch.device, int], torch.Tensor] = {}
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed for these tokens."""
-        if self._to_write is None:
-            self._to_write = self.slots.memory.address(self._written)
-        self.slots.memory.write(layer, self._to_write, keys, values)
+        device = keys.device
+        if device not in self._to_write:
+            self._to_write[device] = self.slots.memory.address(self._written, device)
+        self.slots.memory.write(layer, self._to_write[device], keys, values)
 
-    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, layer: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of the sequence."""
-        if self._to_read is None:
-            self._to_read = self.slots.memory.address(range(self.slots.used))
-        return self.slots.memory.read(layer, self._to_read)
+        if device not in self._to_read:
+            self._to_read[device] = self.slots.memory.address(range(self._bias.shape[1]), device)
+        return self.slots.memory.read(layer, self._to_read[device])
 
     def bias(self, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
-        """`[repeats * tokens, used]`: 0 where a token sees a slot, else -inf."""
+        """`[repeats * tokens, slots]`: 0 where a token sees a slot, else -inf."""
         key = (window, like.device, repeats)
         if key not in self._biases:
             tensor = torch.from_numpy(self.sight(window)).to(like.device, like.dtype)
@@ -72,11 +73,11 @@ class Branches:
         return self._rented().places[self._written]
 
     def visible(self) -> NDArray[np.int64]:
-        """Places in the pool of all that the sequence holds, `[used]`."""
-        return self._rented().places[: self.slots.used]
+        """Places in the pool of all that the sequence holds, `[slots]`."""
+        return self._rented().places[: self._bias.shape[1]]
 
     def sight(self, window: int | None) -> NDArray[np.float32]:
-        """`[tokens, used]`: 0 where a token sees a slot, else -inf."""
+        """`[tokens, slots]`: 0 where a token sees a slot, else -inf."""
         if window is None:
             return self._bias
         distance = np.array(self.positions)[:, None] - self.slots.positions[: self._bias.shape[1]]
@@ -87,15 +88,15 @@ class Branches:
         return self.slots.memory
 
     def _see(self, memo: Memo, first: int) -> NDArray[np.float32]:
-        """`[tokens, used]`: 0 where a token sees a slot, else -inf."""
-        used = self.slots.used
-        bias = np.empty((self.length, used), np.float32)
+        """`[tokens, slots]`: 0 where a token sees a slot, else -inf."""
+        visible = self.slots.visible
+        bias = np.empty((self.length, visible), np.float32)
         if self.chunk:  # slots of the trunk are in order
-            later = np.arange(used) > first + np.arange(self.chunk)[:, None]
+            later = np.arange(visible) > first + np.arange(self.chunk)[:, None]
             bias[: self.chunk] = np.where(later, np.float32(-np.inf), np.float32(0))
         if not self.nodes:
             return bias
-        bias[self.chunk :] = self.slots.bias[:used]
+        bias[self.chunk :] = self.slots.bias[:visible]
         place_of = dict(zip(self.nodes, self.places, strict=True))
         for row, node in enumerate(self.nodes, self.chunk):
             for ancestor in node.path():
@@ -174,15 +175,15 @@ class TreeStore:
         left, start = self._chunk, 0
         for ask in asks:
             ends = ask.ends()
-            slots = self._slots(ask.memo)
-            rest = len(ask.memo.trunk) - slots.trunk_read
+            held: Slots | None = ask.memo.held
+            rest = len(ask.memo.trunk) - (0 if held is None else held.trunk_read)
             if rest and not left:
                 continue
             chunk = min(rest, left)
             nodes = _nodes(ends) if chunk == rest else []
             if chunk or nodes:
                 taken.append(ask.memo)
-                part = Branches(ask.memo, slots, start, chunk, nodes)
+                part = Branches(ask.memo, self._slots(ask.memo), start, chunk, nodes)
                 start, left = part.stop, left - chunk
                 yield part
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import namedtuple
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from adafuse_core.engine import graphs, selftest
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.selftest import Unfit, choose_store
 from adafuse_core.engine.slots import BLANK, Pool
-from adafuse_core.engine.steps import Steps
+from adafuse_core.engine.steps import Steps, _shape
 from adafuse_core.engine.store import Ask
 from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, fresh, read, some_contexts
 from tests.recording import traced
@@ -129,6 +130,44 @@ def test_pool_grows_and_what_was_recorded_before_is_not_used_after(monkeypatch):
     assert steps.pool.moved
     for memo in memos[1:]:
         assert_close(read(store, memo, [(*memo.ids, 7)])[0], fresh(reference, (*memo.ids, 7)))
+
+
+def test_pool_without_memory_to_grow_fails_what_grew_and_goes_on(monkeypatch):
+    monkeypatch.setattr("adafuse_core.engine.slots._FIRST_PLACES", 256)
+    _, store, steps = recorded()
+    reference = build("llama")
+    first = Memo(PROMPT[:30])
+    read(store, first, [first.ids])
+    enlarged, calls_left = Pool._enlarged, [1]
+
+    def scarce(self, old, like):
+        calls_left[0] -= 1
+        if calls_left[0] < 0:
+            raise torch.OutOfMemoryError("no memory")
+        return enlarged(self, old, like)
+
+    others = [Memo(PROMPT[:9]) for _ in range(3)]
+    with monkeypatch.context() as short:
+        short.setattr(Pool, "_enlarged", scarce)
+        for _ in range(2):
+            with pytest.raises(torch.OutOfMemoryError):
+                store.read([Ask(other, [other.ids]) for other in others])
+            calls_left[0] = 1
+        assert_close(read(store, first, [(*first.ids, 7)])[0], fresh(reference, (*first.ids, 7)))
+    assert {len(keys) for keys, _ in steps.pool._layers.values()} >= {256}
+    for other in others:
+        assert_close(read(store, other, [(*other.ids, 8)])[0], fresh(reference, (*other.ids, 8)))
+    del others, other, first
+    assert free(steps.pool) == steps.pool._size - 2
+
+
+def test_one_long_sequence_does_not_fill_up_many_short_ones():
+    part = namedtuple("Part", "tokens")([1])
+    assert _shape([part] * 3, [range(3000), range(40), range(40)]) is not None
+    assert _shape([part] * 9, [range(30_000), *[range(40)] * 8]) is None
+    assert _shape([part] * 9, [range(400), *[range(40)] * 8]) is not None
+    assert _shape([part], [range(200_000)]) is not None
+    assert _shape([part], [range(300_000)]) is None
 
 
 def test_places_come_back_however_a_sequence_ends():

@@ -1,0 +1,130 @@
+"""What is asked of CUDA when a pass is recorded; the calls are noted, since no GPU is needed for these tests."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+
+import pytest
+import torch
+
+from adafuse_core.engine import selftest
+from adafuse_core.engine.graphs import GraphRecorder, ReadsNoNumber, recorder
+from adafuse_core.engine.selftest import Unfit, choose_store
+from tests.engine.test_stores import build
+
+
+class Cuda:
+    """Notes what is called, in order."""
+
+    def __init__(self, monkeypatch):
+        self.notes = []
+        self.pools = 0
+        self.fails = False
+        for name in ("device", "stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: "own stream")
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", self.pool)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Graph(self.notes))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
+
+    def pool(self):
+        self.pools += 1
+        return self.pools
+
+    def end(self, index, pool):
+        self.notes.append(f"allocator of GPU {index} told, memory {pool}")
+
+    @contextlib.contextmanager
+    def device(self, _):
+        yield
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self.notes.append(f"on {stream}")
+        try:
+            yield
+        finally:
+            self.notes.append(f"off {stream}")
+
+    @contextlib.contextmanager
+    def graph(self, graph, *, pool, stream, capture_error_mode):
+        assert stream == "own stream"
+        assert capture_error_mode == "thread_local"
+        self.notes.append(f"begin with memory {pool}")
+        yield
+        if self.fails:
+            raise RuntimeError("capture was invalidated")
+        self.notes.append("end")
+
+
+class Graph:
+    def __init__(self, notes):
+        self.notes = notes
+
+    def replay(self):
+        self.notes.append("replay")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return Cuda(monkeypatch)
+
+
+def test_run_is_tried_before_it_is_recorded_on_a_stream_of_its_own(cuda):
+    replay = GraphRecorder(torch.device("cuda:1"))(lambda: cuda.notes.append("run"))
+    assert cuda.notes == ["run", "on own stream", "begin with memory 1", "run", "end", "off own stream"]
+    cuda.notes.clear()
+    replay()
+    replay()
+    assert cuda.notes == ["replay", "replay"]
+
+
+def test_graphs_share_memory_as_long_as_one_of_them_lives(cuda):
+    record = GraphRecorder(torch.device("cuda:0"))
+    replays = [record(lambda: None) for _ in range(3)]
+    assert cuda.pools == 1
+    replays.clear()
+    gc.collect()
+    replays.append(record(lambda: None))
+    assert cuda.pools == 2
+    assert "begin with memory 2" in cuda.notes
+
+
+def test_failure_tidies_up_and_can_be_followed_by_a_recording(cuda):
+    record = GraphRecorder(torch.device("cuda:1"))
+    cuda.fails = True
+    with pytest.raises(RuntimeError, match="invalidated"):
+        record(lambda: None)
+    assert cuda.notes[-2:] == ["off own stream", "allocator of GPU 1 told, memory 1"]
+    cuda.fails = False
+    record(lambda: None)()
+    assert cuda.notes[-1] == "replay"
+
+
+def test_what_reads_numbers_is_refused_before_anything_is_recorded(cuda):
+    record = GraphRecorder(torch.device("cuda:0"))
+    numbers = torch.arange(3)
+    for run in (lambda: numbers.sum().item(), lambda: numbers.nonzero(), lambda: bool(numbers[0])):
+        with pytest.raises(RuntimeError, match="can't be recorded"):
+            record(run)
+    assert cuda.notes == []
+
+
+def test_experts_picked_by_python_are_refused(monkeypatch):
+    def record(run):
+        with ReadsNoNumber():
+            run()
+        return run
+
+    monkeypatch.setattr(selftest, "recorder", lambda _: record)
+    for family in ("llama", "qwen3", "gemma2", "gpt2", "phi3"):
+        assert choose_store(build(family), graphs=True).recorded
+    model = build("mixtral")
+    model.module.set_experts_implementation("eager")
+    with pytest.raises(Unfit, match="can't be recorded"):
+        choose_store(model, graphs=True)
+
+
+def test_models_that_can_not_be_recorded_say_why():
+    assert recorder(build("llama")) == "the model runs on cpu"
