@@ -163,8 +163,7 @@ def attend(
     rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]
     if softcap is not None or sinks is not None:
-        grouped = query.reshape(rows, -1, group, tokens, dim)
-        seen = _plain(grouped, keys, values, bias(1), scaling, softcap, sinks)
+        seen = _plain(query, keys, values, bias(group), scaling, softcap, sinks)
     elif tokens <= _FEW or group == 1 or rows > 1:
         merged = query.reshape(rows, -1, group * tokens, dim)
         seen = scaled_dot_product_attention(merged, keys, values, attn_mask=bias(group), scale=scaling)
@@ -184,18 +183,16 @@ def _plain(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """With soft-capped scores or attention sinks, for `[rows, kv_heads, group, tokens, dim]`.
-
-    Half precision takes the softmax in float32.
-    """
-    rows, kv_heads, group, tokens, dim = query.shape
-    scores = query @ keys[:, :, None].transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
+    """With soft-capped scores or attention sinks; half precision takes the softmax in float32."""
+    rows, _, tokens, dim = query.shape
+    merged = query.reshape(rows, keys.shape[1], -1, dim)  # the heads that share keys are read as one
+    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + (bias if bias.dim() == 2 else bias[:, :, None])
+    scores = scores + bias
     if sinks is not None:
-        sink = sinks.reshape(kv_heads, group, 1, 1).expand(rows, -1, -1, tokens, 1).to(scores.dtype)
-        scores = torch.cat([scores, sink], dim=-1)
+        sink = sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)  # [1, kv_heads, group * tokens, 1]
+        scores = torch.cat([scores, sink.expand(rows, -1, -1, -1).to(scores.dtype)], dim=-1)
     exact = torch.promote_types(query.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)
-    return weights[..., : keys.shape[2]] @ values[:, :, None]
+    return weights[..., : keys.shape[2]] @ values
