@@ -63,7 +63,8 @@ class Budget:
         for prefix in self._prefixes:
             if not prefix.fits(Span(text=""), guide.closing):
                 raise ContextOverflowError(
-                    f"after a prompt of {prefix.prompt_tokens} tokens there is no room for {shortest}",
+                    f"after a prompt of {prefix.prompt_tokens} tokens the context window, or the memory for it, has no "
+                    f"room for {shortest}",
                     member=prefix.name,
                     hint="shorten the prompt, ask for less, or leave this member out",
                 )

@@ -144,12 +144,15 @@ class Request:
 
 
 class Illness(threading.Thread):
-    """Puts a NaN into a model's weights now and then, for a moment."""
+    """Puts a NaN into a model's weights now and then, for a moment.
+
+    Not into those of queries and keys: where all scores of a token are NaN, PyTorch's kernels for CPUs take them for
+    masked, and the logits are finite and wrong.
+    """
 
     def __init__(self, module, seed):
         super().__init__()
-        layer = module.model.layers[1].self_attn
-        self.weights = [layer.k_proj.weight, layer.v_proj.weight, module.model.norm.weight]
+        self.weights = [module.model.layers[1].self_attn.v_proj.weight, module.model.norm.weight]
         self.draw, self.over, self.times = random.Random(seed), threading.Event(), 0
 
     def run(self):
@@ -164,14 +167,14 @@ class Illness(threading.Thread):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("kind", "sick"), [("ensemble", 1), ("recorded", 0)])
+@pytest.mark.parametrize(("kind", "sick", "count"), [("ensemble", 1, 360), ("recorded", 0, 120)])
 def test_requests_of_all_kinds_at_once_hurt_neither_each_other_nor_the_memory(
-    request, kind, sick, broken, record_property
+    request, kind, sick, count, broken, record_property
 ):
     ensemble = request.getfixturevalue(kind)
     expected = [ensemble.generate(prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS]
     draw = random.Random(0)
-    chosen = draw.choices(list(KINDS), KINDS.values(), k=360)
+    chosen = draw.choices(list(KINDS), KINDS.values(), k=count)
     requests = [Request(one, draw.randrange(len(PROMPTS)), draw.randrange(6)) for one in chosen]
     illness = Illness(ensemble.members[sick].backend.model.module, seed=1)
     illness.start()
