@@ -60,6 +60,21 @@ class Model:
         logits = self._call(rows, last or 0, **options)
         return logits[:, -last:] if last else logits
 
+    def go_on(self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int) -> tuple[torch.Tensor, Any]:
+        """Read rows after what is in a cache of the model's own making, or with a new one.
+
+        Args:
+            rows: `[rows, tokens]`, of one length.
+            cache: What the last such pass returned, or None.
+            name: Under which the model takes its cache, and hands it out.
+            last: Only the logits after so many of the last tokens are needed.
+
+        Returns:
+            `[rows, last, vocab]`, and the cache; None if the model hands out none.
+        """
+        outputs = self._outputs(rows, last, use_cache=True, **({} if cache is None else {name: cache}))
+        return outputs.logits[:, -last:], getattr(outputs, name, None)
+
     def read(self, tokens: Sequence[int], positions: Sequence[int], tree: Any, keep: Sequence[int]) -> torch.Tensor:
         """Read a flat row of tokens of many sequences.
 
@@ -92,11 +107,14 @@ class Model:
             yield
 
     def _call(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._outputs(rows, keep, **options).logits
+        return logits
+
+    def _outputs(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> Any:
         if self._keeps:
             options["logits_to_keep"] = keep
         with self.passing(len(rows) * len(rows[0])):
-            logits: torch.Tensor = self.module(input_ids=self._ids(rows), **options).logits
-            return logits
+            return self.module(input_ids=self._ids(rows), **options)
 
     def _ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(rows, dtype=torch.long, device=self.device)

@@ -172,7 +172,7 @@ class PrefillStore:
         length = _length(memo.trunk, path)
         places = list(_places(0, path, len(memo.trunk), wanted))
         first = min((index for _, index, _ in places), default=length - 1)
-        logits, cache = self._pass([_tokens(memo.trunk, path)], None, length - first)
+        logits, cache = self._model.go_on([_tokens(memo.trunk, path)], None, self._cache_name, last=length - first)
         _fill(places, logits, first)
         return self._hold(memo, cache, path[-1:])
 
@@ -184,7 +184,7 @@ class PrefillStore:
             with torch.inference_mode():
                 live.cache.reorder_cache(torch.tensor(growth.rows, device=self._model.device))
         rows = [_tokens((), new) for new in growth.nodes]
-        logits, cache = self._pass(rows, live.cache, len(rows[0]))
+        logits, cache = self._model.go_on(rows, live.cache, self._cache_name, last=len(rows[0]))
         _fill([place for row, new in enumerate(growth.nodes) for place in _places(row, new, 0, wanted)], logits, 0)
         self._hold(memo, cache, [new[-1] for new in growth.nodes])
 
@@ -194,16 +194,6 @@ class PrefillStore:
             memo.held = Live(cache, ends)
             self._holders.add(memo)
         return cache is not None
-
-    def _pass(self, rows: list[list[int]], cache: Any, last: int) -> tuple[torch.Tensor, Any]:
-        """Read rows after what is in the cache, or with a new one; `[rows, last, vocab]` logits, and the cache."""
-        model = self._model
-        options: dict[str, Any] = {"use_cache": True} | ({} if cache is None else {self._cache_name: cache})
-        if model._keeps:
-            options["logits_to_keep"] = last
-        with model.passing(len(rows) * len(rows[0])):
-            outputs = model.module(input_ids=model._ids(rows), **options)
-        return outputs.logits[:, -last:], getattr(outputs, self._cache_name, None)
 
     def _read_anew(self, rows: list[tuple[Ids, list[Node]]], wanted: set[Node]) -> None:
         """One pass without a cache over as many of the contexts as it may hold, each a trunk and the path below it."""

@@ -115,15 +115,10 @@ def tree_problem(model: Model, *, own_attention: bool = False, steps: Steps | No
         return "attn_implementation was given"
     if not getattr(model.module, "_supports_attention_backend", False):
         return "its attention can't be replaced"
-    if (rope := _rope_type(config)) in ("dynamic", "longrope"):
-        return f"its {rope} position embeddings depend on the longest context of a pass"
-    length = LENGTH
-    for window in windows(config):
-        length = max(length, window + LENGTH)
-    weights = sum(parameter.numel() for parameter in model.module.parameters())
-    if length > LENGTH and weights * length > _MOST_WORK.get(model.device.type, _MOST_WORK["cuda"]):
-        return f"its attention window of {length - LENGTH} tokens is too long to be tried out on this device"
+    if (problem := _untried(model)) is not None:
+        return problem
     before = model.module.config._attn_implementation
+    length = max(windows(config), default=0) + LENGTH
     fresh = StoreTrial(model, length)
     try:
         model.module.set_attn_implementation(NAME)
@@ -217,7 +212,7 @@ def _store(model: Model, kind: str, chunk: int, most: int | None, steps: Steps |
 
 
 def _untried(model: Model) -> str | None:
-    """Why a trial of a few tokens would not tell how the model's own cache goes on."""
+    """Why a trial of a few tokens can't be made, or would not tell how the model reads many."""
     config = model.module.config.get_text_config()
     if (rope := _rope_type(config)) in ("dynamic", "longrope"):
         return f"its {rope} position embeddings depend on the length of a pass"

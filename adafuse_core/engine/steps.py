@@ -68,14 +68,12 @@ class Steps:
         model: On one device.
         pool: Of all its sequences.
         record: See `graphs.py`.
-        patience: Passes of a shape before it is recorded.
     """
 
-    def __init__(self, model: Model, pool: Pool, record: Recorder, *, patience: int = 1) -> None:
+    def __init__(self, model: Model, pool: Pool, record: Recorder) -> None:
         self.pool = pool
         self._model = model
         self._record = record
-        self._patience = patience
         self._steps: dict[Shape, _Step] = {}  # the latest used last
         self._moved = 0
         self._logits: torch.Tensor | None = None  # [_MOST, vocab], of all recorded passes
@@ -104,7 +102,7 @@ class Steps:
             del self._steps[next(iter(self._steps))]
         with self._model.passing(shape.rows * shape.tokens):
             with step.loaded(parts, visible):
-                if step.runs == self._patience:
+                if step.runs == 1:  # a shape that comes once is not worth a recording
                     step.replay = self._recorded(step)
                 if step.replay is None:
                     logits = step.run()
