@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
 from adafuse_core import Ensemble, small_models
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.selftest import choose_store
 from tests.engine.test_steps import TREES, calls
-from tests.engine.test_stores import PROMPT, assert_close, build, fresh, read, some_contexts
+from tests.engine.test_stores import build, check_distributions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -37,14 +34,7 @@ def test_graphs_give_the_distributions_of_fresh_passes(family):
     choice = choose_store(model, chunk=16)
     assert str(choice) == "tree with CUDA graphs (it reproduces fresh passes)"
     runs, before = calls(model), model.forwards
-    draw = random.Random(family)
-    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
-    for _ in range(8):
-        for memo in memos:
-            contexts = some_contexts(draw, memo.ids)
-            expected = torch.stack([fresh(reference, context) for context in contexts])
-            assert_close(read(choice.store, memo, contexts), expected)
-            choice.store.commit(memo, max(contexts, key=len))
+    check_distributions(choice.store, reference, family, rounds=8)
     assert len(runs) < (model.forwards - before) * 0.75
 
 

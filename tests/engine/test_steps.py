@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 from collections import namedtuple
 
 import pytest
@@ -15,7 +14,7 @@ from adafuse_core.engine.selftest import Unfit, choose_store
 from adafuse_core.engine.slots import BLANK, Pool
 from adafuse_core.engine.steps import Steps, _shape
 from adafuse_core.engine.store import Ask
-from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, fresh, read, some_contexts
+from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, check_distributions, fresh, read
 from tests.recording import traced
 
 TREES = [family for family, (_, kind) in FAMILIES.items() if kind == "tree"]
@@ -50,18 +49,9 @@ def free(pool):
 
 @pytest.mark.parametrize("family", TREES)
 def test_recorded_passes_give_the_distributions_of_fresh_ones(family, record_property):
-    reference, count = build(family), 0
     model, store, steps = recorded(family)
     runs, before = calls(model), model.forwards
-    draw = random.Random(family)
-    memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
-    for _ in range(8):
-        for memo in memos:
-            contexts = some_contexts(draw, memo.ids)
-            expected = torch.stack([fresh(reference, context) for context in contexts])
-            assert_close(read(store, memo, contexts), expected)
-            store.commit(memo, max(contexts, key=len))
-            count += len(contexts)
+    count = check_distributions(store, build(family), family, rounds=8)
     assert steps.problem is None
     assert len(runs) < (model.forwards - before) * 0.75  # the others were replays
     record_property("distributions equal to fresh passes", count)
