@@ -39,8 +39,8 @@ class Turns:
     def decided(self) -> None:
         """The calling thread has asked again, or will not."""
         with self._changed:
-            self._answered.pop(threading.get_ident(), None)
-            self._changed.notify_all()
+            if self._answered.pop(threading.get_ident(), None) is not None and not self._answered:
+                self._changed.notify_all()
 
     def answer(self, threads: Iterable[int]) -> None:
         """These threads got what they asked for."""
