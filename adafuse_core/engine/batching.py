@@ -180,6 +180,9 @@ class Batcher:
         if self.max_kv_tokens is None:
             return asks
         held = {memo: self.store.tokens_held(memo) for memo in self._last_used}
+        more = sum(self.store.tokens_needed(ask) - held[ask.memo] for ask in asks)
+        if sum(held.values()) + more <= self.max_kv_tokens:
+            return asks
         admitted, refused = [], False
         for place, ask in enumerate(asks):
             if refused and not held[ask.memo]:

@@ -144,7 +144,10 @@ class Memo:
         return length if context[:length] == self.ids[:length] else shared_length(context, self.ids)
 
     def _committed(self, depth: int) -> Node:
-        return next(node for node in self.head.path() if node.depth <= depth)
+        node = self.head
+        while node.depth > depth and node.parent is not None:
+            node = node.parent
+        return node
 
 
 def unread(node: Node) -> Iterator[Node]:

@@ -87,11 +87,14 @@ def distributions(logits: torch.Tensor) -> list[Distribution]:
 
 
 def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
-    """Log-probabilities of tokens, each in its distribution; one transfer per table."""
+    """Log-probabilities of tokens, each in its distribution; one transfer per table, none for what is at hand."""
     by_table: dict[int, list[int]] = {}
-    for index, (distribution, _) in enumerate(wanted):
-        by_table.setdefault(id(distribution.table), []).append(index)
     values = [0.0] * len(wanted)
+    for index, (distribution, token) in enumerate(wanted):
+        if token in distribution.ids:
+            values[index] = distribution.logprobs[distribution.ids.index(token)]
+        else:
+            by_table.setdefault(id(distribution.table), []).append(index)
     for indices in by_table.values():
         table = wanted[indices[0]][0].table
         rows = torch.tensor([wanted[index][0].row for index in indices], device=table.device)

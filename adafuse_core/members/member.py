@@ -201,6 +201,7 @@ class ModelPrefix:
         self._prompt_length = len(prompt.ids)
         self._text = ""  # of the answer
         self._drafted: dict[Span, Ids] = {}  # own ids of this round's spans
+        self._decoded: dict[Ids, str] = {}  # texts of ids after the answer, of this round
         self._written: dict[str, tuple[Ids, Ids]] = {}  # how texts of this round are written after the answer
 
     @property
@@ -253,7 +254,7 @@ class ModelPrefix:
         with self._blame("committing"):
             self._ids = self._ids_after(span)
             self._text += span.text
-            self._drafted, self._written = {}, {}
+            self._drafted, self._decoded, self._written = {}, {}, {}
             if self._masks is not None:
                 self._masks.commit(self._ids, span.text)
             self._session.commit(self._ids)
@@ -360,7 +361,10 @@ class ModelPrefix:
         return Writer(self._decode, self._member.rule, self._member.end_ids, self._max_word_tokens, start)
 
     def _decode(self, ids: Ids) -> str:
-        return self._section.decode(self._ids, ids, opens=not self._text)
+        text = self._decoded.get(ids)
+        if text is None:
+            text = self._decoded[ids] = self._section.decode(self._ids, ids, opens=not self._text)
+        return text
 
     def _span(self, ids: Ids, ends: bool) -> Span:
         span = Span(text=self._decode(ids), ends=ends)

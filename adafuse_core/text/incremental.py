@@ -17,6 +17,7 @@ import regex
 Ids = tuple[int, ...]
 
 _REACHES = (200, 2000)  # characters before the end in which a window begins
+_NEAR = 40  # characters before the end: a window that begins no further away serves the grown text too
 _WIDTHS = (2, 8)  # words in a window; the first one is the guard
 
 
@@ -82,7 +83,7 @@ class Growth:
             start, kept, guard = base.window
             own = self._inner(text[start:])
             if own[: len(guard)] == guard:
-                return Written(text, own, base.ids, kept)
+                return Written(text, own, base.ids, kept, base.window if len(text) - start <= _NEAR else None)
         return Written(text, self._whole(text))
 
     def _find_window(self, written: Written) -> Window | None:
