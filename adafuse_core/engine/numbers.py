@@ -121,8 +121,9 @@ def likeliest(
         FloatingPointError: Not valid.
     """
     count = min(count, values.shape[-1])
-    top, index = torch.topk(values, count, dim=-1)  # [rows, count]
-    ties = (top[:, 1:] == top[:, :-1]).any() | ((values >= top[:, -1:]).sum(dim=-1) > count).any()
+    top, index = torch.topk(values, min(count + 1, values.shape[-1]), dim=-1)  # one more, which may equal the last
+    ties = (top[:, 1:] == top[:, :-1]).any()
+    top, index = top[:, :count], index[:, :count]
     indices, highest, flags = _fetch(index, top, ties[None] if valid is None else torch.stack([ties, ~valid]))
     if flags[1:].any():
         raise FloatingPointError("NaN or infinite logits")
