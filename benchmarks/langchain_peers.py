@@ -9,35 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib.metadata
-import logging
 import os
 import pickle
-import shutil
 import subprocess
 import sys
-import threading
 import time
-import warnings
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import arguments, finish, prepare, show
+from common import arguments, finish, show
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
+from peers import (
+    PATIENCE,
+    Seen,
+    attempt,
+    begin,
+    compare,
+    installed,
+    replaced,
+    show_situations,
+    slowed,
+    with_start_token,
+    within,
+)
 from pydantic import BaseModel
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from adafuse_core import small_models
@@ -46,7 +52,6 @@ from adafuse_integrations.langchain import ChatAdaFuse
 MODEL = str(small_models.path("aspen"))
 QUESTION = "What is the capital of France?"
 WEATHER = "What is the weather in Paris?"
-PATIENCE = 5.0  # seconds after which a stream that brings nothing counts as hanging
 PEER = "langchain-huggingface"
 
 
@@ -67,14 +72,6 @@ class City(BaseModel):
 
     name: str
     people: int
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What happened, and whether it is what a caller would want."""
-
-    outcome: str
-    good: bool
 
 
 class Side:
@@ -346,15 +343,6 @@ SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
 )
 
 
-def compare(sides: list[Side]) -> list[dict[str, Any]]:
-    """What each side does in each situation."""
-    rows = []
-    for check in SITUATIONS:
-        situation = (check.__doc__ or "").strip()
-        rows.append({"situation": situation} | {side.name: vars(check(side)) for side in sides})
-    return rows
-
-
 # --- the standard suites ---
 
 SUITE = """
@@ -423,23 +411,6 @@ class Metadata(BaseCallbackHandler):
         self.metadata = metadata or {}
 
 
-def attempt(action: Callable[[], Any]) -> Any:
-    """What an action returns, or what it raises."""
-    try:
-        return action()
-    except Exception as error:
-        return error
-
-
-def within(seconds: float, action: Callable[[], Any]) -> Any:
-    """The same, or None if it takes too long; it then goes on in the background."""
-    result: list[Any] = []
-    thread = threading.Thread(target=lambda: result.append(attempt(action)), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return result[0] if result else None
-
-
 def kind(outcome: Any) -> str:
     """An outcome in a few words, without this machine's paths."""
     if not isinstance(outcome, Exception):
@@ -460,32 +431,9 @@ async def said(llm: Any, way: str) -> str:
     return joined(llm.stream(QUESTION)) if way == "stream" else (await llm.ainvoke(QUESTION)).text
 
 
-def with_start_token(folder: Path) -> str:
-    """A copy of birch whose tokenizer begins every text with its start token, as its template does anyway."""
-    shutil.copytree(small_models.path("birch"), folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    start = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]
-    )
-    assert start in tokenizer.chat_template
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
 def start_id(folder: str) -> int:
     """The id of that start token."""
     return int(AutoTokenizer.from_pretrained(Path(folder) / "birch").bos_token_id)
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of an object, replaced for a while."""
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
 
 
 @contextmanager
@@ -504,37 +452,12 @@ def inputs(module: Any) -> Iterator[list[list[int]]]:
         hook.remove()
 
 
-@contextmanager
-def slowed(module: Any) -> Iterator[None]:
-    """A model whose passes take at least 20 ms, as those of a large one do."""
-    hook = module.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def installed(package: str) -> str | None:
-    """The version of a package, None if it is absent."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     args = arguments(__doc__ or "").parse_args()
-    about = prepare(args)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    threading.excepthook = lambda _: None  # a thread of the peer dies while its stream is read
-    packages = ("langchain-core", "langchain-tests", PEER, "huggingface_hub")
-    about["versions"] |= {name: version for name in packages if (version := installed(name))}
+    about = begin(args, ("langchain-core", "langchain-tests", PEER, "huggingface_hub"))
     sides: list[Side] = [Peer(), Side()] if installed(PEER) else [Side()]
-    names = [side.name for side in sides]
-    rows = compare(sides)
-    cells = [[row["situation"], *(row[name]["outcome"] for name in names)] for row in rows]
-    show("The same situations, the same small model", ["situation", *names], cells)
+    rows = compare(sides, SITUATIONS)
+    show_situations(rows, sides)
     suites = {} if args.quick or not installed("langchain-tests") else {side.name: run_suites(side) for side in sides}
     if suites:
         show("langchain-tests, nothing expected to fail", ["test", *suites], suite_rows(suites))

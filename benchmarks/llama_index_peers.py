@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import gc
-import importlib.metadata
 import json
-import logging
 import pickle
-import shutil
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import arguments, finish, prepare, show
+from common import arguments, finish
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms.function_calling import FunctionCallingLLM
-from tokenizers.processors import TemplateProcessing
+from peers import (
+    PATIENCE,
+    Seen,
+    attempt,
+    begin,
+    compare,
+    installed,
+    replaced,
+    show_situations,
+    slowed,
+    with_start_token,
+    within,
+)
 from transformers import AutoTokenizer
 
 from adafuse_core import small_models
@@ -45,15 +50,7 @@ STRICT = (  # a template like Gemma's: no system role, user and assistant altern
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-PATIENCE = 5.0  # seconds after which a stream that brings nothing counts as hanging
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What happened, and whether it is what a caller would want."""
-
-    outcome: str
-    good: bool
+PEER = "llama-index-llms-huggingface"
 
 
 class Side:
@@ -135,7 +132,7 @@ def failing_stream(side: Side) -> Seen:
 def start_tokens(side: Side) -> Seen:
     """Start tokens in a chat prompt, with a tokenizer that adds one, as Llama's and Mistral's do"""
     with TemporaryDirectory() as folder:
-        llm = side.make(model=adding_start_token(Path(folder) / "birch"))
+        llm = side.make(model=with_start_token(Path(folder) / "birch"))
         llm.chat([ChatMessage(content="Hello!")])
         with side.prompts(llm) as seen:
             llm.chat([ChatMessage(content=QUESTION)])
@@ -391,66 +388,12 @@ SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
 )
 
 
-def situation(check: Callable[[Side], Seen]) -> str:
-    """What a check is about, in words."""
-    return (check.__doc__ or "").strip()
-
-
-def compare(sides: list[Side], checks: tuple[Callable[[Side], Seen], ...] = SITUATIONS) -> list[dict[str, Any]]:
-    """What each side does in each situation."""
-    rows = []
-    for check in checks:
-        seen = {side.name: check(side) for side in sides}
-        gc.collect()
-        rows.append({"situation": situation(check)} | {name: vars(one) for name, one in seen.items()})
-    return rows
-
-
 # --- what they use ---
-
-
-def attempt(action: Callable[[], Any]) -> Any:
-    """What an action returns, or what it raises."""
-    try:
-        return action()
-    except Exception as error:
-        return error
-
-
-def within(seconds: float, action: Callable[[], Any]) -> Any:
-    """The same, or None if it takes too long; it then goes on in the background."""
-    result: list[Any] = []
-    thread = threading.Thread(target=lambda: result.append(attempt(action)), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return result[0] if result else None
 
 
 def first_line(error: Any) -> str:
     """The first line of a message, without this machine's paths."""
     return (str(error).splitlines() or [""])[0].replace(MODEL, "birch")[:120]
-
-
-def adding_start_token(folder: Path) -> str:
-    """A copy of the model whose tokenizer begins every text with its start token."""
-    shutil.copytree(MODEL, folder)
-    tokenizer = copy.deepcopy(TOKENIZER)
-    start = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]
-    )
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of an object, replaced for a while."""
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
 
 
 @contextmanager
@@ -460,16 +403,6 @@ def passes(module: Any) -> Iterator[list[int]]:
     hook = module.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
     try:
         yield count
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def slowed(module: Any) -> Iterator[None]:
-    """A model whose passes take at least 20 ms, as those of a large one do."""
-    hook = module.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-    try:
-        yield
     finally:
         hook.remove()
 
@@ -509,32 +442,12 @@ async def held_up(llm: Any) -> float:
     return longest
 
 
-def installed(package: str) -> str | None:
-    """The version of a package, None if it is absent."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     args = arguments(__doc__ or "").parse_args()
-    about = prepare(args)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    threading.excepthook = lambda _: None  # a thread of the peer dies in the first situation
-    peer = installed("llama-index-llms-huggingface")
-    about["versions"] |= {"llama-index-core": installed("llama-index-core") or ""}
-    if peer:
-        about["versions"]["llama-index-llms-huggingface"] = peer
-    sides: list[Side] = [Peer(), Side()] if peer else [Side()]
-    rows = compare(sides)
-    names = [side.name for side in sides]
-    show(
-        "The same situations, the same small model",
-        ["situation", *names],
-        [[row["situation"], *(row[name]["outcome"] for name in names)] for row in rows],
-    )
+    about = begin(args, ("llama-index-core", PEER))
+    sides: list[Side] = [Peer(), Side()] if installed(PEER) else [Side()]
+    rows = compare(sides, SITUATIONS)
+    show_situations(rows, sides)
     finish({**about, "rows": rows}, args.json)
 
 

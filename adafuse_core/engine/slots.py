@@ -18,6 +18,7 @@ from adafuse_core.engine.store import SPARE_TOKENS
 BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, one takes what nobody wants
 _FIRST_PLACES = 4096  # or an eighth of the most
 _EVEN = 64
+_SHARE = 24
 
 Address = slice | torch.Tensor
 
@@ -44,11 +45,16 @@ class Memory(Protocol):
         """Give all up after a failed pass, which may have left numbers that are none."""
 
 
+def spare(tokens: int) -> int:
+    """Slots beyond so many tokens: few beside them, enough for what is tried and written until more are needed."""
+    return max(SPARE_TOKENS, tokens // _SHARE)
+
+
 def grown(capacity: int, used: int, most: int | None) -> int:
     """A capacity for so many slots: the old one, or some more (up to a bound), lest it grow with every token."""
     if used <= capacity:
         return capacity
-    more = capacity + max(SPARE_TOKENS, capacity // 8)
+    more = capacity + spare(capacity)
     return max(used, more if most is None else min(more, most))
 
 
@@ -108,7 +114,7 @@ class OwnMemory:
 
     def __init__(self) -> None:
         self._capacity = 0
-        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
+        self._layers: dict[int, dict[str, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
 
     def grow(self, capacity: int) -> None:
         """Have room for so many slots, in each layer from its next write on."""
@@ -122,13 +128,11 @@ class OwnMemory:
 
     def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
-        held = self._layers.get(layer)
-        if held is None or held[0].shape[2] < self._capacity:
-            held = self._layers[layer] = (
-                self._enlarged(held and held[0], keys),
-                self._enlarged(held and held[1], values),
-            )
-        for store, new in zip(held, (keys, values), strict=True):
+        held = self._layers.setdefault(layer, {})
+        for kind, new in (("keys", keys), ("values", values)):
+            if kind not in held or held[kind].shape[2] < self._capacity:
+                held[kind] = self._enlarged(held.get(kind), new)  # the old keys are gone before values are copied
+            store = held[kind]
             if isinstance(address, slice):
                 store[:, :, address] = new
             else:
@@ -136,8 +140,8 @@ class OwnMemory:
 
     def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
-        keys, values = self._layers[layer]
-        return keys[:, :, address], values[:, :, address]
+        held = self._layers[layer]
+        return held["keys"][:, :, address], held["values"][:, :, address]
 
     def layers(self) -> int:
         """Number of layers that stored keys."""

@@ -16,7 +16,7 @@ from adafuse_core.engine.attention import SegmentPass
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, unread
 from adafuse_core.engine.numbers import distributions
-from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown
+from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown, spare
 from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.text.tokens import Ids
@@ -163,7 +163,7 @@ class TreeStore:
         new = sum(node.held is None for node in _nodes(ask.ends()))
         slots: Slots | None = ask.memo.held
         if slots is None:
-            return grown(_first_capacity(ask.memo), len(ask.memo.trunk) + new, self._most)
+            return grown(self._first_capacity(ask.memo), len(ask.memo.trunk) + new, self._most)
         return slots.capacity_for(new)
 
     def layers_held(self, memo: Memo) -> int:
@@ -190,9 +190,14 @@ class TreeStore:
     def _slots(self, memo: Memo) -> Slots:
         if memo.held is None:
             memory = OwnMemory() if self._steps is None else self._steps.pool.rent()
-            memo.held = Slots(_first_capacity(memo), memory, self._most)
+            memo.held = Slots(self._first_capacity(memo), memory, self._most)
         slots: Slots = memo.held
         return slots
+
+    def _first_capacity(self, memo: Memo) -> int:
+        tokens = len(memo.ids)
+        roomy = tokens + spare(tokens)
+        return roomy if self._most is None else max(tokens + SPARE_TOKENS, min(roomy, self._most))
 
     def _run(self, parts: Sequence[Branches]) -> None:
         if not parts:
@@ -217,10 +222,6 @@ class TreeStore:
         keep = [index for part in parts for index in range(part.stop - len(part.nodes), part.stop)]
         with SegmentPass(parts) as tree:
             return self._model.read(tokens, positions, tree, keep or [len(tokens) - 1])
-
-
-def _first_capacity(memo: Memo) -> int:
-    return len(memo.ids) + SPARE_TOKENS
 
 
 def _nodes(ends: Sequence[Node]) -> list[Node]:

@@ -39,7 +39,8 @@ class Turns:
     def decided(self) -> None:
         """The calling thread has asked again, or will not."""
         with self._changed:
-            if self._answered.pop(threading.get_ident(), None) is not None and not self._answered:
+            self._answered.pop(threading.get_ident(), None)
+            if not self._answered:  # else passes wait for those still
                 self._changed.notify_all()
 
     def answer(self, threads: Iterable[int]) -> None:
