@@ -13,7 +13,7 @@ They write hardly anything twice (see `random_models.py`; the share of word pair
 printed), so looking up finds next to nothing.
 
 Time per word is that between the first round and the last, so the prompt is not in it; for the `generate` of
-transformers that between the first token and the last. `uncached` runs for a few words only, at one length, prompt
+transformers that between the first token and the last. `uncached` runs for half the words only, at one length, prompt
 included, since it reads the prompt at every step anyway.
 """
 
@@ -167,7 +167,7 @@ class Bench(RandomModels):
                     words += len(event.round.span.text.split())
                 else:
                     before = common.counts(ensemble)
-                if words >= (3 if few else self.words):
+                if words >= (self.words // 2 if few else self.words):
                     break
             forwards = sum((common.counts(ensemble) - before).forwards.values())
             cpu, wall = clock.spent()

@@ -1,7 +1,7 @@
 """How many words a second come of several requests at once, and what memory do they take?
 
     python benchmarks/throughput.py --threads 2 --json PATH
-    python benchmarks/throughput.py --threads 2 --longest 90 --budget 96 --prompts 48 --json PATH
+    python benchmarks/throughput.py --threads 2 --longest 90 --budget 96 --prompts 96 --json PATH
     python benchmarks/throughput.py --device cuda --shape 8b --json PATH
 
 The first is mostly about reading prompts, the second about writing answers. The small models of the package continue
