@@ -144,7 +144,8 @@ class Request:
 
 
 class Illness(threading.Thread):
-    """Puts a NaN into a model's weights now and then, for a moment.
+    """Puts a NaN into a model's weights now and then, for three passes: one that had begun, one over many requests,
+    and one over a request that is tried again alone.
 
     Not into those of queries and keys: where all scores of a token are NaN, PyTorch's kernels for CPUs take them for
     masked, and the logits are finite and wrong.
@@ -153,17 +154,27 @@ class Illness(threading.Thread):
     def __init__(self, module, seed):
         super().__init__()
         self.weights = [module.model.layers[1].self_attn.v_proj.weight, module.model.norm.weight]
-        self.draw, self.over, self.times = random.Random(seed), threading.Event(), 0
+        self.draw, self.over = random.Random(seed), threading.Event()
+        self.passed = threading.Semaphore(0)
+        module.register_forward_hook(lambda *_: self.passed.release())
 
     def run(self):
-        while not self.over.wait(self.draw.uniform(0.2, 0.6)):
+        while self.well_for(self.draw.randrange(30, 90)):
             weight = self.draw.choice(self.weights).data.view(-1)
             place = self.draw.randrange(len(weight))
             good = weight[place].item()
+            while self.passed.acquire(blocking=False):
+                pass
             weight[place] = float("nan")
-            time.sleep(self.draw.uniform(0.001, 0.01))
+            for _ in range(3):
+                self.passed.acquire(timeout=0.1)
             weight[place] = good
-            self.times += 1
+
+    def well_for(self, passes):
+        """Wait for so many passes; False if it is over before."""
+        while passes and not self.over.is_set():
+            passes -= self.passed.acquire(timeout=0.05)
+        return not self.over.is_set()
 
 
 @pytest.mark.timeout(240)
