@@ -18,7 +18,7 @@ from adafuse_core.engine.store import SPARE_TOKENS
 BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, one takes what nobody wants
 _FIRST_PLACES = 4096  # or an eighth of the most
 _EVEN = 64
-_SHARE = 24
+_SHARE = 24  # a sequence grows by so small a part of what it holds, lest its peak be far above that
 
 Address = slice | torch.Tensor
 
@@ -45,16 +45,11 @@ class Memory(Protocol):
         """Give all up after a failed pass, which may have left numbers that are none."""
 
 
-def spare(tokens: int) -> int:
-    """Slots beyond so many tokens: few beside them, enough for what is tried and written until more are needed."""
-    return max(SPARE_TOKENS, tokens // _SHARE)
-
-
 def grown(capacity: int, used: int, most: int | None) -> int:
     """A capacity for so many slots: the old one, or some more (up to a bound), lest it grow with every token."""
     if used <= capacity:
         return capacity
-    more = capacity + spare(capacity)
+    more = capacity + max(SPARE_TOKENS, capacity // _SHARE)
     return max(used, more if most is None else min(more, most))
 
 

@@ -16,7 +16,7 @@ from adafuse_core.engine.attention import SegmentPass
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, unread
 from adafuse_core.engine.numbers import distributions
-from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown, spare
+from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown
 from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
 from adafuse_core.text.tokens import Ids
@@ -195,9 +195,7 @@ class TreeStore:
         return slots
 
     def _first_capacity(self, memo: Memo) -> int:
-        tokens = len(memo.ids)
-        roomy = tokens + spare(tokens)
-        return roomy if self._most is None else max(tokens + SPARE_TOKENS, min(roomy, self._most))
+        return grown(len(memo.ids), len(memo.ids) + SPARE_TOKENS, self._most)
 
     def _run(self, parts: Sequence[Branches]) -> None:
         if not parts:
