@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adafuse_core.chat.grammar import Grammar
     from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall
-    from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+    from adafuse_core.config import EnsembleConfig, GenerationParams
     from adafuse_core.ensemble import Ensemble
     from adafuse_core.errors import (
         AdaFuseError,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ToolCallDone,
     )
     from adafuse_core.generation import Generation, collect
+    from adafuse_core.member_config import MemberConfig
     from adafuse_core.members.scripted import ScriptedMember
     from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage
 
@@ -45,7 +46,8 @@ __version__ = "0.1.0"
 _HOME = {
     "adafuse_core.chat.grammar": ["Grammar"],
     "adafuse_core.chat.messages": ["InvalidToolCall", "Message", "ToolCall"],
-    "adafuse_core.config": ["EnsembleConfig", "GenerationParams", "MemberConfig"],
+    "adafuse_core.config": ["EnsembleConfig", "GenerationParams"],
+    "adafuse_core.member_config": ["MemberConfig"],
     "adafuse_core.ensemble": ["Ensemble"],
     "adafuse_core.generation": ["Generation", "collect"],
     "adafuse_core.errors": [

@@ -15,10 +15,12 @@ from typing import Any, Self
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import conversation
 from adafuse_core.chat.tools import Tools
-from adafuse_core.config import EnsembleConfig, MemberConfig, expect_integer
+from adafuse_core.checks import expect_integer
+from adafuse_core.config import EnsembleConfig
 from adafuse_core.errors import CancelledError, ConfigError
 from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.base import Member, Prompt, PromptSide
 from adafuse_core.members.introduction import introduce

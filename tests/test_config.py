@@ -10,8 +10,9 @@ import pickle
 import pytest
 import yaml
 
-from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.errors import ConfigError
+from adafuse_core.member_config import MemberConfig
 
 NUMBERS_REFUSED = [float("nan"), float("inf"), -float("inf"), True, "1", None, [1]]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from adafuse_core.config import KV_STORES
 from adafuse_core.engine.attention import NAME
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
@@ -18,6 +17,7 @@ from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import Store
 from adafuse_core.engine.tree import TreeStore
 from adafuse_core.engine.trials import LENGTH, CacheTrial, StoreTrial, agree, junk, windows
+from adafuse_core.member_config import KV_STORES
 
 CHUNK = 512  # most tokens of prompts that one pass reads
 

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adafuse_core.backends.local import LocalBackend
-from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.selftest import Unfit, choose_store, is_causal, is_finite, tokens_in_free_memory
 from adafuse_core.errors import (
@@ -20,6 +19,7 @@ from adafuse_core.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.member import ModelMember
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.sources import context_window, hub_options, load_errors, source

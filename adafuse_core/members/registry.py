@@ -11,8 +11,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from adafuse_core.config import MemberConfig
 from adafuse_core.engine.turns import Turns
+from adafuse_core.member_config import MemberConfig
 
 if TYPE_CHECKING:
     from adafuse_core.members.member import ModelMember

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adafuse_core import small_models
-from adafuse_core.config import MemberConfig
 from adafuse_core.errors import AdaFuseError, ModelLoadError, ModelNotFoundError
+from adafuse_core.member_config import MemberConfig
 
 _SMALL = "small:"
 _HUB = ("token", "cache_dir", "local_files_only")  # of `model_kwargs`: where a model's files come from

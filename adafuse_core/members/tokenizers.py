@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from adafuse_core.config import MemberConfig
 from adafuse_core.errors import ModelLoadError, TokenizerMismatchError, UnsupportedModelError
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.sources import hub_options, load_errors, source
 from adafuse_core.text.tokens import Codec

@@ -17,10 +17,11 @@ from langchain_core.language_models.base import BaseLanguageModel, LangSmithPara
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from adafuse_core import __version__
-from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.ensemble import Ensemble, default_config
 from adafuse_core.errors import ConfigError, MemberError
 from adafuse_core.events import Event
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.request import PromptLike
 from adafuse_integrations.langchain.deadline import Deadline
 from adafuse_integrations.langchain.errors import shared_errors

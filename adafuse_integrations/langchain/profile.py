@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from langchain_core.language_models.model_profile import ModelProfile
 
-from adafuse_core.config import MemberConfig
 from adafuse_core.ensemble import Ensemble
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.sources import window_on_disk
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from adafuse_core.config import MemberConfig
 from adafuse_core.errors import ConfigError
+from adafuse_core.member_config import MemberConfig
 
 _SHIPPED = "small:"  # models that come with the package: loading them takes no token
 

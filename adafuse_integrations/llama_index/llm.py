@@ -32,9 +32,10 @@ from llama_index.core.llms.custom import CustomLLM
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator
 
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.ensemble import Ensemble, default_config
 from adafuse_core.errors import ConfigError
+from adafuse_core.member_config import MemberConfig
 from adafuse_integrations.llama_index.answers import Chunk
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
 from adafuse_integrations.llama_index.runs import OnWord, Response, Runs, Start, checked_listeners

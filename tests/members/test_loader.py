@@ -10,13 +10,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, Qwen2Config, T5Config, T5ForConditionalGeneration
 
-from adafuse_core.config import MemberConfig
 from adafuse_core.errors import (
     ModelLoadError,
     ModelNotFoundError,
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member
 from tests import tiny
 

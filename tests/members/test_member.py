@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adafuse_core.chat.messages import conversation
-from adafuse_core.config import GenerationParams, MemberConfig
+from adafuse_core.config import GenerationParams
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ContextOverflowError, MemberError, PromptError, TemplateError
 from adafuse_core.events import Finished, TextDelta
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.loader import load_member
 from adafuse_core.rounds import DraftPlan, Span

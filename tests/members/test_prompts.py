@@ -9,8 +9,8 @@ from adafuse_core import Ensemble
 from adafuse_core.chat.dialects import DIALECTS, spoken_by
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tools import Tools
-from adafuse_core.config import TOOL_DIALECTS, MemberConfig
 from adafuse_core.errors import ModelNotFoundError
+from adafuse_core.member_config import TOOL_DIALECTS, MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import PromptEncoder

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from adafuse_core.config import MemberConfig
 from adafuse_core.errors import ModelNotFoundError
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import loader, registry
 from tests import tiny
 

@@ -30,8 +30,9 @@ from pydantic import ValidationError
 
 from adafuse_core import errors as core
 from adafuse_core.chat.messages import Message
-from adafuse_core.config import EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.ensemble import Ensemble
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
 from adafuse_integrations.langchain import AdaFuseLLM

@@ -1,0 +1,124 @@
+"""What a user can set of one member. Checked once; unknown options raise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from adafuse_core.checks import expect, expect_choice, expect_integer, expect_number, known_options, strings
+from adafuse_core.errors import ConfigError
+
+KV_STORES = ("auto", "tree", "fork", "prefill")
+TOOL_DIALECTS = ("hermes", "llama3", "mistral", "plain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberConfig:
+    """One language model of the ensemble.
+
+    Args:
+        model: Hugging Face model name, local path, or `small:aspen` / `small:birch` for the models
+            shipped with this package.
+        name: Label in traces and errors. Default: the last part of `model`.
+        weight: Weight of this member's vote, > 0. Weights are normalised over the members.
+        revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
+        dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
+        device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
+        device_map: As in transformers (`"auto"` or a dict), in place of `device`.
+        attn_implementation: As in transformers (`"sdpa"`, `"eager"`, `"flash_attention_2"`, ...).
+        quantization_config: Options of a transformers quantization config, with `quant_method`.
+        trust_remote_code: As in transformers.
+        tokenizer: Name or path of the tokenizer, where it differs from `model`.
+        tokenizer_class: `"auto"` (transformers chooses) or `"file"` (exactly the `tokenizer.json`).
+        chat_template: Jinja template in place of the tokenizer's own.
+        template_kwargs: Variables handed to the chat template, such as `enable_thinking=False`.
+        tool_dialect: How it writes tool calls: `"hermes"`, `"llama3"`, `"mistral"` or `"plain"`. Default: as its chat
+            template shows. Members that differ are all told the same one.
+        end_tokens: Further token strings that end an answer, beside those the model declares.
+        context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
+        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
+            `local_files_only` are used for the tokenizer too.
+        kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (by the model's own cache, within
+            a round), or `"auto"` for the fastest of them that reproduces fresh passes of this model
+            (`Ensemble.describe()` tells which and why).
+        cuda_graphs: Whether passes over a few tokens are recorded as CUDA graphs and replayed, which saves most of the
+            time between kernels. Default: on a GPU, where a trial at load shows that replays reproduce fresh passes.
+        max_kv_tokens: Most tokens whose keys and values are kept, over all running requests; further requests wait.
+            Default: what fits into half of the device's free memory at the time of loading, so set it where several
+            members of one device are used to the full.
+    """
+
+    model: str
+    name: str | None = None
+    weight: float = 1.0
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    device_map: str | dict[str, Any] | None = None
+    attn_implementation: str | None = None
+    quantization_config: dict[str, Any] | None = None
+    trust_remote_code: bool = False
+    tokenizer: str | None = None
+    tokenizer_class: str = "auto"
+    chat_template: str | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tool_dialect: str | None = None
+    end_tokens: tuple[str, ...] = ()
+    context_window: int | None = None
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    kv_store: str = "auto"
+    cuda_graphs: bool | None = None
+    max_kv_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        expect(isinstance(self.model, str) and bool(self.model), "model", self.model, "a model name or path")
+        expect_number("weight", self.weight, above=0.0)
+        expect_choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32", "float64"))
+        expect_choice("tokenizer_class", self.tokenizer_class, ("auto", "file"))
+        if self.device is not None and self.device_map is not None:
+            raise ConfigError(
+                f"device={self.device!r} and device_map={self.device_map!r} are both set",
+                member=self.label,
+                hint="set one of them",
+            )
+        if self.tool_dialect is not None:
+            expect_choice("tool_dialect", self.tool_dialect, TOOL_DIALECTS)
+        expect_choice("kv_store", self.kv_store, KV_STORES)
+        graphs = self.cuda_graphs
+        expect(graphs is None or isinstance(graphs, bool), "cuda_graphs", graphs, "True, False or None")
+        for name in ("context_window", "max_kv_tokens"):
+            if (value := getattr(self, name)) is not None:
+                expect_integer(name, value, at_least=1)
+        object.__setattr__(self, "end_tokens", strings("end_tokens", self.end_tokens))
+
+    @property
+    def label(self) -> str:
+        """The name shown to people: `name`, or the last part of `model`."""
+        return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+
+    @property
+    def load_key(self) -> str:
+        """Identity of what is loaded: two configs with one key share one model in memory."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "weight")}
+        return json.dumps(values, sort_keys=True, default=repr)
+
+    def __hash__(self) -> int:
+        return hash((self.load_key, self.name, self.weight))
+
+    @classmethod
+    def from_any(cls, value: str | Path | Mapping[str, Any] | MemberConfig) -> Self:
+        """A config from a model name, a path, or a mapping of the fields above."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str | Path):
+            return cls(model=str(value))
+        if isinstance(value, Mapping):
+            options = known_options(cls.__dataclass_fields__, value, "member option")
+            if "model" not in options:
+                raise ConfigError(f"the member {options!r} has no 'model'", hint="give a model name or path")
+            return cls(**options)
+        raise ConfigError(f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig")
