@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from adafuse_core.generation import Generation, collect
     from adafuse_core.member_config import MemberConfig
     from adafuse_core.members.scripted import ScriptedMember
-    from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage
+    from adafuse_core.rounds import Candidate, Draft, Round, Score, Scored, Span, Usage
 
 __version__ = "0.1.0"
 
@@ -74,7 +74,7 @@ _HOME = {
         "ToolCallDone",
     ],
     "adafuse_core.members.scripted": ["ScriptedMember"],
-    "adafuse_core.rounds": ["Candidate", "Draft", "Round", "Span", "Usage"],
+    "adafuse_core.rounds": ["Candidate", "Draft", "Round", "Score", "Scored", "Span", "Usage"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -103,6 +103,8 @@ __all__ = [
     "ReasoningDelta",
     "Round",
     "RoundDone",
+    "Score",
+    "Scored",
     "ScriptedMember",
     "Span",
     "TemplateError",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from adafuse_core.chat.grammar import Guide
 from adafuse_core.errors import ConfigError, ContextOverflowError, MemberError
-from adafuse_core.members.base import Prefix
+from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, Round, Span
 
 _SLACK = 4  # tokens: a member may come to draft the closing text itself, with more tokens than it needs
@@ -28,7 +27,7 @@ class Budget:
         ContextOverflowError: A member's context window has no room for it.
     """
 
-    def __init__(self, prefixes: Sequence[Prefix], tokens: int | None, guide: Guide | None) -> None:
+    def __init__(self, prefixes: Prefixes, tokens: int | None, guide: Guide | None) -> None:
         self._prefixes = prefixes
         self._reference = prefixes[0]
         self._tokens = tokens
@@ -46,8 +45,8 @@ class Budget:
             played = replace(played, cut=self._reference.clip(played.span, left))
         return played, cost >= left
 
-    def close(self, guide: Guide | None) -> Round | None:
-        """The way to a valid end, as a round, where the answer may not end as it stands."""
+    def ending(self, guide: Guide | None) -> Round | None:
+        """The way to a valid end, as a round; None where the answer may end as it stands, or there is no way."""
         if guide is None or guide.may_end or not guide.closing:
             return None
         return unanimous(Span(text=guide.closing))
@@ -93,14 +92,14 @@ class Budget:
         if guide.may_end:
             clipped = self._reference.clip(span, self._left())
             after = guide.after(clipped.text)
-            fits = all(prefix.fits(clipped) for prefix in self._prefixes)
+            fits = self._prefixes.fit(clipped)
             return clipped if fits and after is not None and after.may_end else Span(text="")
         return Span(text=guide.closing or "")
 
     def _holds(self, span: Span, closing: str, *, slack: int) -> bool:
         if self._tokens is not None and self._reference.cost(span, closing) + slack > self._left():
             return False
-        return all(prefix.fits(span, closing) for prefix in self._prefixes)
+        return self._prefixes.fit(span, closing)
 
     def _left(self) -> int:
         """Tokens that may still be written."""
@@ -109,4 +108,4 @@ class Budget:
 
 def unanimous(span: Span) -> Round:
     """A round without a choice: nobody was asked."""
-    return Round(drafts=(), candidates=(Candidate(span=span, proposers=()),), scores=(), fused=(), chosen=0)
+    return Round(drafts=(), candidates=(Candidate(span=span, proposers=()),))

@@ -19,7 +19,7 @@ def expect(holds: bool, name: str, value: Any, expected: str) -> None:
 def expect_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse a value that is none of the choices."""
     names = tuple(choices)
-    expect(value in names, name, value, "one of " + ", ".join(map(repr, names)))
+    expect(isinstance(value, str) and value in names, name, value, "one of " + ", ".join(map(repr, names)))
 
 
 def expect_integer(name: str, value: Any, *, at_least: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """What a user can set of an ensemble and of a call, from arguments, dict or YAML.
 
-Defaults are written here and in `member_config.py`, and nowhere else; the command line and the adapters read them from
-these classes. Unknown options raise.
+Defaults are written here, in `member_config.py` and in the strategies, and nowhere else; the command line and the
+adapters read them from these classes. Unknown options raise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import Any, Self
 
 from adafuse_core.checks import expect, expect_choice, expect_integer, expect_number, known_options, strings
 from adafuse_core.errors import ConfigError
+from adafuse_core.fusion import Fusion
 from adafuse_core.member_config import MemberConfig
+from adafuse_core.strategies import STRATEGIES
+from adafuse_core.strategies.adafuse import AdaFuse
+from adafuse_core.strategies.base import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +30,17 @@ class GenerationParams:
             the budget ends. None: until the members' context windows are full.
         stop: Strings that end the answer. The first hit and all after it is left out.
         temperature: 0 commits the best candidate. T > 0 draws it with probability proportional to
-            exp(-score / T) over the round's candidates (score: fused mean NLL, in nats per token).
+            exp(-value / T) over the round's candidates (value: the fused one, by default in nats per token).
         seed: Makes the draws repeatable. None draws a fresh one.
+        logprobs: Whether all that is committed is scored, also where there was one candidate only, so that every
+            round tells the members' log-probabilities.
     """
 
     max_new_tokens: int | None = 256
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     seed: int | None = None
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -41,6 +48,7 @@ class GenerationParams:
         if self.seed is not None:
             expect_integer("seed", self.seed)
         expect_number("temperature", self.temperature, at_least=0.0)
+        expect(isinstance(self.logprobs, bool), "logprobs", self.logprobs, "True or False")
         object.__setattr__(self, "stop", strings("stop", self.stop))
         expect(all(self.stop), "stop", self.stop, "non-empty strings")
 
@@ -61,13 +69,14 @@ class EnsembleConfig:
 
     Args:
         members: At least one; model names, mappings or `MemberConfig`s. Names are made unique.
-        strategy: `"adafuse"`, or `"single"` for one member's plain greedy decoding.
-        tau: Confidence threshold (τ in the paper), 0..1: a member drafts on while its two likeliest
-            next tokens differ by at least this probability. Like the next two, of "adafuse" only.
-        max_words: Most words a member drafts per round (M in the paper).
-        branches: First tokens tried where a member is unsure (B in the paper).
+        strategy: A `Strategy`, or the name of one. Where options come as a mapping or as arguments of `Ensemble`, those
+            of the strategy may stand among them: `{"members": [...], "strategy": "adafuse", "tau": 0.5}`.
+        scoring: By which unit of a candidate a member's log-probabilities are divided: `"token"` (the paper), `"word"`,
+            `"byte"`, or `"sum"` for none.
+        pool: How members are averaged: `"geometric"` (the paper: the mean of NLLs), `"linear"` (the mean of
+            probabilities), `"power"` (between and beyond: their power mean), or `"median"`.
+        pool_exponent: Of the power mean, above 0.
         max_word_tokens: Most tokens one word may take before it is cut.
-        member: With `strategy="single"`, the name of the member that decodes. Default: the first.
         speculation: How members guess ahead; the text is the same with all. `"verify"`: members that share a device
             read the earlier members' candidates in the pass that starts their own draft. `"lookup"`: members look up
             the last tokens in prompt and answer, and read what followed there. `"auto"`: both. `"off"`: neither.
@@ -75,12 +84,11 @@ class EnsembleConfig:
     """
 
     members: tuple[MemberConfig, ...]
-    strategy: str = "adafuse"
-    tau: float = 0.7
-    max_words: int = 3
-    branches: int = 3
+    strategy: Strategy = field(default_factory=AdaFuse)
+    scoring: str = "token"
+    pool: str = "geometric"
+    pool_exponent: float | None = None
     max_word_tokens: int = 24
-    member: str | None = None
     speculation: str = "auto"
     generation: GenerationParams = field(default_factory=GenerationParams)
 
@@ -90,59 +98,55 @@ class EnsembleConfig:
         members = _unique_names([MemberConfig.from_any(member) for member in self.members])
         expect(bool(members), "members", self.members, "at least one member")
         object.__setattr__(self, "members", members)
+        object.__setattr__(self, "strategy", _strategy(self.strategy))
+        self.strategy.check_members([member.label for member in members])
         if isinstance(self.generation, Mapping):
             object.__setattr__(self, "generation", GenerationParams().updated(self.generation))
         expect(isinstance(self.generation, GenerationParams), "generation", self.generation, "a mapping")
-        expect_choice("strategy", self.strategy, ("adafuse", "single"))
         expect_choice("speculation", self.speculation, ("auto", "verify", "lookup", "off"))
-        expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
-        expect_integer("max_words", self.max_words, at_least=1)
-        expect_integer("branches", self.branches, at_least=1)
         expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
-        names = tuple(member.label for member in members)
-        if self.member is not None:
-            expect_choice("member", self.member, names)
-            if self.strategy != "single":
-                raise ConfigError(
-                    f"member={self.member!r} has no meaning for strategy {self.strategy!r}",
-                    hint="leave it out, or set strategy='single'",
-                )
+        _ = self.fusion
         self.check_choice(self.generation)
+
+    @property
+    def fusion(self) -> Fusion:
+        """How candidates are compared."""
+        return Fusion(scoring=self.scoring, pool=self.pool, pool_exponent=self.pool_exponent)
 
     def check_choice(self, params: GenerationParams) -> None:
         """Refuse draws where there is never more than one candidate to draw from."""
-        one_candidate = self.strategy == "single" or (len(self.members) == 1 and self.branches == 1)
-        if params.temperature > 0 and one_candidate:
+        if params.temperature > 0 and not self.strategy.has_choice(len(self.members)):
             raise ConfigError(
-                f"got temperature={params.temperature}, but strategy {self.strategy!r} "
-                f"with {len(self.members)} members and {self.branches} branches has one candidate a round",
+                f"got temperature={params.temperature}, but strategy {self.strategy.name!r} with {len(self.members)} "
+                "members and these options has one candidate a round",
                 hint="temperature acts on the choice among candidates: use more members or branches, or temperature=0",
             )
 
     def updated(self, options: Mapping[str, Any]) -> Self:
-        """A copy with some options changed; of a `generation` mapping, only what it names."""
-        options = known_options(self.__dataclass_fields__, options, "ensemble option", _MISPLACED)
-        if isinstance(generation := options.get("generation"), Mapping):
-            options["generation"] = self.generation.updated(generation)
-        return dataclasses.replace(self, **options)
+        """A copy with some options changed, those of the strategy among them; of `generation`, only what it names."""
+        changed = _with_strategy(options, self.strategy)
+        if isinstance(generation := changed.get("generation"), Mapping):
+            changed["generation"] = self.generation.updated(generation)
+        return dataclasses.replace(self, **changed)
 
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | str | Path | EnsembleConfig) -> Self:
-        """A config from a mapping of the fields above, or the path of a YAML file holding one."""
+        """A config from a mapping of the fields above and of the strategy's, or the path of a YAML file holding one."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path):
             value = _read_yaml(Path(value))
         if not isinstance(value, Mapping):
             raise ConfigError(f"got {value!r} as ensemble config, expected a mapping or the path of a YAML file")
-        options = known_options(cls.__dataclass_fields__, value, "ensemble option", _MISPLACED)
+        options = _with_strategy(value, AdaFuse())
         if "members" not in options:
             raise ConfigError("the ensemble config has no 'members'", hint="list at least one model name")
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML; `from_any` reads them back."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {**values, "strategy": self.strategy.name, **values["strategy"]}
 
 
 def _read_yaml(path: Path) -> Any:
@@ -167,3 +171,32 @@ def _unique_names(members: list[MemberConfig]) -> tuple[MemberConfig, ...]:
         taken.add(label)
         named.append(dataclasses.replace(member, name=label))
     return tuple(named)
+
+
+def _strategy(named: Any) -> Strategy:
+    """A strategy itself, or the one of a name with its default options."""
+    if isinstance(named, Strategy):
+        return named
+    expect_choice("strategy", named, STRATEGIES)
+    return STRATEGIES[named]()
+
+
+def _with_strategy(options: Mapping[str, Any], current: Strategy) -> dict[str, Any]:
+    """The options of an ensemble, those of its strategy put into it.
+
+    Args:
+        options: By name.
+        current: The strategy that they change, unless they name another one.
+    """
+    named = current if options.get("strategy", current.name) == current.name else _strategy(options["strategy"])
+    for other in STRATEGIES.values():
+        for name in other.__dataclass_fields__:
+            if name in options and name not in named.__dataclass_fields__:
+                raise ConfigError(
+                    f"{name}={options[name]!r} has no meaning for strategy {named.name!r}",
+                    hint=f"leave it out, or set strategy={other.name!r}",
+                )
+    own = named.__dataclass_fields__
+    checked = known_options([*EnsembleConfig.__dataclass_fields__, *own], options, "ensemble option", _MISPLACED)
+    changed = dataclasses.replace(named, **{name: value for name, value in checked.items() if name in own})
+    return {name: value for name, value in checked.items() if name not in own} | {"strategy": changed}

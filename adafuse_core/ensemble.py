@@ -6,29 +6,28 @@ Everything an application calls. Adapters join at `Ensemble.stream`; `generate` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from adafuse_core.batch import run_batch
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import conversation
+from adafuse_core.chat.messages import conversation, encodable
 from adafuse_core.chat.tools import Tools
 from adafuse_core.checks import expect_integer
 from adafuse_core.config import EnsembleConfig
-from adafuse_core.errors import CancelledError, ConfigError
+from adafuse_core.errors import PromptError
 from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.base import Member, Prompt, PromptSide
 from adafuse_core.members.introduction import introduce
-from adafuse_core.request import PromptLike, Request, answer
+from adafuse_core.members.ready_made import check_ready_made, ready_made
+from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score
+from adafuse_core.rounds import Scored, Span
 from adafuse_core.small_models import NAMES
-from adafuse_core.strategies.base import build_strategy
-
-MemberLike = str | Path | Mapping[str, Any] | MemberConfig
 
 
 class Ensemble:
@@ -52,19 +51,18 @@ class Ensemble:
         self,
         config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
         *,
-        members: Sequence[MemberLike] | Sequence[Member] | None = None,
+        members: Sequence[str | Path | Mapping[str, Any] | MemberConfig] | Sequence[Member] | None = None,
         **options: Any,
     ) -> None:
         base = default_config() if config is None else EnsembleConfig.from_any(config)
-        self._given = _ready_made(members)
+        self._given = ready_made(members)
         if self._given is None and members is not None:
             options["members"] = members
         elif self._given is not None and config is None:
             options["members"] = [MemberConfig(model=member.name, weight=member.weight) for member in self._given]
         self.config = base.updated(options)
         if self._given is not None:
-            _check_ready_made(self._given, self.config)
-        self._strategy = build_strategy(self.config)
+            check_ready_made(self._given, self.config.members)
         self._members: tuple[Member, ...] | None = self._given
         self._lock = threading.Lock()
 
@@ -185,36 +183,37 @@ class Ensemble:
             options: As of `stream`, the same for all.
         """
         expect_integer("max_concurrency", max_concurrency, at_least=1)
-        stop = threading.Event()
+        return run_batch(
+            prompts, lambda prompt: self.stream(prompt, **options), max_concurrency, return_exceptions=return_exceptions
+        )
 
-        def go_on() -> None:
-            if stop.is_set():
-                raise CancelledError("another prompt of the batch failed")
+    def score(
+        self,
+        prompt: PromptLike,
+        continuations: Sequence[str | Span],
+        *,
+        cancel: threading.Event | None = None,
+    ) -> list[Scored]:
+        """What the members think of given continuations of a prompt, for evaluation and for reranking.
 
-        def events(prompt: PromptLike) -> Iterator[Event]:
-            go_on()
-            with closing(self.stream(prompt, **options)) as stream:
-                for event in stream:
-                    go_on()
-                    yield event
+        Args:
+            prompt: As of `stream`.
+            continuations: Texts that may follow, exact to the byte: with their leading blank after a plain text. A
+                `Span` says whether the answer ends after it.
+            cancel: Set it to stop.
 
-        def answered(prompt: PromptLike) -> Generation | Exception:
-            try:
-                return collect(events(prompt))
-            except Exception as error:
-                if return_exceptions:
-                    return error
-                raise
+        Returns:
+            For each continuation the members' log-probabilities, and one value by the ensemble's scoring rule and
+            pool: lower is better.
 
-        with ThreadPoolExecutor(max_concurrency) as pool:
-            running = [pool.submit(answered, prompt) for prompt in prompts]
-            try:
-                for future in as_completed(running):
-                    future.result()
-            except BaseException:
-                stop.set()
-                raise
-        return [future.result() for future in running]
+        Raises:
+            PromptError: The prompt or a continuation is empty.
+            ContextOverflowError: A member's context window has no room for prompt and continuation.
+            CancelledError: `cancel` was set.
+        """
+        spans = [_continuation(given) for given in continuations]
+        members = self.config.strategy.select(self.members)
+        return score(checked_prompt(prompt), spans, members, self.config, cancel or threading.Event()) if spans else []
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
@@ -264,11 +263,7 @@ class Ensemble:
     def describe(self) -> dict[str, Any]:
         """What is loaded and how it runs, in plain values."""
         return {
-            "strategy": self.config.strategy,
-            "tau": self.config.tau,
-            "max_words": self.config.max_words,
-            "branches": self.config.branches,
-            "speculation": self.config.speculation,
+            **{name: value for name, value in self.config.to_dict().items() if name != "generation"},
             "members": [member.describe() for member in self.members],
         }
 
@@ -294,10 +289,10 @@ class Ensemble:
         return type(self), (self.config,)
 
     def __repr__(self) -> str:
-        return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy})"
+        return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy.name})"
 
     def _answer(self, request: Request) -> Generator[Event]:
-        yield from answer(request, self._strategy.select(self.members), self._strategy, self.config)
+        yield from answer(request, self.config.strategy.select(self.members), self.config)
 
     def _release(self) -> None:
         for config in self.config.members:
@@ -309,21 +304,8 @@ def default_config() -> EnsembleConfig:
     return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
 
 
-def _ready_made(members: Sequence[Any] | None) -> tuple[Member, ...] | None:
-    """The members if they are objects that can be used as they are, None if they are configs."""
-    if members is None or isinstance(members, str | Mapping):
-        return None
-    configs = [isinstance(member, str | Path | Mapping | MemberConfig) for member in members]
-    if any(configs) and not all(configs):
-        raise ConfigError("got ready-made members beside model names", hint="give one kind")
-    return None if all(configs) else tuple(members)
-
-
-def _check_ready_made(members: Sequence[Member], config: EnsembleConfig) -> None:
-    given = [(member.name, member.weight) for member in members]
-    expected = [(member.label, member.weight) for member in config.members]
-    if given != expected:
-        raise ConfigError(
-            f"got ready-made members {given} (name, weight), the config has {expected}",
-            hint="give each member a name of its own, and the config's names and weights if there is a config",
-        )
+def _continuation(given: str | Span) -> Span:
+    span = given if isinstance(given, Span) else Span(text=given) if isinstance(given, str) else None
+    if span is None or not (span.text or span.ends):
+        raise PromptError(f"got {given!r} as a continuation, expected a text that is not empty, or a Span")
+    return replace(span, text=encodable(span.text))

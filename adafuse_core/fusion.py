@@ -1,15 +1,141 @@
-"""The votes: pool what the members propose, fuse their scores, choose one candidate."""
+"""How candidates are compared: scores become numbers, members' numbers are pooled, one candidate is chosen.
+
+Both steps are tables of small functions. A number is a negative log-likelihood by some unit: lower is better.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from adafuse_core.rounds import Candidate, Draft, Span
+from adafuse_core.checks import expect_choice, expect_number
+from adafuse_core.errors import ConfigError
+from adafuse_core.rounds import Candidate, Draft, Round, Score, Span
+
+SCORING: dict[str, Callable[[Score], float]] = {
+    "token": lambda score: score.nll / max(1, len(score.logprobs)),  # as in AdaFuse, arXiv 2601.06022
+    "word": lambda score: score.nll / max(1, score.words),
+    "byte": lambda score: score.nll / max(1, score.bytes),
+    "sum": lambda score: score.nll,
+}
 
 
-def pool(drafts: Sequence[Draft]) -> tuple[Candidate, ...]:
+def geometric(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted mean of NLLs: the geometric mean of probabilities, as in AdaFuse. Every member has a veto."""
+    return math.fsum(value * weight for value, weight in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def power(values: Sequence[float], weights: Sequence[float], exponent: float) -> float:
+    """NLL of the power mean of probabilities: near 0 the geometric mean, at 1 the linear one, above it the surest."""
+    lowest = min(values)
+    if lowest == math.inf:
+        return lowest
+    shares = (weight * math.exp(exponent * (lowest - value)) for value, weight in zip(values, weights, strict=True))
+    return lowest - math.log(math.fsum(shares) / math.fsum(weights)) / exponent
+
+
+def linear(values: Sequence[float], weights: Sequence[float]) -> float:
+    """NLL of the weighted mean of probabilities: one sure member can outvote the others."""
+    return power(values, weights, 1.0)
+
+
+def median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted median of NLLs; between two middle ones, their mean."""
+    half, below = math.fsum(weights) / 2, 0.0
+    ranked = sorted(zip(values, weights, strict=True))
+    for (value, weight), (above, _) in zip(ranked, [*ranked[1:], ranked[-1]], strict=True):
+        below += weight
+        if below >= half:
+            return (value + above) / 2 if below == half else value
+    return ranked[-1][0]
+
+
+POOLS: dict[str, Callable[..., float]] = {
+    "geometric": geometric,
+    "linear": linear,
+    "power": power,
+    "median": median,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """A row of each table.
+
+    Args:
+        scoring: Name in `SCORING`.
+        pool: Name in `POOLS`.
+        pool_exponent: Of `pool="power"`, above 0.
+    """
+
+    scoring: str
+    pool: str
+    pool_exponent: float | None = None
+
+    def __post_init__(self) -> None:
+        expect_choice("scoring", self.scoring, SCORING)
+        expect_choice("pool", self.pool, POOLS)
+        if self.pool == "power":
+            expect_number("pool_exponent", self.pool_exponent, above=0.0)
+        elif self.pool_exponent is not None:
+            raise ConfigError(
+                f"pool_exponent={self.pool_exponent!r} has no meaning for pool={self.pool!r}",
+                hint="leave it out, or set pool='power'",
+            )
+
+    def values(self, scores: Sequence[Score]) -> tuple[float, ...]:
+        """`[members]`: what the scoring rule makes of each."""
+        return tuple(map(SCORING[self.scoring], scores))
+
+    def fuse(self, values: Sequence[float], weights: Sequence[float]) -> float:
+        """What the pool makes of the members' values `[members]` and weights `[members]`, which are > 0."""
+        exponent = () if self.pool_exponent is None else (self.pool_exponent,)
+        return POOLS[self.pool](values, weights, *exponent)
+
+
+class Chooser:
+    """Picks what is committed: the lowest fused value, or a draw from softmax(-value / temperature).
+
+    Args:
+        fusion: How candidates are compared.
+        weights: `[members]`, > 0.
+        temperature: 0 for the lowest; ties go to the earlier candidate.
+        seed: Of the draws; None for a fresh one.
+    """
+
+    def __init__(
+        self, fusion: Fusion, weights: Sequence[float], temperature: float = 0.0, seed: int | None = None
+    ) -> None:
+        self._fusion = fusion
+        self._weights = weights
+        self._temperature = temperature
+        self._random = random.Random(seed)
+
+    def decide(
+        self, drafts: Sequence[Draft], candidates: Sequence[Candidate], scores: Sequence[Sequence[Score]]
+    ) -> Round:
+        """The round that commits the best candidate, by scores `[candidates][members]`."""
+        judged = self.judged(Round(drafts=tuple(drafts), candidates=tuple(candidates)), scores)
+        return replace(judged, chosen=self.choose(judged.fused))
+
+    def judged(self, played: Round, scores: Sequence[Sequence[Score]]) -> Round:
+        """The round with the scores `[candidates][members]` of its candidates; the choice stays."""
+        values = tuple(map(self._fusion.values, scores))
+        fused = tuple(self._fusion.fuse(row, self._weights) for row in values)
+        return replace(played, scores=tuple(map(tuple, scores)), values=values, fused=fused)
+
+    def choose(self, fused: Sequence[float]) -> int:
+        """Index of the chosen candidate."""
+        lowest = min(range(len(fused)), key=fused.__getitem__)
+        if self._temperature == 0:
+            return lowest
+        weights = [math.exp((fused[lowest] - value) / self._temperature) for value in fused]
+        return self._random.choices(range(len(fused)), weights)[0]
+
+
+def pooled(drafts: Sequence[Draft]) -> tuple[Candidate, ...]:
     """All spans without duplicates, in order of member, then branch."""
     proposers: dict[Span, list[str]] = {}
     for draft in drafts:
@@ -18,37 +144,3 @@ def pool(drafts: Sequence[Draft]) -> tuple[Candidate, ...]:
             if draft.member not in names:
                 names.append(draft.member)
     return tuple(Candidate(span=span, proposers=tuple(names)) for span, names in proposers.items())
-
-
-def fuse(scores: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, ...]:
-    """Weighted mean over the members of each candidate's mean NLL.
-
-    Args:
-        scores: `[candidates][members]`, nats per token.
-        weights: Per member, > 0.
-    """
-    total = math.fsum(weights)
-    return tuple(
-        math.fsum(score * weight for score, weight in zip(row, weights, strict=True)) / total for row in scores
-    )
-
-
-class Chooser:
-    """Picks the committed candidate: the lowest score, or a draw from softmax(-score / temperature).
-
-    Args:
-        temperature: 0 for the lowest; ties go to the earlier candidate.
-        seed: Of the draws; None for a fresh one.
-    """
-
-    def __init__(self, temperature: float = 0.0, seed: int | None = None) -> None:
-        self._temperature = temperature
-        self._random = random.Random(seed)
-
-    def choose(self, fused: Sequence[float]) -> int:
-        """Index of the chosen candidate."""
-        lowest = min(range(len(fused)), key=fused.__getitem__)
-        if self._temperature == 0:
-            return lowest
-        weights = [math.exp((fused[lowest] - score) / self._temperature) for score in fused]
-        return self._random.choices(range(len(fused)), weights)[0]

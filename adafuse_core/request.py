@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,11 +15,12 @@ from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.tools import Tools
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
-from adafuse_core.errors import CancelledError, ConfigError, PromptError, TemplateError
+from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError, TemplateError
 from adafuse_core.events import Event
 from adafuse_core.members.base import Member, Prefix, Prompt
 from adafuse_core.members.introduction import introduce
-from adafuse_core.strategies.base import Strategy
+from adafuse_core.members.prefixes import Prefixes
+from adafuse_core.rounds import Scored, Span
 
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
 
@@ -56,37 +57,36 @@ class Request:
 
         Raises:
             PromptError: The prompt is empty, has the wrong form, or is a plain text beside tools.
-            ConfigError: The grammar is none.
+            ConfigError: `grammar` is not a `Grammar`.
         """
         if not isinstance(grammar, Grammar | None):
             raise ConfigError(f"got grammar={grammar!r}, expected a Grammar", hint="such as Grammar.json_schema(...)")
         if tools is not None and isinstance(prompt, str):
             raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-        return cls(prompt=_checked_prompt(prompt), tools=tools, grammar=grammar, params=params, cancel=cancel)
+        return cls(prompt=checked_prompt(prompt), tools=tools, grammar=grammar, params=params, cancel=cancel)
 
 
-def answer(request: Request, members: Sequence[Member], strategy: Strategy, config: EnsembleConfig) -> Generator[Event]:
+def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
     """The events of an answer. However it ends, the members' memory of it is freed."""
     dialect, prompt, schemas, grammar = _introduced(request, members)
-    with ExitStack() as opened:
-        prefixes: list[Prefix] = []
-        for member in members:
-            prefixes.append(
-                member.open(
-                    prompt,
-                    schemas,
-                    max_word_tokens=config.max_word_tokens,
-                    lookup=config.speculation in ("auto", "lookup"),
-                    cancel=request.cancel,
-                    grammar=grammar,
-                    must_call=request.tools is not None and request.tools.forced,
-                )
-            )
-            opened.callback(prefixes[-1].close)
+
+    def open_member(member: Member) -> Prefix:
+        return member.open(
+            prompt,
+            schemas,
+            max_word_tokens=config.max_word_tokens,
+            lookup=config.speculation in ("auto", "lookup"),
+            cancel=request.cancel,
+            grammar=grammar,
+            must_call=request.tools is not None and request.tools.forced,
+        )
+
+    verify = config.speculation in ("auto", "verify")
+    with closing(Prefixes.opened(members, open_member, verify=verify)) as prefixes:
         thinking = _thinking(prefixes)
         if grammar is not None and thinking:
             grammar = grammar.after_thought()
-        events = decode(prefixes, strategy, request.params, None if grammar is None else grammar.guide())
+        events = decode(prefixes, config, request.params, None if grammar is None else grammar.guide())
         if not isinstance(prompt, str):
             names = () if request.tools is None else request.tools.names
             events = read_answer(events, dialect=dialect, names=names, thinking=thinking)
@@ -94,6 +94,37 @@ def answer(request: Request, members: Sequence[Member], strategy: Strategy, conf
             if request.cancel.is_set():
                 raise CancelledError("the generation was cancelled")
             yield event
+
+
+def score(
+    prompt: Prompt, spans: Sequence[Span], members: Sequence[Member], config: EnsembleConfig, cancel: threading.Event
+) -> list[Scored]:
+    """What the members think of continuations of a prompt."""
+
+    def open_member(member: Member) -> Prefix:
+        return member.open(prompt, None, max_word_tokens=config.max_word_tokens, lookup=False, cancel=cancel)
+
+    with closing(Prefixes.opened(members, open_member)) as prefixes:
+        weights = [prefix.weight for prefix in prefixes]
+        for span in spans:
+            _check_fits(span, prefixes)
+        rows = prefixes.score(spans)
+        values = [config.fusion.fuse(config.fusion.values(row), weights) for row in rows]
+        return [
+            Scored(span=span, scores={score.member: score for score in row}, value=value)
+            for span, row, value in zip(spans, rows, values, strict=True)
+        ]
+
+
+def _check_fits(span: Span, prefixes: Prefixes) -> None:
+    for prefix in prefixes:
+        if not prefix.fits(span):
+            raise ContextOverflowError(
+                f"after a prompt of {prefix.prompt_tokens} tokens the context window, or the memory for it, has no "
+                f"room for the continuation {span.text[:60]!r}, which has {prefix.cost(span)}",
+                member=prefix.name,
+                hint="shorten prompt or continuation, or leave this member out",
+            )
 
 
 def _introduced(
@@ -108,7 +139,7 @@ def _introduced(
     return dialect, prompt, schemas, request.tools.grammar(dialect, request.grammar)
 
 
-def _thinking(prefixes: Sequence[Prefix]) -> bool:
+def _thinking(prefixes: Prefixes) -> bool:
     """Whether the answer begins inside a thought. All members must see it so."""
     thinking = {prefix.thinking for prefix in prefixes}
     if len(thinking) > 1:
@@ -120,7 +151,8 @@ def _thinking(prefixes: Sequence[Prefix]) -> bool:
     return thinking == {True}
 
 
-def _checked_prompt(prompt: PromptLike) -> Prompt:
+def checked_prompt(prompt: PromptLike) -> Prompt:
+    """The prompt, if it is one that can be answered; else a `PromptError`."""
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError("the prompt is empty", hint="give some text, or a list of messages")

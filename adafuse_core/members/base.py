@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message
-from adafuse_core.rounds import Draft, DraftPlan, Span
+from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 
 Prompt = str | Sequence[Message]
+NOTHING = Span(text="")
 
 
 class WindowFull(Exception):
@@ -19,26 +20,49 @@ class WindowFull(Exception):
 
 
 class Prefix(Protocol):
-    """One member's view of prompt and committed text; it owns the memory of it."""
+    """One member's view of prompt and committed text; it owns the memory of it.
+
+    All spans, proposed or given, begin where the committed text ends. Used by one thread at a time.
+    """
 
     name: str
     weight: float
     thinking: bool  # whether the prompt ends with the beginning of a thought
-    place: str  # the device it computes on: members of one place take turns, others work at the same time
+    place: str  # where it computes: members of one place take turns, others work at the same time
 
-    def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
-        """Propose spans. Raises `WindowFull`.
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = NOTHING) -> Draft:
+        """Propose spans.
 
         Args:
             plan: How far and how wide.
             hints: What others proposed, worth reading in the same pass. They do not change the draft.
+            after: Draft beyond this uncommitted span, which begins every proposed span. It must fit, and not end
+                the answer.
+
+        Raises:
+            WindowFull: No token more fits.
         """
+
+    def next_tokens(self, count: int | None = None, after: Span = NOTHING) -> tuple[NextToken, ...]:
+        """What may come next, likeliest first, equal texts and all ends of the answer added up.
+
+        Args:
+            count: How many of the member's likeliest tokens to look at; None for its whole vocabulary.
+            after: Look beyond this uncommitted span, as for `draft`.
+
+        Returns:
+            Texts in whole characters. Tokens without text are left out, and of the tokens that hold a part of a
+            character all but the likeliest few, so that the probabilities may add up to less than one.
+
+        Raises:
+            WindowFull: No token more fits.
+        """
+
+    def score(self, spans: Sequence[Span]) -> list[Score]:
+        """Log-probabilities of each span's tokens; all spans fit, and are read in one pass."""
 
     def fits(self, span: Span, closing: str = "") -> bool:
         """Whether the context window has room for the span, and a closing text after it."""
-
-    def score(self, spans: Sequence[Span]) -> list[float]:
-        """Mean NLL of each span in nats per own token; all of them fit."""
 
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
@@ -48,6 +72,10 @@ class Prefix(Protocol):
 
     def clip(self, span: Span, tokens: int) -> Span:
         """The longest beginning of the span that takes at most so many of this member's tokens."""
+
+    @property
+    def text(self) -> str:
+        """The committed text. What a strategy remembers of earlier rounds has to be held against it."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -88,6 +116,7 @@ class Member(PromptSide, Protocol):
     """One language model with its tokenizer."""
 
     weight: float
+    place: str  # as of its prefixes
 
     def open(
         self,

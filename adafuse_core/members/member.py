@@ -137,7 +137,19 @@ class ModelMember:
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
             session = self.backend.open(ids, window=self.longest, lookup=lookup, check=check, allowed=masks)
-        return ModelPrefix(self, session, encoded, max_word_tokens, masks)
+        return ModelPrefix(
+            name=self.name,
+            weight=self.weight,
+            place=self.place,
+            session=session,
+            prompt=encoded,
+            rule=self.rule,
+            end_ids=self.end_ids,
+            vocab_size=self._vocab_size,
+            longest=self.longest,
+            max_word_tokens=max_word_tokens,
+            masks=masks,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Plain facts about the member, for people."""

@@ -1,26 +1,27 @@
-"""One member's view of prompt and committed text: drafting, scoring and committing, written once for every backend.
+"""One member's view of prompt and committed text, written once for every backend. See `members.base` for the contract.
 
-Texts are turned into ids by `text.tokens`, words are found by `members.writer`; the backend only ever
-sees ids. See `members.base` for the contract.
+Texts are turned into ids by `text.tokens`, words are found by `members.writer` and drafted by `members.drafting`; the
+backend only ever sees ids.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from adafuse_core.backends.base import Session, Step
-from adafuse_core.members.base import WindowFull
+from adafuse_core.backends.base import Session
+from adafuse_core.members.base import NOTHING, WindowFull
 from adafuse_core.members.blame import Blame
+from adafuse_core.members.drafting import Drafter
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import Encoded
 from adafuse_core.members.writer import Writer
-from adafuse_core.rounds import Draft, DraftPlan, Span
+from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 from adafuse_core.text.tokens import INCOMPLETE, Ids, shared_length
+from adafuse_core.text.words import WordRule
 
-if TYPE_CHECKING:
-    from adafuse_core.members.member import ModelMember
+_SETTLED = 16  # tokens with a part of a character that are completed when the next token is asked for
+_UNBOUNDED = 1 << 30  # tokens
 
 
 class ModelPrefix:
@@ -28,31 +29,59 @@ class ModelPrefix:
 
     The member keeps the ids it wrote itself where its own draft was committed; text by others is
     encoded. So one member alone decodes exactly as its own greedy search does.
+
+    Args:
+        name: The member's.
+        weight: Of its vote.
+        place: Where it computes.
+        session: The backend's, opened with the prompt.
+        prompt: In the member's tokens.
+        rule: Where words end.
+        end_ids: Tokens that end an answer.
+        vocab_size: Token ids that the model knows.
+        longest: Most tokens of prompt and answer; None if unbounded.
+        max_word_tokens: Where a word without end is cut.
+        masks: What a grammar allows; None for everything.
     """
 
     def __init__(
         self,
-        member: ModelMember,
+        *,
+        name: str,
+        weight: float,
+        place: str,
         session: Session,
         prompt: Encoded,
+        rule: WordRule,
+        end_ids: frozenset[int],
+        vocab_size: int,
+        longest: int | None,
         max_word_tokens: int,
         masks: Masks | None,
     ) -> None:
-        self.name = member.name
-        self.weight = member.weight
-        self.place = member.place
-        self._member = member
+        self.name = name
+        self.weight = weight
+        self.place = place
+        self.thinking = prompt.thinking
         self._session = session
         self._section = prompt.section
+        self._rule = rule
+        self._end_ids = end_ids
+        self._vocab_size = vocab_size
+        self._longest = _UNBOUNDED if longest is None else longest
         self._max_word_tokens = max_word_tokens
         self._masks = masks
-        self.thinking = prompt.thinking
         self._ids = prompt.ids  # prompt and answer
         self._prompt_length = len(prompt.ids)
         self._text = ""  # of the answer
-        self._drafted: dict[Span, Ids] = {}  # own ids of this round's spans
-        self._decoded: dict[Ids, str] = {}  # texts of ids after the answer, of this round
+        self._drafted: dict[Span, Ids] = {}  # own ids of prompt, answer and each of this round's spans
+        self._decoded: dict[str, dict[Ids, str]] = {}  # texts of ids after answer and uncommitted text, of this round
         self._written: dict[str, tuple[Ids, Ids]] = {}  # how texts of this round are written after the answer
+
+    @property
+    def text(self) -> str:
+        """The committed text."""
+        return self._text
 
     @property
     def prompt_tokens(self) -> int:
@@ -64,40 +93,54 @@ class ModelPrefix:
         """Length of the committed text in own tokens."""
         return max(0, len(self._ids) - self._prompt_length)
 
-    def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
-        """Write words while confident, branch at the first unsure one; see the rule in docs/architecture.md.
-
-        Raises:
-            WindowFull: No token more fits.
-        """
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = NOTHING) -> Draft:
+        """Write words while confident, branch at the first unsure one; see `Prefix.draft`."""
         with self._blame("drafting"):
-            guesses = self._ahead(hints)
-            ids, ended, unsure, margins = self._confident_run(plan, guesses)
-            if unsure is None:
-                spans = [self._span(ids, ended)]
-            else:
-                spans = [self._span(*variant) for variant in self._branch(ids, unsure.ids[: plan.branches], guesses)]
+            drafter = self._drafter(after, self._ahead(hints))
+            proposals, margins = drafter.draft(plan)
+            spans: list[Span] = []
+            for proposal in proposals:
+                spans.append(Span(text=after.text + drafter.decode(proposal.ids), ends=proposal.ends))
+                self._drafted.setdefault(spans[-1], drafter.context + proposal.ids)
             return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
 
-    def fits(self, span: Span, closing: str = "") -> bool:
-        """Whether there is room for the span, as it would be scored and as it would be committed."""
-        longest = self._member.longest
-        if longest is None:
-            return True
-        context, ids = self._write(span.text)
-        return max(len(context) + len(ids) + span.ends, len(self._ids_closed(span, closing))) <= longest
+    def next_tokens(self, count: int | None = None, after: Span = NOTHING) -> tuple[NextToken, ...]:
+        """What may come next, likeliest first; see `Prefix.next_tokens`."""
+        with self._blame("looking ahead"):
+            drafter = self._drafter(after, ())
+            context, top = drafter.context, count or self._vocab_size
+            ((step,),) = self._session.draft([context], 1, top, lambda *_: True)
+            logprobs = dict(zip(step.ids, step.logprobs, strict=True))
+            halves = {token: None for token in step.ids if self._holds_half_a_character(drafter, token)}
+            found: list[tuple[Ids, float]]
+            found = [((token,), value) for token, value in logprobs.items() if token not in halves]
+            settled = drafter.settle([*halves][:_SETTLED])
+            found += [(ids, logprobs[ids[0]] + further) for ids, further in settled]
+            merged: dict[Span, list[float]] = {}
+            for ids, value in found:
+                span = Span(text="", ends=True) if ids[-1] in self._end_ids else Span(text=drafter.decode(ids))
+                if span.text or span.ends:
+                    merged.setdefault(span, []).append(value)
+            tokens = [NextToken(span=span, logprob=_logsumexp(values)) for span, values in merged.items()]
+            return tuple(sorted(tokens, key=lambda token: -token.logprob))
 
-    def score(self, spans: Sequence[Span]) -> list[float]:
-        """Mean NLL of each span: the ids of answer plus span from the first that differs from the answer's own."""
+    def score(self, spans: Sequence[Span]) -> list[Score]:
+        """Log-probabilities of each span: of the ids of answer plus span from the first that differs."""
         with self._blame("scoring"):
+            ends = sorted(self._end_ids)
             requests: list[tuple[Ids, Ids]] = []
-            ends = sorted(self._member.end_ids)
             for span in spans:
                 context, ids = self._write(span.text)
                 requests += [(context, (*ids, end)) for end in ends] if span.ends else [(context, ids)]
             contexts, continuations = zip(*requests, strict=True)
             answers = iter(self._session.score(contexts, continuations, self._ahead(spans)))
-            return [_mean_nll([next(answers) for _ in (ends if span.ends else "1")]) for span in spans]
+            variants = [[next(answers) for _ in (ends if span.ends else "1")] for span in spans]
+            return [self._score(span, *found) for span, found in zip(spans, variants, strict=True)]
+
+    def fits(self, span: Span, closing: str = "") -> bool:
+        """Whether there is room for the span, as it would be scored and as it would be committed."""
+        context, ids = self._write(span.text)
+        return max(len(context) + len(ids) + span.ends, len(self._ids_closed(span, closing))) <= self._longest
 
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
@@ -126,7 +169,7 @@ class ModelPrefix:
             if text.startswith(seam) and span.text.startswith(text[len(seam) :]):
                 clipped = Span(text=text[len(seam) :])
                 if kept == len(self._ids):
-                    self._drafted.setdefault(clipped, ids[kept:length])
+                    self._drafted.setdefault(clipped, ids[:length])
                 return clipped
         return Span(text="")
 
@@ -134,97 +177,56 @@ class ModelPrefix:
         """Free the memory. May be called twice."""
         self._session.close()
 
-    def _confident_run(self, plan: DraftPlan, guesses: Sequence[Ids]) -> tuple[Ids, bool, Step | None, list[float]]:
-        """The greedy words up to M, to the end of the answer, or to the first unsure word.
-
-        Returns:
-            Their ids, whether the answer ends after them, the unsure step if there is one, and the
-            margins that were looked at.
-        """
-        writer = self._writer()
-        margins: list[float] = []
-        goal = plan.max_words
-        unsure: Step | None = None
-
-        def until(_: int, steps: list[Step]) -> bool:
-            nonlocal goal, unsure
-            writer.push(steps[-1].ids[0])
-            while (
-                len(margins) < goal and len(margins) <= writer.words and writer.word_starts[len(margins)] < len(steps)
-            ):
-                step = steps[writer.word_starts[len(margins)]]
-                margins.append(_margin(step))
-                if margins[-1] < plan.tau:
-                    if plan.branches > 1:
-                        unsure = step
-                        return True
-                    goal = len(margins)  # one branch is the greedy word itself: finish it and stop
-            return writer.ended or writer.words >= goal
-
-        longest = (goal + 1) * (self._max_word_tokens + 4)
-        top = max(2, plan.branches)
-        self._session.draft([self._ids], min(longest, self._room()), top, until, guesses)
-        if unsure is not None:
-            return tuple(writer.ids[: writer.word_starts[len(margins) - 1]]), False, unsure, margins
-        return *self._finished(writer, goal), None, margins
-
-    def _branch(self, ids: Ids, tokens: Ids, guesses: Sequence[Ids]) -> list[tuple[Ids, bool]]:
-        """Variants that begin with each token and finish its word greedily: ids, and whether the answer ends."""
-        variants: dict[int, tuple[Ids, bool]] = {}
-        writers: dict[int, Writer] = {}
-        for branch, token in enumerate(tokens):
-            if token in self._member.end_ids:
-                variants[branch] = (ids, True)
-            else:
-                writers[branch] = self._writer(ids)
-                writers[branch].push(token)
-        rows = list(writers)
-
-        def until(row: int, steps: list[Step]) -> bool:
-            writer = writers[rows[row]]
-            writer.push(steps[-1].ids[0])
-            return writer.ended or writer.words >= 1
-
-        room = self._room() - len(ids) - 1
-        if rows and room > 0:
-            contexts = [(*self._ids, *writers[branch].ids) for branch in rows]
-            self._session.draft(contexts, min(2 * self._max_word_tokens, room), 1, until, guesses)
-        variants |= {branch: self._finished(writer, 1) for branch, writer in writers.items()}
-        return [variants[branch] for branch in sorted(variants)]
-
-    def _finished(self, writer: Writer, words: int) -> tuple[Ids, bool]:
-        """What a continuation proposes once it stopped, and whether the answer ends after it."""
-        if writer.words >= words:
-            return tuple(writer.ids[: writer.word_starts[words]]), False
-        if writer.at_end:
-            return tuple(writer.ids), True
-        if writer.words:
-            return tuple(writer.ids[: writer.word_starts[-1]]), False
-        if not writer.text(len(writer.ids)) and self._masks is None:  # nothing visible in all that room: an end
-            return tuple(writer.ids), True
-        whole = [n for n in range(1, len(writer.ids) + 1) if not writer.text(n).endswith(INCOMPLETE)]
-        if not whole:
+    def _drafter(self, after: Span, guesses: Sequence[Ids]) -> Drafter:
+        """Continues the answer and an uncommitted span."""
+        assert not after.ends, "nothing follows the end of an answer"
+        context, text = self._ids_after(after) if after.text else self._ids, self._text + after.text
+        room = self._longest - len(context)
+        if room <= 0:
             raise WindowFull
-        return tuple(writer.ids[: whole[-1]]), False
 
-    def _writer(self, start: Ids = ()) -> Writer:
-        return Writer(self._decode, self._member.rule, self._member.end_ids, self._max_word_tokens, start)
+        decoded = self._decoded.setdefault(after.text, {})
 
-    def _decode(self, ids: Ids) -> str:
-        text = self._decoded.get(ids)
-        if text is None:
-            text = self._decoded[ids] = self._section.decode(self._ids, ids, opens=not self._text)
-        return text
+        def decode(ids: Ids) -> str:
+            if ids not in decoded:
+                decoded[ids] = self._section.decode(context, ids, opens=not text)
+            return decoded[ids]
 
-    def _span(self, ids: Ids, ends: bool) -> Span:
-        span = Span(text=self._decode(ids), ends=ends)
-        self._drafted.setdefault(span, ids)
-        return span
+        return Drafter(
+            session=self._session,
+            context=context,
+            decode=decode,
+            before=text,
+            new_writer=lambda start: Writer(decode, self._rule, self._end_ids, self._max_word_tokens, start),
+            end_ids=self._end_ids,
+            max_word_tokens=self._max_word_tokens,
+            room=room,
+            may_be_blank=self._masks is None,
+            guesses=guesses,
+        )
+
+    def _holds_half_a_character(self, drafter: Drafter, token: int) -> bool:
+        return token not in self._end_ids and drafter.decode((token,)).endswith(INCOMPLETE)
+
+    def _score(self, span: Span, *variants: Sequence[float]) -> Score:
+        """The score of a span; variants differ in their last token: one end token or another, as one event."""
+        logprobs = list(variants[0])
+        if len(variants) > 1:
+            logprobs[-1] = _logsumexp([variant[-1] for variant in variants])
+        context, ids = self._write(span.text)
+        straddles = context is not self._ids
+        text = self._section.decode(context, ids, opens=not self._text) if straddles else span.text
+        return Score(
+            member=self.name,
+            logprobs=tuple(logprobs),
+            words=len(self._rule.ends(span.text, final=True)) + span.ends,
+            bytes=len(text.encode()) + span.ends,
+        )
 
     def _ids_after(self, span: Span) -> Ids:
         drafted = self._drafted.get(span)
         if drafted is not None:
-            return self._ids + drafted
+            return drafted
         context, ids = self._write(span.text)
         return context + ids
 
@@ -243,36 +245,11 @@ class ModelPrefix:
 
     def _ahead(self, spans: Sequence[Span]) -> list[Ids]:
         """Contexts that end with spans which may be committed: the next round begins after one of them."""
-        longest = math.inf if self._member.longest is None else self._member.longest
         contexts = [context + ids for context, ids in (self._write(span.text) for span in spans)]
-        return [context for context in contexts if len(context) <= longest]
-
-    def _room(self) -> int:
-        """Tokens that still fit in."""
-        longest = self._member.longest
-        if longest is None:
-            return 1 << 30
-        if len(self._ids) >= longest:
-            raise WindowFull
-        return longest - len(self._ids)
+        return [context for context in contexts if len(context) <= self._longest]
 
     def _blame(self, work: str) -> Blame:
         return Blame(self.name, work)
-
-
-def _margin(step: Step) -> float:
-    """Top-1 minus top-2 probability (Δ in the paper)."""
-    if len(step.logprobs) < 2:
-        return 1.0
-    return math.exp(step.logprobs[0]) - math.exp(step.logprobs[1])
-
-
-def _mean_nll(variants: Sequence[Sequence[float]]) -> float:
-    """Mean NLL of a continuation. Variants differ in their last token: one end token or another, as one event."""
-    logprobs = list(variants[0])
-    if len(variants) > 1:
-        logprobs[-1] = _logsumexp([variant[-1] for variant in variants])
-    return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
 def _logsumexp(logprobs: Sequence[float]) -> float:

@@ -7,8 +7,8 @@ goes through the same decoding loop as one of models. One word is one token here
 from __future__ import annotations
 
 import json
+import math
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,19 +17,16 @@ from adafuse_core.chat.grammar import Grammar, Guide
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import (
     CancelledError,
-    ConfigError,
     ContextOverflowError,
     MemberError,
     PromptError,
     TemplateError,
 )
-from adafuse_core.members.base import Prompt, WindowFull
-from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.words import NewlineTail
+from adafuse_core.members.base import NOTHING, Prompt, WindowFull
+from adafuse_core.members.script import RULE, Script, count_words, word_ends
+from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 
-AGREES, DISAGREES = 0.1, 5.0  # mean NLL of what continues the script, and of anything else
-
-_RULE = NewlineTail()
+AGREES, DISAGREES = 0.125, 5.0  # NLL of each word that continues the script, and of each of anything else
 
 
 class ScriptedMember:
@@ -50,6 +47,7 @@ class ScriptedMember:
         dialect: Name of the form in which its script calls tools.
         fail_after: Rounds of each answer after which drafting fails; None for never.
         delay: Seconds that each draft takes; cancelling cuts them short.
+        place: Where it computes: members of one place take turns, others work at the same time.
 
     Attributes:
         prompts: Every prompt it was opened with.
@@ -69,8 +67,10 @@ class ScriptedMember:
         dialect: str = "hermes",
         fail_after: int | None = None,
         delay: float = 0.0,
+        place: str = "script",
     ) -> None:
         self.name = name
+        self.place = place
         self.weight = weight
         self.margin = margin
         self.alternatives = tuple(alternatives)
@@ -125,25 +125,27 @@ class ScriptedMember:
         self.prompts.append(prompt)
         reply = self._reply(prompt) if callable(self._reply) else self._reply
         guide = None if grammar is None else grammar.guide()
-        return ScriptedPrefix(self, _Script(reply, ends=self.ends_answer), length, cancel, guide)
+        return ScriptedPrefix(self, Script(reply, ends=self.ends_answer), length, cancel, guide)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Words of a prompt, one more for each message, and the words of the tools as JSON."""
         if isinstance(prompt, str):
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-            return _words(prompt)
+            return count_words(prompt)
         if not self._chat:
             raise TemplateError(
                 "this member has no chat template, but messages were given",
                 member=self.name,
                 hint="give a plain string as prompt, or set chat=True",
             )
-        return sum(1 + _words(_shown(message)) for message in prompt) + _words(json.dumps(tools) if tools else "")
+        return sum(1 + count_words(_shown(message)) for message in prompt) + count_words(
+            json.dumps(tools) if tools else ""
+        )
 
     def count_text_tokens(self, text: str) -> int:
         """Words of a bare text."""
-        return _words(text)
+        return count_words(text)
 
     def supports_chat(self) -> bool:
         """Whether it takes messages."""
@@ -172,19 +174,19 @@ class ScriptedMember:
 class ScriptedPrefix:
     """One answer in the making."""
 
-    place = "script"
     thinking = False
 
     def __init__(
         self,
         member: ScriptedMember,
-        script: _Script,
+        script: Script,
         prompt_tokens: int,
         cancel: threading.Event,
         guide: Guide | None,
     ) -> None:
         self.name = member.name
         self.weight = member.weight
+        self.place = member.place
         self._member = member
         self._script = script
         self._cancel = cancel
@@ -193,6 +195,11 @@ class ScriptedPrefix:
         self._completion_tokens = 0
         self._text = ""
         self._rounds = 0
+
+    @property
+    def text(self) -> str:
+        """The committed text."""
+        return self._text
 
     @property
     def prompt_tokens(self) -> int:
@@ -204,8 +211,8 @@ class ScriptedPrefix:
         """Words committed."""
         return self._completion_tokens
 
-    def draft(self, plan: DraftPlan, hints: Sequence[Span] = ()) -> Draft:
-        """The next words of the script.
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = NOTHING) -> Draft:
+        """The next words of the script; a stop string is looked for at the end of each.
 
         Raises:
             WindowFull: No word more fits.
@@ -219,9 +226,9 @@ class ScriptedPrefix:
             raise MemberError("scripted failure", member=self.name)
         self._rounds += 1
         unsure = self._member.margin < plan.tau
-        own = self._script.words_at(self._text, min(1 if unsure else plan.max_words, self._room()))
-        spans = [own]
-        if not self._allows(own):
+        own = self._words_after(after, plan, 1 if unsure else plan.max_words)
+        spans = [_joined(after, own)]
+        if not self._allows(spans[0]):
             raise MemberError(
                 f"the script goes on with {own.text!r}{' and ends' if own.ends else ''} after {self._text[-60:]!r}, "
                 f"which the answer's grammar does not allow",
@@ -229,37 +236,64 @@ class ScriptedPrefix:
                 hint="write JSON as json.dumps does, and calls in the form that Ensemble.stream describes",
             )
         if unsure:
-            more = [Span(text=text) for text in self._member.alternatives if text != own.text]
+            more = [_joined(after, Span(text=text)) for text in self._member.alternatives if text != own.text]
             spans += [span for span in more if self._allows(span)]
-        margins = (self._member.margin,) * max(1, _words(own.text))
+        margins = (self._member.margin,) * max(1, count_words(own.text))
         return Draft(member=self.name, spans=tuple(spans[: plan.branches]), margins=margins)
+
+    def next_tokens(self, count: int | None = None, after: Span = NOTHING) -> tuple[NextToken, ...]:
+        """The next word of the script, then the alternatives, each half as likely as the one before it."""
+        self._check_cancel()
+        self._room(after)
+        own = self._script.words_at(self._text + after.text, 1)
+        texts = [own, *(Span(text=text) for text in self._member.alternatives if text != own.text)]
+        tokens = [NextToken(span=span, logprob=-math.log(2) * (place + 1)) for place, span in enumerate(texts)]
+        return tuple(tokens[:count])
 
     def fits(self, span: Span, closing: str = "") -> bool:
         """Whether the context window has room for the words of the span, and of a closing text after it."""
         return self.cost(span, closing) <= self._left()
 
-    def score(self, spans: Sequence[Span]) -> list[float]:
-        """`AGREES` for what continues the script at this place, `DISAGREES` for anything else."""
+    def score(self, spans: Sequence[Span]) -> list[Score]:
+        """`AGREES` for each word of what continues the script at this place, `DISAGREES` for anything else."""
         self._check_cancel()
-        return [AGREES if self._script.continues(self._text, span) else DISAGREES for span in spans]
+        return [self._score(span) for span in spans]
 
     def commit(self, span: Span) -> None:
         """Extend the committed text."""
         self._text += span.text
         self._guide = self._guide and self._guide.after(span.text)
-        self._completion_tokens += _words(span.text)
+        self._completion_tokens += count_words(span.text)
 
     def cost(self, span: Span, closing: str = "") -> int:
         """Words of the span, and of a closing text after it."""
-        return _words(span.text) + _words(closing)
+        return count_words(span.text) + count_words(closing)
 
     def clip(self, span: Span, tokens: int) -> Span:
         """The first so many words of the span."""
-        ends = _RULE.ends(span.text, final=True)
+        ends = RULE.ends(span.text, final=True)
         return span if len(ends) <= tokens else Span(text=span.text[: ends[tokens - 1]] if tokens > 0 else "")
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _score(self, span: Span) -> Score:
+        words = count_words(span.text) + span.ends
+        nll = AGREES if self._script.continues(self._text, span) else DISAGREES
+        length = len(span.text.encode()) + span.ends
+        return Score(member=self.name, logprobs=(-nll,) * words, words=words, bytes=length)
+
+    def _words_after(self, after: Span, plan: DraftPlan, words: int | None) -> Span:
+        """Words of the script beyond committed and uncommitted text, within the bounds of a plan."""
+        bounds = [bound for bound in (words, plan.max_tokens, self._room(after)) if bound is not None]
+        text = self._text + after.text
+        span = self._script.words_at(text, min(bounds))
+        kept = max(map(len, plan.stop), default=1) - 1
+        before = text[len(text) - kept :] if kept else ""
+        for end in word_ends(span.text)[:-1]:
+            if any(stop in before + span.text[:end] for stop in plan.stop):
+                return Span(text=span.text[:end])
+        return span
 
     def _allows(self, span: Span) -> bool:
         if self._guide is None:
@@ -267,9 +301,9 @@ class ScriptedPrefix:
         after = self._guide.after(span.text)
         return after is not None and (after.may_end or not span.ends)
 
-    def _room(self) -> int:
+    def _room(self, after: Span) -> int:
         """Words that still fit into the context window. Raises `WindowFull` if none does."""
-        if (room := self._left()) <= 0:
+        if (room := self._left() - count_words(after.text)) <= 0:
             raise WindowFull
         return room
 
@@ -283,55 +317,8 @@ class ScriptedPrefix:
             raise CancelledError("the generation was cancelled", member=self.name)
 
 
-class _Script:
-    """What is to be written, cut into words; without an end it goes round and round."""
-
-    def __init__(self, text: str, *, ends: bool) -> None:
-        if not ends and not text.strip():
-            raise ConfigError("got a blank reply with ends_answer=False", hint="give a reply that has a word")
-        self._text = text
-        self._endless = not ends
-        self._word_ends = _word_ends(text)
-
-    def words_at(self, answer: str, count: int) -> Span:
-        """So many words that go on from an answer."""
-        text, word_ends = self._unrolled(answer, count)
-        start = self._place(answer, text, word_ends)
-        ahead = word_ends[bisect_right(word_ends, start) :][:count]
-        end = ahead[-1] if ahead else len(text)
-        return Span(text=text[start:end], ends=not self._endless and end == len(text))
-
-    def continues(self, answer: str, span: Span) -> bool:
-        """Whether the script goes on from an answer with this span."""
-        text, word_ends = self._unrolled(answer, _words(span.text))
-        ahead = text[self._place(answer, text, word_ends) :]
-        return ahead.startswith(span.text) and (not span.ends or (not self._endless and ahead == span.text))
-
-    def _place(self, answer: str, text: str, word_ends: list[int]) -> int:
-        """Where the script goes on: after the answer, or after as many words as it has."""
-        if text.startswith(answer):
-            return len(answer)
-        written = _words(answer)
-        return [0, *word_ends][min(written, len(word_ends))]
-
-    def _unrolled(self, answer: str, count: int) -> tuple[str, list[int]]:
-        """The script and its word ends, long enough for so many words after the answer."""
-        if not self._endless:
-            return self._text, self._word_ends
-        words = len(self._word_ends)
-        turns = 2 + len(answer) // len(self._text) + (_words(answer) + count) // words
-        ends = [turn * len(self._text) + end for turn in range(turns) for end in self._word_ends]
-        return self._text * turns, ends
-
-
-def _word_ends(text: str) -> list[int]:
-    """Ends of the words; blanks after the last word are its own."""
-    ends = _RULE.ends(text, final=True)
-    return [*ends[:-1], len(text)] if text else []
-
-
-def _words(text: str) -> int:
-    return len(_RULE.ends(text, final=True))
+def _joined(after: Span, span: Span) -> Span:
+    return Span(text=after.text + span.text, ends=span.ends)
 
 
 def _shown(message: Message) -> str:

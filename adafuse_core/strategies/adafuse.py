@@ -1,43 +1,61 @@
-"""AdaFuse (arXiv 2601.06022): draft while confident, branch where unsure, commit the best-scored candidate."""
+"""AdaFuse: draft while confident, branch where unsure, commit the best-scored candidate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
-from adafuse_core.fusion import Chooser, fuse, pool
-from adafuse_core.members.base import Member, Prefix, WindowFull
+from adafuse_core.checks import expect_integer, expect_number
+from adafuse_core.fusion import Chooser, pooled
+from adafuse_core.members.base import WindowFull
+from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import DraftPlan, Round
-from adafuse_core.strategies.together import draft_all, score_all
+from adafuse_core.strategies.base import Needs, Strategy
 
 
-class AdaFuse:
+@dataclass(frozen=True, kw_only=True)
+class AdaFuse(Strategy):
     """The rule of the paper, with the decisions of docs/architecture.md where it is silent.
 
     Args:
-        tau: Confidence threshold (τ).
-        max_words: Most words drafted per round (M).
-        branches: First tokens tried where a member is unsure (B).
-        verify: Whether members read each other's candidates in the pass that starts their draft. Speed only.
+        tau: Confidence threshold (τ in the paper), 0..1: a member drafts on while its two likeliest
+            next tokens differ by at least this probability.
+        max_words: Most words a member drafts per round (M in the paper).
+        branches: First tokens tried where a member is unsure (B in the paper).
     """
 
-    def __init__(self, *, tau: float, max_words: int, branches: int, verify: bool) -> None:
-        self._plan = DraftPlan(tau=tau, max_words=max_words, branches=branches)
-        self._verify = verify
+    name: ClassVar[str] = "adafuse"
+    paper: ClassVar[str] = "arXiv 2601.06022"
 
-    def select(self, members: Sequence[Member]) -> Sequence[Member]:
-        """All of them."""
-        return members
+    tau: float = 0.7
+    max_words: int = 3
+    branches: int = 3
 
-    def play(self, prefixes: Sequence[Prefix], chooser: Chooser) -> Round:
+    def __post_init__(self) -> None:
+        expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
+        expect_integer("max_words", self.max_words, at_least=1)
+        expect_integer("branches", self.branches, at_least=1)
+
+    @property
+    def needs(self) -> Needs:
+        """The two likeliest tokens for the margin, and one more for each further branch."""
+        return Needs(top=max(2, self.branches))
+
+    def has_choice(self, members: int) -> bool:
+        """One member with one branch has one candidate."""
+        return members > 1 or self.branches > 1
+
+    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
         """Draft, pool, score, choose. Candidates that are too long for a member's context window drop out."""
-        drafts = draft_all(prefixes, self._plan, verify=self._verify)
-        candidates = tuple(
-            candidate for candidate in pool(drafts) if all(prefix.fits(candidate.span) for prefix in prefixes)
-        )
-        if not candidates:
-            raise WindowFull
-        if len(candidates) == 1:
-            return Round(drafts=drafts, candidates=candidates, scores=(), fused=(), chosen=0)
-        scores = score_all(prefixes, [candidate.span for candidate in candidates])
-        fused = fuse(scores, [prefix.weight for prefix in prefixes])
-        return Round(drafts=drafts, candidates=candidates, scores=scores, fused=fused, chosen=chooser.choose(fused))
+        plan = DraftPlan(tau=self.tau, max_words=self.max_words, branches=self.branches)
+        while True:
+            drafts = prefixes.draft(plan)
+            candidates = tuple(candidate for candidate in pooled(drafts) if prefixes.fit(candidate.span))
+            if not candidates:
+                raise WindowFull
+            if len(candidates) == 1:
+                yield Round(drafts=drafts, candidates=candidates)
+            else:
+                scores = prefixes.score([candidate.span for candidate in candidates])
+                yield chooser.decide(drafts, candidates, scores)

@@ -1,32 +1,70 @@
-"""What a strategy is: it plays one round on the members' prefixes and says what to commit."""
+"""What a strategy is: its own options, and the rounds of an answer that it plays with them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
-from adafuse_core.config import EnsembleConfig
 from adafuse_core.fusion import Chooser
-from adafuse_core.members.base import Member, Prefix
+from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Round
 
+Named = TypeVar("Named")
 
-class Strategy(Protocol):
-    """The decision rule of an ensemble."""
 
-    def select(self, members: Sequence[Member]) -> Sequence[Member]:
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a strategy asks of every member's backend.
+
+    Args:
+        top: Likeliest tokens at each step, with their log-probabilities.
+        full_distribution: Whether it reads all of a next-token distribution.
+    """
+
+    top: int = 2
+    full_distribution: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """The decision rule of an ensemble. A subclass is a frozen dataclass whose fields are its options.
+
+    Attributes:
+        name: In configs.
+        paper: Where the rule comes from.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+
+    @property
+    def needs(self) -> Needs:
+        """What it asks of every member's backend."""
+        return Needs()
+
+    def check_members(self, names: Sequence[str]) -> None:
+        """Refuse options that don't fit the members of these names, by a `ConfigError`."""
+
+    def has_choice(self, members: int) -> bool:
+        """Whether a round of so many members can have several candidates to choose from."""
+        return True
+
+    def select(self, members: Sequence[Named]) -> Sequence[Named]:
         """The members that take part."""
+        return members
 
-    def play(self, prefixes: Sequence[Prefix], chooser: Chooser) -> Round:
-        """One round. Raises `WindowFull` when a member has no room left."""
+    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
+        """The rounds of one answer, without end; whoever asks for the next one has committed the last.
 
+        What is committed may differ from a round's span: the token budget may cut it, and text that a grammar forces
+        is committed between two rounds. `Prefix.text` tells what it is.
 
-def build_strategy(config: EnsembleConfig) -> Strategy:
-    """The strategy that a config names."""
-    from adafuse_core.strategies.adafuse import AdaFuse
-    from adafuse_core.strategies.single import Single
+        Args:
+            prefixes: The members' views of the answer.
+            chooser: Picks among candidates, by the scoring rule and the pool of the ensemble.
 
-    if config.strategy == "single":
-        return Single(config.member or config.members[0].label)
-    verify = config.speculation in ("auto", "verify")
-    return AdaFuse(tau=config.tau, max_words=config.max_words, branches=config.branches, verify=verify)
+        Raises:
+            WindowFull: A member has no room left.
+        """
+        raise NotImplementedError

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from adafuse_core.fusion import Chooser, pool
-from adafuse_core.members.base import Member, Prefix
+from adafuse_core.checks import expect_choice
+from adafuse_core.fusion import Chooser, pooled
+from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import DraftPlan, Round
+from adafuse_core.strategies.base import Strategy
 
 _GREEDY = DraftPlan(tau=0.0, max_words=1, branches=1)
 
 
-class Single:
-    """Greedy decoding of the named member; the others are not even opened."""
+@dataclass(frozen=True, kw_only=True)
+class Single(Strategy):
+    """Greedy decoding of one member; the others are not even opened.
 
-    def __init__(self, member: str) -> None:
-        self._member = member
+    Args:
+        member: Name of the member that decodes. Default: the first.
+    """
 
-    def select(self, members: Sequence[Member]) -> Sequence[Member]:
+    name: ClassVar[str] = "single"
+    paper: ClassVar[str] = "none: greedy search"
+
+    member: str | None = None
+
+    def check_members(self, names: Sequence[str]) -> None:
+        """The member must be there."""
+        if self.member is not None:
+            expect_choice("member", self.member, names)
+
+    def has_choice(self, members: int) -> bool:
+        """There is one candidate."""
+        return False
+
+    def select(self, members: Sequence[Any]) -> Sequence[Any]:
         """The one."""
-        return [member for member in members if member.name == self._member]
+        return [member for member in members if self.member in (None, member.name)][:1]
 
-    def play(self, prefixes: Sequence[Prefix], chooser: Chooser) -> Round:
+    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
         """Its next word."""
-        draft = prefixes[0].draft(_GREEDY)
-        return Round(drafts=(draft,), candidates=pool([draft]), scores=(), fused=(), chosen=0)
+        while True:
+            drafts = prefixes.draft(_GREEDY)
+            yield Round(drafts=drafts, candidates=pooled(drafts))
