@@ -18,7 +18,7 @@ NUMBERS_REFUSED = [float("nan"), float("inf"), -float("inf"), True, "1", None, [
 
 
 def ensemble(**options):
-    return EnsembleConfig(**{"members": ("a/one", "b/two"), **options})
+    return EnsembleConfig.from_any({"members": ("a/one", "b/two"), **options})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_member_has_meaning_for_single_only():
     with pytest.raises(ConfigError, match="no meaning") as caught:
         ensemble(member="one")
     assert "single" in caught.value.hint
-    assert ensemble(strategy="single", member="two").member == "two"
+    assert ensemble(strategy="single", member="two").strategy.member == "two"
     with pytest.raises(ConfigError, match=r"'three'.*'one', 'two'"):
         ensemble(strategy="single", member="three")
 
