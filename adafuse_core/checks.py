@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,11 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else tuple(value)
     expect(all(isinstance(item, str) for item in values), name, value, "strings")
     return values
+
+
+def field_names(cls: Any) -> tuple[str, ...]:
+    """Names of the fields of a dataclass, which are its options."""
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def known_options(

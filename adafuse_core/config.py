@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from adafuse_core.checks import expect, expect_choice, expect_integer, expect_number, known_options, strings
+from adafuse_core.checks import (
+    expect,
+    expect_choice,
+    expect_integer,
+    expect_number,
+    field_names,
+    known_options,
+    strings,
+)
 from adafuse_core.errors import ConfigError
 from adafuse_core.fusion import Fusion
 from adafuse_core.member_config import MemberConfig
@@ -54,12 +62,12 @@ class GenerationParams:
 
     def updated(self, options: Mapping[str, Any]) -> Self:
         """A copy with some options changed; unknown ones raise `ConfigError`."""
-        return dataclasses.replace(self, **known_options(self.__dataclass_fields__, options, "generation option"))
+        return dataclasses.replace(self, **known_options(field_names(self), options, "generation option"))
 
 
 _MISPLACED = {
     name: f"write generation={{'{name}': ...}}, or give it to generate() and stream()"
-    for name in GenerationParams.__dataclass_fields__
+    for name in field_names(GenerationParams)
 }
 
 
@@ -189,14 +197,14 @@ def _with_strategy(options: Mapping[str, Any], current: Strategy) -> dict[str, A
         current: The strategy that they change, unless they name another one.
     """
     named = current if options.get("strategy", current.name) == current.name else _strategy(options["strategy"])
+    own = field_names(named)
     for other in STRATEGIES.values():
-        for name in other.__dataclass_fields__:
-            if name in options and name not in named.__dataclass_fields__:
+        for name in field_names(other):
+            if name in options and name not in own:
                 raise ConfigError(
                     f"{name}={options[name]!r} has no meaning for strategy {named.name!r}",
                     hint=f"leave it out, or set strategy={other.name!r}",
                 )
-    own = named.__dataclass_fields__
-    checked = known_options([*EnsembleConfig.__dataclass_fields__, *own], options, "ensemble option", _MISPLACED)
+    checked = known_options([*field_names(EnsembleConfig), *own], options, "ensemble option", _MISPLACED)
     changed = dataclasses.replace(named, **{name: value for name, value in checked.items() if name in own})
     return {name: value for name, value in checked.items() if name not in own} | {"strategy": changed}

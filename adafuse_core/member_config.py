@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from adafuse_core.checks import expect, expect_choice, expect_integer, expect_number, known_options, strings
+from adafuse_core.checks import (
+    expect,
+    expect_choice,
+    expect_integer,
+    expect_number,
+    field_names,
+    known_options,
+    strings,
+)
 from adafuse_core.errors import ConfigError
 
 KV_STORES = ("auto", "tree", "fork", "prefill")
@@ -117,7 +125,7 @@ class MemberConfig:
         if isinstance(value, str | Path):
             return cls(model=str(value))
         if isinstance(value, Mapping):
-            options = known_options(cls.__dataclass_fields__, value, "member option")
+            options = known_options(field_names(cls), value, "member option")
             if "model" not in options:
                 raise ConfigError(f"the member {options!r} has no 'model'", hint="give a model name or path")
             return cls(**options)

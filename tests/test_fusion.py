@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adafuse_core.fusion import Chooser, fuse, pool
-from adafuse_core.rounds import Draft, Span
+from adafuse_core.errors import ConfigError
+from adafuse_core.fusion import POOLS, SCORING, Chooser, Fusion, pooled
+from adafuse_core.rounds import Draft, Score, Span
 
 many = settings(deadline=None, max_examples=200)
 spans = st.builds(Span, text=st.sampled_from(["", " a", " b", "a", " a\n", "é", "e\u0301"]), ends=st.booleans())
@@ -28,87 +30,178 @@ def draft(member, *proposed):
 @many
 def test_the_pool_holds_every_span_once_in_order_of_member_then_branch(proposed):
     expected = list(dict.fromkeys(span for each in proposed for span in each.spans))
-    assert [candidate.span for candidate in pool(proposed)] == expected
+    assert [candidate.span for candidate in pooled(proposed)] == expected
 
 
 @given(drafts)
 @many
 def test_every_candidate_names_its_proposers_once_in_member_order(proposed):
-    for candidate in pool(proposed):
+    for candidate in pooled(proposed):
         assert list(candidate.proposers) == [each.member for each in proposed if candidate.span in each.spans]
 
 
 def test_ending_and_going_on_are_different_candidates():
     going, ending = Span(text=" a"), Span(text=" a", ends=True)
-    assert [candidate.span for candidate in pool([draft("x", going), draft("y", ending)])] == [going, ending]
+    assert [candidate.span for candidate in pooled([draft("x", going), draft("y", ending)])] == [going, ending]
 
 
 def test_texts_are_different_where_their_bytes_are():
     texts = [" a", "a", " a ", " a\n", " A", "é", "e\u0301"]
-    assert len(pool([draft("x", *[Span(text=text) for text in texts])])) == len(texts)
+    assert len(pooled([draft("x", *[Span(text=text) for text in texts])])) == len(texts)
 
 
 def test_an_end_without_text_is_a_candidate():
-    assert pool([draft("x", Span(text="", ends=True))])[0].span.text == ""
+    assert pooled([draft("x", Span(text="", ends=True))])[0].span.text == ""
 
 
-def test_fused_scores_are_the_mean_over_members():
-    assert fuse([[1.0, 3.0], [4.0, 0.0]], [1, 1]) == (2.0, 2.0)
+def score(*logprobs, words=1, length=1):
+    return Score(member="m", logprobs=logprobs, words=words, bytes=length)
 
 
-def test_fused_scores_follow_the_weights():
-    assert fuse([[1.0, 3.0]], [3, 1]) == (1.5,)
+def test_scoring_divides_by_its_unit():
+    given = score(-1.0, -2.0, -3.0, words=2, length=12)
+    assert {name: rule(given) for name, rule in SCORING.items()} == {"token": 2.0, "word": 3.0, "byte": 0.5, "sum": 6.0}
 
 
-@given(st.lists(st.lists(st.floats(0, 50), min_size=3, max_size=3), min_size=1), st.floats(0.01, 100))
+@pytest.mark.parametrize("rule", SCORING)
+def test_an_empty_span_scores_nothing(rule):
+    assert SCORING[rule](score(words=0, length=0)) == 0.0
+
+
+def fuse(pool, row, weights=None, **options):
+    return Fusion(scoring="token", pool=pool, **options).fuse(row, weights or [1.0] * len(row))
+
+
+def test_geometric_is_the_weighted_mean_of_nlls():
+    assert fuse("geometric", [1.0, 3.0]) == 2.0
+    assert fuse("geometric", [1.0, 3.0], [3, 1]) == 1.5
+
+
+def test_linear_is_the_nll_of_the_weighted_mean_of_probabilities():
+    assert fuse("linear", [0.5, 2.0], [3, 1]) == pytest.approx(-math.log((3 * math.exp(-0.5) + math.exp(-2.0)) / 4))
+
+
+def test_power_is_the_nll_of_the_power_mean_of_probabilities():
+    mean = ((math.exp(-0.5) ** 0.3 + math.exp(-2.0) ** 0.3) / 2) ** (1 / 0.3)
+    assert fuse("power", [0.5, 2.0], pool_exponent=0.3) == pytest.approx(-math.log(mean))
+
+
+@given(st.lists(st.floats(0, 50), min_size=1, max_size=5))
 @many
-def test_only_the_proportion_of_the_weights_counts(rows, factor):
+def test_power_lies_between_geometric_and_the_surest_member(row):
+    values = [fuse("geometric", row), *(fuse("power", row, pool_exponent=p) for p in (1e-6, 0.5, 1.0, 4.0, 1e6))]
+    assert values[1] == pytest.approx(values[0], abs=1e-2)
+    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(values[1:]))
+    assert values[-1] == pytest.approx(min(row), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("row", "weights", "expected"),
+    [
+        ([3.0], [1], 3.0),
+        ([3.0, 1.0], [1, 1], 2.0),
+        ([3.0, 1.0, 9.0], [1, 1, 1], 3.0),
+        ([3.0, 1.0, 9.0], [1, 1, 2.5], 9.0),
+        ([4.0, 1.0, 9.0], [1, 1, 2], 6.5),
+        ([5.0, 5.0, 1.0, 1.0], [1, 1, 1, 1], 3.0),
+    ],
+)
+def test_median_is_weighted(row, weights, expected):
+    assert fuse("median", row, weights) == expected
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@given(row=st.lists(st.floats(0, 50), min_size=3, max_size=3), factor=st.floats(0.01, 100))
+@many
+def test_only_the_proportion_of_the_weights_counts(pool, row, factor):
     weights = [1.0, 2.0, 0.5]
-    scaled = fuse(rows, [weight * factor for weight in weights])
-    assert scaled == pytest.approx(fuse(rows, weights))
+    options = {"pool_exponent": 0.5} if pool == "power" else {}
+    scaled = fuse(pool, row, [weight * factor for weight in weights], **options)
+    assert scaled == pytest.approx(fuse(pool, row, weights, **options))
 
 
-@given(st.lists(st.floats(0, 50), min_size=1, max_size=5), st.floats(0.01, 100))
+@pytest.mark.parametrize("pool", POOLS)
+@given(row=st.lists(st.floats(0, 50), min_size=1, max_size=5), weight=st.floats(0.01, 100))
 @many
-def test_a_fused_score_lies_between_those_of_the_members(row, weight):
-    (fused,) = fuse([row], [weight] * len(row))
+def test_a_fused_value_lies_between_those_of_the_members(pool, row, weight):
+    fused = fuse(pool, row, [weight] * len(row), **({"pool_exponent": 2.0} if pool == "power" else {}))
     assert min(row) - 1e-9 <= fused <= max(row) + 1e-9
 
 
-@given(st.lists(st.floats(0, 50), min_size=4, max_size=4), st.permutations(range(4)))
+@pytest.mark.parametrize("pool", POOLS)
+@given(row=st.lists(st.floats(0, 50), min_size=4, max_size=4), order=st.permutations(range(4)))
 @many
-def test_the_order_of_members_does_not_change_a_fused_score(row, order):
-    assert fuse([[row[index] for index in order]], [1.0] * 4) == fuse([row], [1.0] * 4)
+def test_the_order_of_members_does_not_change_a_fused_value(pool, row, order):
+    options = {"pool_exponent": 0.5} if pool == "power" else {}
+    turned = fuse(pool, [row[index] for index in order], **options)
+    assert turned == pytest.approx(fuse(pool, row, **options), abs=1e-12)
 
 
-def test_members_without_a_weight_are_our_mistake():
+@pytest.mark.parametrize("pool", POOLS)
+def test_members_without_a_weight_are_our_mistake(pool):
     with pytest.raises(ValueError):
-        fuse([[1.0, 2.0]], [1.0])
+        fuse(pool, [1.0, 2.0], [1.0], **({"pool_exponent": 1.0} if pool == "power" else {}))
+
+
+def test_an_impossible_candidate_is_worst_in_every_pool():
+    assert fuse("linear", [math.inf, math.inf]) == math.inf
+    assert fuse("linear", [0.0, math.inf]) == pytest.approx(math.log(2))
+    assert fuse("geometric", [0.0, math.inf]) == math.inf
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scoring": "bytes", "pool": "geometric"},
+        {"scoring": "token", "pool": "mean"},
+        {"scoring": "token", "pool": "power"},
+        {"scoring": "token", "pool": "power", "pool_exponent": 0},
+        {"scoring": "token", "pool": "linear", "pool_exponent": 1.0},
+    ],
+)
+def test_a_fusion_that_means_nothing_is_refused(options):
+    with pytest.raises(ConfigError):
+        Fusion(**options)
+
+
+def test_a_round_keeps_scores_values_and_what_the_pool_made_of_them():
+    fusion = Fusion(scoring="word", pool="geometric")
+    proposed = [draft("a", Span(text=" x"), Span(text=" y z"))]
+    scores = [[score(-1.0), score(-3.0)], [score(-1.0, -1.0, words=2), score(-2.0, -2.0, words=2)]]
+    played = Chooser(fusion, [3.0, 1.0]).decide(proposed, pooled(proposed), scores)
+    assert played.values == ((1.0, 3.0), (1.0, 2.0))
+    assert played.fused == (1.5, 1.25)
+    assert played.winner.span == Span(text=" y z")
+    assert played.span_scores == tuple(scores[1])
+
+
+def chooser(temperature=0.0, seed=None):
+    return Chooser(Fusion(scoring="token", pool="geometric"), [1.0], temperature, seed)
 
 
 @given(scores)
 @many
 def test_the_lowest_score_wins_and_ties_go_to_the_earlier_candidate(fused):
-    assert Chooser().choose(fused) == fused.index(min(fused))
+    assert chooser().choose(fused) == fused.index(min(fused))
 
 
 @given(scores, st.floats(0.05, 20), st.integers(0, 9))
 @many
 def test_draws_are_repeatable_by_seed(fused, temperature, seed):
-    first, second = Chooser(temperature, seed), Chooser(temperature, seed)
+    first, second = chooser(temperature, seed), chooser(temperature, seed)
     assert [first.choose(fused) for _ in range(5)] == [second.choose(fused) for _ in range(5)]
 
 
 def test_draws_without_a_seed_differ():
-    runs = {tuple(chooser.choose([1.0, 1.0]) for _ in range(64)) for chooser in (Chooser(1.0) for _ in range(4))}
+    runs = {tuple(each.choose([1.0, 1.0]) for _ in range(64)) for each in [chooser(1.0) for _ in range(4)]}
     assert len(runs) > 1
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_draws_follow_the_softmax_of_negative_scores(temperature):
     fused, draws = [0.5, 1.0, 2.5, 1.0], 20_000
-    chooser = Chooser(temperature, seed=7)
-    counts = Counter(chooser.choose(fused) for _ in range(draws))
+    drawing = chooser(temperature, seed=7)
+    counts = Counter(drawing.choose(fused) for _ in range(draws))
     powers = [math.exp(-score / temperature) for score in fused]
     for index, power in enumerate(powers):
         probability = power / sum(powers)
@@ -119,7 +212,7 @@ def test_draws_follow_the_softmax_of_negative_scores(temperature):
 @pytest.mark.parametrize("temperature", [1e-9, 5e-324, 1e300])
 @pytest.mark.parametrize("fused", [[700.0, 0.0, 900.0], [3.0, 3.0], [1e6, 1e6 + 1]])
 def test_extreme_temperatures_and_scores_still_draw(temperature, fused):
-    chosen = {Chooser(temperature, seed).choose(fused) for seed in range(20)}
+    chosen = {chooser(temperature, seed).choose(fused) for seed in range(20)}
     assert chosen <= set(range(len(fused)))
     if temperature < 1:
         assert all(fused[index] == min(fused) for index in chosen)

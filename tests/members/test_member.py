@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adafuse_core.chat.messages import conversation
-from adafuse_core.config import GenerationParams
+from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ContextOverflowError, MemberError, PromptError, TemplateError
 from adafuse_core.events import Finished, TextDelta
+from adafuse_core.fusion import SCORING
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.loader import load_member
+from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import DraftPlan, Span
 from adafuse_core.strategies.adafuse import AdaFuse
 from tests import tiny
@@ -78,12 +80,17 @@ def start(member, prompt="The quick", cap=24, cancel=None):
     return member.open(checked, None, max_word_tokens=cap, lookup=True, cancel=cancel or threading.Event())
 
 
+def mean_nll(prefix, spans):
+    """Nats per token of each span, as the paper scores it."""
+    return [SCORING["token"](score) for score in prefix.score(spans)]
+
+
 def answer(member, prompt, max_new_tokens, *, tau=0.7, max_words=1, branches=1, cap=24, stop=()):
     """Text, ids and reason of a member's answer on its own."""
     prefix = start(member, prompt, cap)
-    strategy = AdaFuse(tau=tau, max_words=max_words, branches=branches, verify=True)
+    config = EnsembleConfig(members=(member.name,), strategy=AdaFuse(tau=tau, max_words=max_words, branches=branches))
     params = GenerationParams(max_new_tokens=max_new_tokens, stop=stop)
-    events = list(decode([prefix], strategy, params))
+    events = list(decode(Prefixes([prefix]), config, params))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     ids = prefix._ids[prefix.prompt_tokens :]
     assert isinstance(events[-1], Finished)
@@ -243,7 +250,7 @@ def test_a_score_is_the_mean_over_the_ids_that_the_text_adds(members, references
         prefix = start(member, "The quick ")
         prefix.commit(Span(text=committed))
         spans = [Span(text=text, ends=ends) for text in TEXTS for ends in (False, True)]
-        for span, score in zip(spans, prefix.score(spans), strict=True):
+        for span, score in zip(spans, mean_nll(prefix, spans), strict=True):
             context, ids = prefix._section.extend(prefix._ids, committed, span.text)
             with torch.no_grad():
                 logits = reference(torch.tensor([[*context, *ids]])).logits[0]
@@ -259,21 +266,21 @@ def test_a_score_depends_on_the_text_alone_not_on_what_was_drafted_or_asked_with
     spans = [Span(text=text) for text in TEXTS]
     plain, drafted = start(members[kind]), start(members[kind])
     drafted.draft(DraftPlan(tau=0.9, max_words=2, branches=4))
-    together = drafted.score(spans)
-    assert together == pytest.approx([plain.score([span])[0] for span in spans], abs=1e-9)
-    assert together == pytest.approx(drafted.score(spans[::-1])[::-1], abs=1e-9)
+    together = mean_nll(drafted, spans)
+    assert together == pytest.approx([mean_nll(plain, [span])[0] for span in spans], abs=1e-9)
+    assert together == pytest.approx(mean_nll(drafted, spans[::-1])[::-1], abs=1e-9)
     plain.close()
     drafted.close()
 
 
 def test_no_text_alone_scores_nothing(members, kind):
     with closing(start(members[kind])) as prefix:
-        assert prefix.score([Span(text="")]) == [0.0]
+        assert mean_nll(prefix, [Span(text="")]) == [0.0]
 
 
 def test_no_text_scores_nothing_beside_longer_spans(members):
     with closing(start(members["bytes"])) as prefix:
-        assert prefix.score([Span(text=" brown fox jumps"), Span(text="")])[1] == 0.0
+        assert mean_nll(prefix, [Span(text=" brown fox jumps"), Span(text="")])[1] == 0.0
 
 
 def test_the_text_of_others_is_committed_to_the_byte(members, kind):
@@ -408,7 +415,7 @@ def test_any_end_token_ends_the_answer_and_none_is_shown(ending, token):
 def test_end_tokens_are_scored_together(ending):
     member, _ = ending
     prefix = start(member)
-    (score,) = prefix.score([Span(text="", ends=True)])
+    (score,) = mean_nll(prefix, [Span(text="", ends=True)])
     with torch.no_grad(), plain(member.backend.model.module) as model:
         logits = model(torch.tensor([prefix._ids])).logits[0, -1]
     probability = torch.softmax(logits, -1)[[0, 2]].sum().item()

@@ -47,12 +47,18 @@ def test_the_last_word_ends_the_answer_with_its_trailing_blanks():
     assert prefix.draft(PLAN).spans == (Span(text="", ends=True),)
 
 
+def per_word(prefix, span):
+    """Nats per word."""
+    (score,) = prefix.score([span])
+    return score.nll / score.words
+
+
 def test_a_script_without_end_starts_over():
     prefix = opened("a b ", ends_answer=False)
     written = ""
     for _ in range(4):
         (span,) = prefix.draft(PLAN).spans
-        assert prefix.score([span]) == [AGREES]
+        assert per_word(prefix, span) == AGREES
         assert not span.ends
         prefix.commit(span)
         written += span.text
@@ -76,7 +82,31 @@ def test_a_blank_script_without_end_is_refused():
     ],
 )
 def test_what_continues_the_script_scores_better(span, score):
-    assert opened("one two").score([span]) == [score]
+    assert per_word(opened("one two"), span) == score
+
+
+def test_a_score_counts_words_and_bytes_and_the_end_as_one_of_each():
+    (score,) = opened("näh two").score([Span(text="näh two", ends=True)])
+    assert (len(score.logprobs), score.words, score.bytes) == (3, 3, len("näh two".encode()) + 1)
+
+
+def test_a_draft_goes_on_beyond_an_uncommitted_span():
+    prefix = opened("one two three four")
+    assert prefix.draft(PLAN, after=Span(text="one two")).spans == (Span(text="one two three four", ends=True),)
+    assert prefix.draft(PLAN).spans == (Span(text="one two three"),)
+
+
+def test_a_draft_is_bounded_in_words_as_tokens_and_by_stop_strings():
+    whole = DraftPlan(tau=0.0, max_words=None, branches=1, max_tokens=3)
+    assert opened("one two three four").draft(whole).spans == (Span(text="one two three"),)
+    stopped = DraftPlan(tau=0.0, max_words=None, branches=1, max_tokens=9, stop=("o th", "fo"))
+    assert opened("one two three four").draft(stopped).spans == (Span(text="one two three"),)
+
+
+def test_next_words_are_the_scripts_and_the_alternatives():
+    tokens = opened("one two", alternatives=("uno",)).next_tokens()
+    assert [token.span for token in tokens] == [Span(text="one"), Span(text="uno")]
+    assert opened("one two").next_tokens(1, after=Span(text="one two"))[0].span == Span(text="", ends=True)
 
 
 def test_led_away_it_goes_on_with_the_word_of_the_same_number():

@@ -1,0 +1,111 @@
+"""The table of strategies: what every row must be, and what a strategy of one's own can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from adafuse_core import ConfigError, Ensemble, EnsembleConfig, ScriptedMember
+from adafuse_core.fusion import Chooser, pooled
+from adafuse_core.members.prefixes import Prefixes
+from adafuse_core.rounds import Draft, DraftPlan, Round, Span
+from adafuse_core.strategies import STRATEGIES
+from adafuse_core.strategies.base import Strategy
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_row_is_a_frozen_dataclass_with_name_and_paper(name):
+    strategy = STRATEGIES[name]
+    assert strategy.name == name
+    assert strategy.paper
+    assert strategy.__dataclass_params__.frozen
+    assert strategy() == strategy()
+
+
+def test_no_option_means_two_things():
+    own = [{field.name for field in dataclasses.fields(row)} for row in (EnsembleConfig, *STRATEGIES.values())]
+    assert not [first & second for first, second in itertools.combinations(own, 2) if first & second]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_option_of_a_strategy_is_an_option_of_the_ensemble(name):
+    for field in dataclasses.fields(STRATEGIES[name]):
+        config = EnsembleConfig.from_any({"members": ["m"], "strategy": name, field.name: field.default})
+        assert getattr(config.strategy, field.name) == field.default
+        assert EnsembleConfig.from_any(config.to_dict()) == config
+
+
+def test_an_option_that_the_chosen_strategy_lacks_is_refused():
+    with pytest.raises(ConfigError, match=r"tau=0.5 has no meaning for strategy 'single'") as caught:
+        Ensemble(strategy="single", tau=0.5)
+    assert "adafuse" in caught.value.hint
+    with pytest.raises(ConfigError, match="has no meaning for strategy 'adafuse'"):
+        Ensemble(member="aspen")
+
+
+def test_another_strategy_begins_with_its_own_defaults():
+    config = EnsembleConfig.from_any({"members": ["m"], "tau": 0.5})
+    assert config.updated({"strategy": "adafuse"}).strategy.tau == 0.5
+    back = config.updated({"strategy": "single"}).updated({"strategy": "adafuse"})
+    assert back.strategy.tau == 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeAnswers(Strategy):
+    """Members answer whole, all score all answers, the best is told in pieces: a strategy with a memory."""
+
+    name: ClassVar[str] = "whole_answers"
+    paper: ClassVar[str] = "none"
+
+    words: int = 2
+    max_tokens: int = 50
+
+    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
+        plan = DraftPlan(tau=0.0, max_words=None, branches=1, max_tokens=self.max_tokens)
+        answers = prefixes.each(lambda prefix: prefix.draft(plan))
+        candidates = pooled(answers)
+        best = chooser.decide(answers, candidates, prefixes.score([each.span for each in candidates])).winner.span.text
+        while True:
+            told = prefixes[0].text
+            assert best.startswith(told)
+            rest = best[len(told) :].split(" ")
+            text, more = " ".join(rest[: self.words]), len(rest) > self.words
+            span = Span(text=text + " " if more else text, ends=not more)
+            yield Round(drafts=(), candidates=pooled([Draft(member="all", spans=(span,), margins=())]))
+
+
+def test_a_strategy_of_ones_own_may_keep_state_while_it_answers():
+    members = [ScriptedMember("a", "one two 3 four five"), ScriptedMember("b", "one two three four five", weight=2)]
+    ensemble = Ensemble(members=members, strategy=WholeAnswers(words=2))
+    assert ensemble.config.updated({"words": 3}).strategy == WholeAnswers(words=3)
+    for _ in range(2):  # no state is left over from one request to the next
+        answer = ensemble.generate("go")
+        assert answer.text == "one two three four five"
+        assert [played.span.text for played in answer.rounds] == ["one two ", "three four ", "five"]
+
+
+def test_budgets_and_stop_strings_hold_for_a_strategy_of_ones_own():
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two three four five")], strategy=WholeAnswers(words=2))
+    assert ensemble.generate("go", max_new_tokens=3).text == "one two three"
+    assert ensemble.generate("go", stop=["o th"]).text == "one tw"
+
+
+def test_log_probabilities_of_a_lone_candidate_are_told_on_request():
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two"), ScriptedMember("b", "one two")])
+    (silent,), (told,) = (ensemble.generate("go", logprobs=logprobs).rounds for logprobs in (False, True))
+    assert silent.span_scores == () == silent.fused
+    assert [score.member for score in told.span_scores] == ["a", "b"]
+    assert told.fused == (0.125,)
+    assert told.to_dict()["logprobs"] == {"a": [-0.125] * 3, "b": [-0.125] * 3}
+
+
+def test_log_probabilities_of_a_word_cut_by_the_budget_are_its_own():
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two three"), ScriptedMember("b", "one two 3")], tau=0.0)
+    (played,) = ensemble.generate("go", logprobs=True, max_new_tokens=2).rounds
+    assert played.cut == Span(text="one two")
+    assert [len(score.logprobs) for score in played.span_scores] == [2, 2]
