@@ -238,7 +238,7 @@ class Ensemble:
         if self._members is not None:
             windows = [member.context_window for member in self._members]
         else:
-            from adafuse_core.members.sources import declared_window
+            from adafuse_core.members.context_windows import declared_window
 
             windows = [declared_window(member) for member in self.config.members]
         bounded = [window for window in windows if window is not None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from adafuse_core.backends import BACKENDS, opener
 from adafuse_core.checks import expect, expect_choice, expect_integer, expect_number, known_options, strings
 from adafuse_core.errors import ConfigError
 
@@ -26,6 +27,8 @@ class MemberConfig:
         name: Label in traces and errors. Default: the last part of `model`.
         weight: Weight of this member's vote, > 0. Weights are normalised over the members.
         revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
+        backend: Where the model runs: `"local"`, in this process.
+        backend_options: Options of that kind of backend; the local one has none but the fields below.
         dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
         device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
         device_map: As in transformers (`"auto"` or a dict), in place of `device`.
@@ -56,6 +59,8 @@ class MemberConfig:
     name: str | None = None
     weight: float = 1.0
     revision: str | None = None
+    backend: str = "local"
+    backend_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     device: str | None = None
     device_map: str | dict[str, Any] | None = None
@@ -94,6 +99,10 @@ class MemberConfig:
             if (value := getattr(self, name)) is not None:
                 expect_integer(name, value, at_least=1)
         object.__setattr__(self, "end_tokens", strings("end_tokens", self.end_tokens))
+        expect_choice("backend", self.backend, BACKENDS)
+        expect(isinstance(self.backend_options, Mapping), "backend_options", self.backend_options, "a mapping")
+        if self.backend != "local" or self.backend_options:  # the local one honours every field, and loads torch
+            opener(self)
 
     @property
     def label(self) -> str:

@@ -1,22 +1,28 @@
 """The seam between member and model: token ids and log-probabilities.
 
-A backend is a pure function of token contexts. What it remembers of a sequence is only speed, so any call may be
-repeated, on another process or machine, with the same answer.
+A backend is a pure function of token contexts. Contexts are given whole, and what a backend remembers of them is only
+speed, so any call may be repeated, on another process or machine, with the same answer.
+
+Who waits for whom: `Opener.open_backend`, `Session.draft` and `Session.score` may take their time, and may talk to
+other machines. All other calls return at once, because members get them one after the other. All calls may come for
+several members at the same time, and for several sessions of one backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from adafuse_core.engine.turns import Turns
+from adafuse_core.member_config import MemberConfig
 from adafuse_core.text.tokens import Ids
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """The next-token distribution at one place of a greedy continuation: its likeliest tokens.
+class TopTokens:
+    """The likeliest tokens of the next-token distribution at one place of a greedy continuation.
 
     Args:
         ids: Token ids, likeliest first; equal logits go by the lower id. `ids[0]` is written next.
@@ -33,8 +39,13 @@ class Abilities:
 
     Args:
         vocab_size: Token ids that the model can read.
-        dtype: Of the weights.
-        device: Where the model's input goes.
+        dtype: Of the weights, for people.
+        device: Where the model runs, for people.
+        place: What it computes on. Members of one place take turns, others work at the same time; so `cuda:0` of this
+            machine and `cuda:0` of another one have different names here.
+        top: Most of the likeliest tokens that it reports at each step; None for any number.
+        full_distribution: Whether it can report all tokens of a step, `vocab_size` of them.
+        masks: Whether it honours `allowed`, which grammars need.
         cache: How it remembers contexts, and why so, for people.
         max_kv_tokens: Most tokens it holds in memory, over all sequences; None if unbounded.
         max_context: Most tokens of one context; None if unbounded.
@@ -43,30 +54,36 @@ class Abilities:
     vocab_size: int
     dtype: str
     device: str
+    place: str
+    top: int | None
+    full_distribution: bool
+    masks: bool
     cache: str
     max_kv_tokens: int | None = None
     max_context: int | None = None
 
 
-Until = Callable[[int, list[Step]], bool]
+Until = Callable[[int, list[TopTokens]], bool]
 Allowed = Callable[[Ids], bytes | None]
 
 
 class Session(Protocol):
-    """One growing context of a backend. Used by one thread at a time."""
+    """One growing context of a backend. Used by one thread at a time, not always the same one."""
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
-    ) -> list[list[Step]]:
+    ) -> list[list[TopTokens]]:
         """Continue each context greedily.
 
         Args:
             contexts: Token ids, each non-empty.
             max_new: Most distributions to read per context.
-            top: How many of the likeliest tokens to report at each step.
+            top: How many of the likeliest tokens to report at each step; within `Abilities.top`.
             until: Called with row number and the row's steps after each new step; True ends the row.
-                It may raise to abandon the call.
-            guesses: Contexts that are likely to be asked for soon, worth computing in the same pass.
+                It may raise to abandon the call. A backend that gets many steps at once calls it for each in turn,
+                and drops the steps after the end.
+            guesses: Contexts that are likely to be asked for soon, worth computing in the same pass. They change no
+                answer and may be left alone.
 
         Returns:
             Per context its steps; a row's greedy tokens are `[step.ids[0] for step in steps]`.
@@ -78,10 +95,10 @@ class Session(Protocol):
         """Natural log-probability of each token of each continuation, given its context and those before it."""
 
     def commit(self, context: Ids) -> None:
-        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped."""
+        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped. Returns at once."""
 
     def close(self) -> None:
-        """Free the memory. May be called twice."""
+        """Free the memory. May be called twice. Returns at once."""
 
 
 class Backend(Protocol):
@@ -93,28 +110,72 @@ class Backend(Protocol):
         *,
         window: int | None,
         lookup: bool,
-        check: Callable[[], None],
+        raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
     ) -> Session:
-        """A session that begins with a context. Nothing is computed yet.
+        """A session that begins with a context. Nothing is computed yet, and nothing is waited for.
 
         Args:
             context: Token ids, non-empty.
             window: Most tokens that a context of the session may have; None if unbounded.
             lookup: Whether to guess ahead by looking up the last tokens in the context.
-            check: Called before each pass and while waiting for one; raises to give up.
+            raise_if_cancelled: Called before each pass and, several times a second, while waiting for one.
             allowed: Tokens that may follow a context, one bit for each, lowest first; None for all. Every
                 distribution of the session is that of the model on condition that the token is one of them.
+                Given only to backends with `Abilities.masks`: it is called between two tokens, in this process.
 
         Raises:
             ContextOverflowError: Memory can never hold so long a context.
         """
 
-    def take_turns(self, turns: Turns) -> None:
-        """Share the turns of a device with its other models."""
-
-    def check(self) -> Abilities:
-        """Limits and abilities."""
+    def abilities(self) -> Abilities:
+        """Limits and abilities, the same at every call. Returns at once."""
 
     def close(self) -> None:
         """Free the model. Later calls raise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """What the files of a member tell without any weights. They are read on this machine, whatever the backend.
+
+    Args:
+        source: Path of a folder, or name of a model repository.
+        options: What each call of transformers is told about where the files are, and whether to trust them.
+        architecture: The model's transformers config.
+        tokenizer: The member's, which a backend elsewhere can be held against.
+    """
+
+    source: str
+    options: dict[str, Any]
+    architecture: Any
+    tokenizer: Any
+
+
+class Shared(Protocol):
+    """What backends of one process have in common, kept beside the loaded models."""
+
+    def __call__(self, place: str, make: Callable[[], T], /) -> T:
+        """What the first call for this place and this `make` made."""
+
+
+class Opener(Protocol):
+    """One kind of backend: a frozen dataclass, its fields are the `backend_options` of a `MemberConfig`.
+
+    The class checks its values in `__post_init__`. Where that matters, its module imports what is heavy (or is in an
+    extra) only when a backend is opened, because options are checked when a config is made.
+    """
+
+    honours: ClassVar[frozenset[str]]  # of `RUN_OPTIONS`; setting another one is refused
+
+    def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> Backend:
+        """Load the model, or find it where it is served, and make sure that it is fit for an ensemble.
+
+        Args:
+            config: The member's.
+            files: What is known of the model already.
+            shared: For what belongs to a place rather than to one model, such as the turns on a device.
+
+        Raises:
+            ModelLoadError: The model can't be had, or is not fit.
+        """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from adafuse_core.backends.base import Abilities, Backend
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.errors import CancelledError, ContextOverflowError, PromptError
+from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.members.base import Prompt
 from adafuse_core.members.blame import Blame
 from adafuse_core.members.masks import Masks
@@ -50,11 +51,10 @@ class ModelMember:
         self.end_ids = end_ids
         self.rule = rule or NewlineTail()
         self._encoder = encoder
-        abilities = backend.check()
-        self._vocab_size, self.place = abilities.vocab_size, abilities.device
-        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self._vocab_size)
+        self._abilities = backend.abilities()
+        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self._abilities.vocab_size)
         self._context_window = context_window
-        bounds = [bound for bound in (context_window, abilities.max_context) if bound is not None]
+        bounds = [bound for bound in (context_window, self._abilities.max_context) if bound is not None]
         self.longest = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
@@ -64,6 +64,16 @@ class ModelMember:
         member.name = member._encoder.name = name
         member.weight = weight
         return member
+
+    @property
+    def abilities(self) -> Abilities:
+        """What its backend can do."""
+        return self._abilities
+
+    @property
+    def place(self) -> str:
+        """What it computes on: members of one place take turns, others work at the same time."""
+        return self._abilities.place
 
     @property
     def context_window(self) -> int | None:
@@ -109,14 +119,21 @@ class ModelMember:
             PromptError: The prompt is empty.
             TemplateError: The member has no chat template, or it can't render the messages.
             ContextOverflowError: The prompt leaves no room for an answer.
+            ConfigError: There is a grammar, and the backend can't hold the model to it.
         """
+        if grammar is not None and not self._abilities.masks:
+            raise ConfigError(
+                "tools or a grammar were given, but its backend can't mask the tokens that a grammar rules out",
+                member=self.name,
+                hint="leave this member out or run it with MemberConfig(backend='local'), or ask for plain text",
+            )
         encoded = self._encoder.encode(prompt, tools, must_call=must_call)
         if grammar is not None and encoded.thinking:
             grammar = grammar.after_thought()
         ids, section = encoded.ids, encoded.section
-        if max(ids) >= self._vocab_size:
+        if max(ids) >= self._abilities.vocab_size:
             raise PromptError(
-                f"the prompt has token {max(ids)}, the model reads {self._vocab_size}",
+                f"the prompt has token {max(ids)}, the model reads {self._abilities.vocab_size}",
                 member=self.name,
                 hint="leave out control tokens for images and the like",
             )
@@ -127,7 +144,7 @@ class ModelMember:
                 hint="shorten the prompt, or leave this member out",
             )
 
-        def check() -> None:
+        def raise_if_cancelled() -> None:
             if cancel.is_set():
                 raise CancelledError("the generation was cancelled", member=self.name)
 
@@ -136,21 +153,18 @@ class ModelMember:
             masks = None
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
-            session = self.backend.open(ids, window=self.longest, lookup=lookup, check=check, allowed=masks)
+            session = self.backend.open(
+                ids, window=self.longest, lookup=lookup, raise_if_cancelled=raise_if_cancelled, allowed=masks
+            )
         return ModelPrefix(self, session, encoded, max_word_tokens, masks)
 
     def describe(self) -> dict[str, Any]:
         """Plain facts about the member, for people."""
-        abilities: Abilities = self.backend.check()
         return {
             "name": self.name,
             "weight": self.weight,
             "context_window": self._context_window,
-            "vocab_size": abilities.vocab_size,
-            "dtype": abilities.dtype,
-            "device": abilities.device,
-            "cache": abilities.cache,
-            "max_kv_tokens": abilities.max_kv_tokens,
+            **dataclasses.asdict(self._abilities),
             "end_tokens": [self._encoder.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.supports_chat(),
         }

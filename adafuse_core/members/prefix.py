@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adafuse_core.backends.base import Session, Step
+from adafuse_core.backends.base import Session, TopTokens
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.blame import Blame
 from adafuse_core.members.masks import Masks
@@ -134,7 +134,9 @@ class ModelPrefix:
         """Free the memory. May be called twice."""
         self._session.close()
 
-    def _confident_run(self, plan: DraftPlan, guesses: Sequence[Ids]) -> tuple[Ids, bool, Step | None, list[float]]:
+    def _confident_run(
+        self, plan: DraftPlan, guesses: Sequence[Ids]
+    ) -> tuple[Ids, bool, TopTokens | None, list[float]]:
         """The greedy words up to M, to the end of the answer, or to the first unsure word.
 
         Returns:
@@ -144,9 +146,9 @@ class ModelPrefix:
         writer = self._writer()
         margins: list[float] = []
         goal = plan.max_words
-        unsure: Step | None = None
+        unsure: TopTokens | None = None
 
-        def until(_: int, steps: list[Step]) -> bool:
+        def until(_: int, steps: list[TopTokens]) -> bool:
             nonlocal goal, unsure
             writer.push(steps[-1].ids[0])
             while (
@@ -180,7 +182,7 @@ class ModelPrefix:
                 writers[branch].push(token)
         rows = list(writers)
 
-        def until(row: int, steps: list[Step]) -> bool:
+        def until(row: int, steps: list[TopTokens]) -> bool:
             writer = writers[rows[row]]
             writer.push(steps[-1].ids[0])
             return writer.ended or writer.words >= 1
@@ -260,7 +262,7 @@ class ModelPrefix:
         return Blame(self.name, work)
 
 
-def _margin(step: Step) -> float:
+def _margin(step: TopTokens) -> float:
     """Top-1 minus top-2 probability (Δ in the paper)."""
     if len(step.logprobs) < 2:
         return 1.0

@@ -8,21 +8,23 @@ from __future__ import annotations
 import copy
 import threading
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from adafuse_core.engine.turns import Turns
 from adafuse_core.member_config import MemberConfig
 
 if TYPE_CHECKING:
     from adafuse_core.members.member import ModelMember
     from adafuse_core.members.prompts import PromptEncoder
 
+T = TypeVar("T")
+
 _members: dict[str, ModelMember] = {}
 _encoders: dict[str, PromptEncoder] = {}
 _users: defaultdict[str, WeakSet[object]] = defaultdict(WeakSet)
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-_turns: defaultdict[str, Turns] = defaultdict(Turns)  # by device
+_shared: dict[tuple[str, Callable[[], Any]], Any] = {}  # by place, and what makes it
 _guard = threading.Lock()
 
 
@@ -41,9 +43,7 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
         if key not in _members:
             from adafuse_core.members.loader import load_member
 
-            loaded = load_member(config, _encoder(config))
-            loaded.backend.take_turns(_turns[loaded.place])
-            _members[key] = loaded
+            _members[key] = load_member(config, _encoder(config), shared)
         with _guard:
             _users[key].add(user)
         return _members[key].named(config.label, config.weight)
@@ -80,6 +80,15 @@ def _encoder(config: MemberConfig) -> PromptEncoder:
 
         _encoders[key] = load_encoder(config)
     return _encoders[key]
+
+
+def shared(place: str, make: Callable[[], T]) -> T:
+    """What all backends of a place have in common, such as the turns on a device; see `backends.base.Shared`."""
+    with _guard:
+        if (place, make) not in _shared:
+            _shared[place, make] = make()
+        made: T = _shared[place, make]
+        return made
 
 
 def loaded() -> int:

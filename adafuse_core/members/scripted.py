@@ -227,6 +227,7 @@ class ScriptedPrefix:
                 f"which the answer's grammar does not allow",
                 member=self.name,
                 hint="write JSON as json.dumps does, and calls in the form that Ensemble.stream describes",
+                retryable=False,
             )
         if unsure:
             more = [Span(text=text) for text in self._member.alternatives if text != own.text]
