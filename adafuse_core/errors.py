@@ -6,6 +6,8 @@ an error is shown; the command line prints `str(error)`.
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class AdaFuseError(Exception):
     """Base class of all errors raised by AdaFuse.
@@ -33,13 +35,7 @@ class AdaFuseError(Exception):
         return f"{text}\nHint: {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.member, self.hint, self.retryable)
-
-
-def _rebuild(
-    kind: type[AdaFuseError], message: str, member: str | None, hint: str | None, retryable: bool
-) -> AdaFuseError:
-    return kind(message, member=member, hint=hint, retryable=retryable)
+        return partial(type(self), member=self.member, hint=self.hint, retryable=self.retryable), (self.message,)
 
 
 class ConfigError(AdaFuseError, ValueError):

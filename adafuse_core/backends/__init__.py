@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adafuse_core.checks import expect_choice, known_options
 from adafuse_core.errors import ConfigError
@@ -20,15 +20,8 @@ BACKENDS = {"local": "adafuse_core.backends.huggingface:Local"}  # module and cl
 
 # Fields of `MemberConfig` that say how a model runs. A kind of backend names those of them that it honours.
 RUN_OPTIONS = (
-    "dtype",
-    "device",
-    "device_map",
-    "attn_implementation",
-    "quantization_config",
-    "model_kwargs",
-    "kv_store",
-    "cuda_graphs",
-    "max_kv_tokens",
+    *("dtype", "device", "device_map", "attn_implementation", "quantization_config", "model_kwargs"),
+    *("kv_store", "cuda_graphs", "max_kv_tokens"),
 )
 # Of `model_kwargs`: where files come from. Tokenizer and config are read on this machine, whatever the backend.
 FILE_OPTIONS = ("token", "cache_dir", "local_files_only")
@@ -42,27 +35,21 @@ def opener(config: MemberConfig) -> Opener:
             sets a field that this kind does not honour.
     """
     try:
-        kind = _kind(config.backend)
+        expect_choice("backend", config.backend, BACKENDS)
+        module, _, name = BACKENDS[config.backend].partition(":")
+        kind: Any = getattr(import_module(module), name)
         _check_honoured(config, kind)
         hints = {name: f"it is no option of a backend, but MemberConfig({name}=...)" for name in RUN_OPTIONS}
-        fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-        options = known_options(fields, config.backend_options, f"option of backend {config.backend!r}", hints)
-        for name, field in fields.items():
-            if name not in options and field.default is field.default_factory:  # both are missing
-                raise ConfigError(
-                    f"backend {config.backend!r} needs the option {name!r}",
-                    hint=f"set MemberConfig(backend_options={{{name!r}: ...}})",
-                )
-        return kind(**options)
+        names = [field.name for field in dataclasses.fields(kind)]
+        options = known_options(names, config.backend_options, f"option of backend {config.backend!r}", hints)
+        made: Opener = kind(**options)
+        return made
     except ConfigError as error:
         error.member = error.member or config.label
         raise
-
-
-def _kind(name: str) -> type[Opener]:
-    expect_choice("backend", name, BACKENDS)
-    module, _, kind = BACKENDS[name].partition(":")
-    return getattr(import_module(module), kind)  # type: ignore[no-any-return]
+    except TypeError as error:  # Python names the options that are missing
+        problem = f"backend {config.backend!r} can't be made of {sorted(config.backend_options)}: {error}"
+        raise ConfigError(problem, member=config.label, hint="set backend_options={...}") from error
 
 
 def _check_honoured(config: MemberConfig, kind: type[Opener]) -> None:

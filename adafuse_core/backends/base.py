@@ -3,21 +3,18 @@
 A backend is a pure function of token contexts. Contexts are given whole, and what a backend remembers of them is only
 speed, so any call may be repeated, on another process or machine, with the same answer.
 
-Who waits for whom: `Opener.open_backend`, `Session.draft` and `Session.score` may take their time, and may talk to
-other machines. All other calls return at once, because members get them one after the other. All calls may come for
-several members at the same time, and for several sessions of one backend.
+`Opener.open_backend`, `Session.draft` and `Session.score` may do I/O, and come for several members and sessions at the
+same time. All other calls come one after the other, so they do no I/O and return at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.text.tokens import Ids
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +77,8 @@ class Session(Protocol):
             max_new: Most distributions to read per context.
             top: How many of the likeliest tokens to report at each step; within `Abilities.top`.
             until: Called with row number and the row's steps after each new step; True ends the row.
-                It may raise to abandon the call. A backend that gets many steps at once calls it for each in turn,
-                and drops the steps after the end.
-            guesses: Contexts that are likely to be asked for soon, worth computing in the same pass. They change no
-                answer and may be left alone.
+                It may raise to abandon the call. Steps that were computed beyond the end are dropped.
+            guesses: Contexts that are likely to be asked for soon, worth computing in the same pass; or ignored.
 
         Returns:
             Per context its steps; a row's greedy tokens are `[step.ids[0] for step in steps]`.
@@ -95,10 +90,10 @@ class Session(Protocol):
         """Natural log-probability of each token of each continuation, given its context and those before it."""
 
     def commit(self, context: Ids) -> None:
-        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped. Returns at once."""
+        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped. No I/O."""
 
     def close(self) -> None:
-        """Free the memory. May be called twice. Returns at once."""
+        """Free the memory. May be called twice. No I/O."""
 
 
 class Backend(Protocol):
@@ -113,7 +108,7 @@ class Backend(Protocol):
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
     ) -> Session:
-        """A session that begins with a context. Nothing is computed yet, and nothing is waited for.
+        """A session that begins with a context. Nothing is computed yet. No I/O.
 
         Args:
             context: Token ids, non-empty.
@@ -129,21 +124,24 @@ class Backend(Protocol):
         """
 
     def abilities(self) -> Abilities:
-        """Limits and abilities, the same at every call. Returns at once."""
+        """Limits and abilities, the same at every call. No I/O."""
 
     def close(self) -> None:
         """Free the model. Later calls raise."""
 
 
+Shared = Callable[[str, Callable[[], Any]], Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What the files of a member tell without any weights. They are read on this machine, whatever the backend.
+    """What a member's files tell without any weights. They are read on this machine, whatever the backend.
 
     Args:
         source: Path of a folder, or name of a model repository.
-        options: What each call of transformers is told about where the files are, and whether to trust them.
+        options: Further arguments of transformers' calls: where the files are, and whether to trust them.
         architecture: The model's transformers config.
-        tokenizer: The member's, which a backend elsewhere can be held against.
+        tokenizer: The member's; that of a served model must be the same.
     """
 
     source: str
@@ -152,21 +150,14 @@ class ModelFiles:
     tokenizer: Any
 
 
-class Shared(Protocol):
-    """What backends of one process have in common, kept beside the loaded models."""
-
-    def __call__(self, place: str, make: Callable[[], T], /) -> T:
-        """What the first call for this place and this `make` made."""
-
-
 class Opener(Protocol):
-    """One kind of backend: a frozen dataclass, its fields are the `backend_options` of a `MemberConfig`.
+    """One kind of backend: a frozen dataclass whose fields are the `backend_options` of a `MemberConfig`.
 
-    The class checks its values in `__post_init__`. Where that matters, its module imports what is heavy (or is in an
-    extra) only when a backend is opened, because options are checked when a config is made.
+    It is made, and checks its values, when a config is made, so its module should import what is heavy (or in an
+    extra) only when a backend is opened.
     """
 
-    honours: ClassVar[frozenset[str]]  # of `RUN_OPTIONS`; setting another one is refused
+    honours: ClassVar[frozenset[str]]  # of `RUN_OPTIONS`; a config that sets another one is refused
 
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> Backend:
         """Load the model, or find it where it is served, and make sure that it is fit for an ensemble.
@@ -174,7 +165,8 @@ class Opener(Protocol):
         Args:
             config: The member's.
             files: What is known of the model already.
-            shared: For what belongs to a place rather than to one model, such as the turns on a device.
+            shared: `shared(place, make)` is what the first such call in this process made: for what belongs to a
+                place rather than to one model, such as the turns on a device.
 
         Raises:
             ModelLoadError: The model can't be had, or is not fit.

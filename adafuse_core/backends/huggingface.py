@@ -29,9 +29,9 @@ class Local:
         model = _load_model(config, files)
         _check_model(model)
         limit = config.max_kv_tokens or tokens_in_free_memory(model)
-        turns = shared(str(model.device), Turns)
-        choice = _choose_store(config, model, limit)
-        return LocalBackend(model, choice, name=config.label, max_kv_tokens=limit, turns=turns)
+        backend = LocalBackend(model, _choose_store(config, model, limit), name=config.label, max_kv_tokens=limit)
+        backend.take_turns(shared(backend.abilities().place, Turns))
+        return backend
 
 
 def _load_model(config: MemberConfig, files: ModelFiles) -> Model:

@@ -31,24 +31,14 @@ class LocalBackend:
         choice: Its KV memory, and why that one.
         name: The member's name, for the log.
         max_kv_tokens: Most tokens to hold in memory, over all sequences; None for no bound.
-        turns: Of its device, shared with the device's other models. Default: its own.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        choice: Choice,
-        *,
-        name: str,
-        max_kv_tokens: int | None = None,
-        turns: Turns | None = None,
-    ) -> None:
+    def __init__(self, model: Model, choice: Choice, *, name: str, max_kv_tokens: int | None = None) -> None:
         self.model = model
         self._choice = choice
         if isinstance(choice.store, PrefillStore):  # it can do without memory, so nobody has to wait for some
             choice.store.max_kv_tokens, max_kv_tokens = max_kv_tokens, None
         self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens)
-        self._batcher.turns = turns or self._batcher.turns
         log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
         log("member %r runs with KV memory %s", name, choice)
 
@@ -70,6 +60,10 @@ class LocalBackend:
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
         return LocalSession(self._batcher, context, window, Lookup() if lookup else None, raise_if_cancelled, allowed)
+
+    def take_turns(self, turns: Turns) -> None:
+        """Share the turns of a device with its other models."""
+        self._batcher.turns = turns
 
     def tokens_held(self) -> int:
         """Tokens whose keys and values are in memory."""

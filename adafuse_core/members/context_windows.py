@@ -17,8 +17,7 @@ def context_window(config: MemberConfig, architecture: Any) -> int | None:
     """Most tokens of prompt plus answer, by a transformers config and the member's own bound; None if unbounded."""
     text = architecture.get_text_config()
     declared = next((window for name in _WINDOWS if (window := getattr(text, name, None))), None)
-    windows = [window for window in (declared, config.context_window) if window]
-    return min(windows) if windows else None
+    return min((window for window in (declared, config.context_window) if window), default=None)
 
 
 def declared_window(config: MemberConfig) -> int | None:

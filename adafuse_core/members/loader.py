@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from adafuse_core.backends import opener
 from adafuse_core.backends.base import ModelFiles, Shared
@@ -16,15 +15,10 @@ from adafuse_core.members.model_files import hub_options, load_errors, read_arch
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.tokenizers import load_encoder
 
-T = TypeVar("T")
 
-
-def alone(_: str, make: Callable[[], T]) -> T:
-    """Nothing is shared with other members; see `backends.base.Shared`."""
-    return make()
-
-
-def load_member(config: MemberConfig, encoder: PromptEncoder | None = None, shared: Shared = alone) -> ModelMember:
+def load_member(
+    config: MemberConfig, encoder: PromptEncoder | None = None, shared: Shared = lambda _, make: make()
+) -> ModelMember:
     """Load tokenizer (if it is not given) and model; the first failing check raises a `ModelLoadError`."""
     encoder = encoder or load_encoder(config)
     with load_errors(config):
@@ -61,10 +55,10 @@ def _read_files(config: MemberConfig, tokenizer: Any) -> ModelFiles:
 def _check_vocabulary(size: int, tokenizer: Any, ends: frozenset[int]) -> None:
     # Added tokens may lie beyond: text-only models share tokenizers that can name images.
     own = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
-    problem = None
-    if own > size:
-        problem = f"the tokenizer has {own} tokens, the model knows {size}"
-    elif max(ends) >= size:
-        problem = f"end token {max(ends)} is beyond the {size} tokens that the model knows"
-    if problem is not None:
-        raise TokenizerMismatchError(problem, hint="give the tokenizer that belongs to the model")
+    if own > size or max(ends) >= size:
+        raise TokenizerMismatchError(
+            f"the tokenizer has {own} tokens, the model knows {size}"
+            if own > size
+            else f"end token {max(ends)} is beyond the {size} tokens that the model knows",
+            hint="give the tokenizer that belongs to the model",
+        )

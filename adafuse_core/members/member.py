@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from adafuse_core.backends.base import Abilities, Backend
+from adafuse_core.backends.base import Backend
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
@@ -51,10 +51,11 @@ class ModelMember:
         self.end_ids = end_ids
         self.rule = rule or NewlineTail()
         self._encoder = encoder
-        self._abilities = backend.abilities()
-        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self._abilities.vocab_size)
+        self.abilities = backend.abilities()
+        self.place = self.abilities.place
+        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self.abilities.vocab_size)
         self._context_window = context_window
-        bounds = [bound for bound in (context_window, self._abilities.max_context) if bound is not None]
+        bounds = [bound for bound in (context_window, self.abilities.max_context) if bound is not None]
         self.longest = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
@@ -64,16 +65,6 @@ class ModelMember:
         member.name = member._encoder.name = name
         member.weight = weight
         return member
-
-    @property
-    def abilities(self) -> Abilities:
-        """What its backend can do."""
-        return self._abilities
-
-    @property
-    def place(self) -> str:
-        """What it computes on: members of one place take turns, others work at the same time."""
-        return self._abilities.place
 
     @property
     def context_window(self) -> int | None:
@@ -121,7 +112,7 @@ class ModelMember:
             ContextOverflowError: The prompt leaves no room for an answer.
             ConfigError: There is a grammar, and the backend can't hold the model to it.
         """
-        if grammar is not None and not self._abilities.masks:
+        if grammar is not None and not self.abilities.masks:
             raise ConfigError(
                 "tools or a grammar were given, but its backend can't mask the tokens that a grammar rules out",
                 member=self.name,
@@ -131,9 +122,9 @@ class ModelMember:
         if grammar is not None and encoded.thinking:
             grammar = grammar.after_thought()
         ids, section = encoded.ids, encoded.section
-        if max(ids) >= self._abilities.vocab_size:
+        if max(ids) >= self.abilities.vocab_size:
             raise PromptError(
-                f"the prompt has token {max(ids)}, the model reads {self._abilities.vocab_size}",
+                f"the prompt has token {max(ids)}, the model reads {self.abilities.vocab_size}",
                 member=self.name,
                 hint="leave out control tokens for images and the like",
             )
@@ -164,7 +155,7 @@ class ModelMember:
             "name": self.name,
             "weight": self.weight,
             "context_window": self._context_window,
-            **dataclasses.asdict(self._abilities),
+            **dataclasses.asdict(self.abilities),
             "end_tokens": [self._encoder.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.supports_chat(),
         }

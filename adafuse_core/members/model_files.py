@@ -69,15 +69,12 @@ def load_errors(config: MemberConfig) -> Iterator[None]:
     except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         folder = Path(source(config.model))
+        kind: type[ModelLoadError] = ModelLoadError
+        hint = "check the options of this member and the files of its model; the cause is chained to this error"
         if not (folder / "config.json").is_file() and (isinstance(error, OSError) or folder.is_dir()):
-            raise ModelNotFoundError(
-                f"can't load {config.model!r}: {reason}",
-                member=config.label,
-                hint="give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), "
-                "or the path of a folder with config.json",
-            ) from error
-        raise ModelLoadError(
-            f"can't load {config.model!r}: {reason}",
-            member=config.label,
-            hint="check the options of this member and the files of its model; the cause is chained to this error",
-        ) from error
+            kind = ModelNotFoundError
+            hint = (
+                "give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), "
+                "or the path of a folder with config.json"
+            )
+        raise kind(f"can't load {config.model!r}: {reason}", member=config.label, hint=hint) from error

@@ -9,7 +9,7 @@ import copy
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from adafuse_core.member_config import MemberConfig
@@ -17,8 +17,6 @@ from adafuse_core.member_config import MemberConfig
 if TYPE_CHECKING:
     from adafuse_core.members.member import ModelMember
     from adafuse_core.members.prompts import PromptEncoder
-
-T = TypeVar("T")
 
 _members: dict[str, ModelMember] = {}
 _encoders: dict[str, PromptEncoder] = {}
@@ -37,9 +35,7 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
             has not; a user that vanishes without releasing leaves it loaded, ready for the next.
     """
     key = config.load_key
-    with _guard:
-        lock = _locks[key]
-    with lock:  # loading one model does not hold up another
+    with _lock(key):
         if key not in _members:
             from adafuse_core.members.loader import load_member
 
@@ -51,9 +47,7 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
 
 def encoder(config: MemberConfig) -> PromptEncoder:
     """How the member of a config reads prompts. Its model is not loaded, and its tokenizer stays."""
-    with _guard:
-        lock = _locks[config.load_key]
-    with lock:
+    with _lock(config.load_key):
         own = copy.copy(_encoder(config))
     own.name = config.label
     return own
@@ -62,14 +56,18 @@ def encoder(config: MemberConfig) -> PromptEncoder:
 def release(config: MemberConfig, user: object) -> None:
     """Give a member back; its model is freed once nobody uses it."""
     key = config.load_key
-    with _guard:
-        lock = _locks[key]
-    with lock:
+    with _lock(key):
         with _guard:
             _users[key].discard(user)
             unused = not _users[key]
         if unused and key in _members:
             _members.pop(key).close()
+
+
+def _lock(key: str) -> threading.Lock:
+    """One for each model: loading one does not hold up another."""
+    with _guard:
+        return _locks[key]
 
 
 def _encoder(config: MemberConfig) -> PromptEncoder:
@@ -82,13 +80,12 @@ def _encoder(config: MemberConfig) -> PromptEncoder:
     return _encoders[key]
 
 
-def shared(place: str, make: Callable[[], T]) -> T:
-    """What all backends of a place have in common, such as the turns on a device; see `backends.base.Shared`."""
+def shared(place: str, make: Callable[[], Any]) -> Any:
+    """What all backends of a place have in common, such as the turns on a device: made by the first that asks."""
     with _guard:
         if (place, make) not in _shared:
             _shared[place, make] = make()
-        made: T = _shared[place, make]
-        return made
+        return _shared[place, make]
 
 
 def loaded() -> int:

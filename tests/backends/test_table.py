@@ -128,7 +128,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_name():
 
 def test_a_missing_or_wrong_option_is_refused():
     missing = refusal(lambda: MemberConfig(model="m", name="counts", backend="stub"))
-    assert (missing.message, "{'text': ...}" in missing.hint) == ("backend 'stub' needs the option 'text'", True)
+    assert "missing" in missing.message
+    assert "'text'" in missing.message
+    assert "backend_options" in missing.hint
     with pytest.raises(ConfigError, match="member 'counts': got text='', expected some text"):
         config(backend_options={"text": ""})
     with pytest.raises(ConfigError, match="expected a mapping"):
