@@ -31,8 +31,7 @@ def opener(config: MemberConfig) -> Opener:
     """The kind of backend that a member's config names, with its options, all of them checked.
 
     Raises:
-        ConfigError: There is no such kind, it has no such option, an option is missing or out of range, or the config
-            sets a field that this kind does not honour.
+        ConfigError: There is no such kind, its options are wrong, or it does not honour a field that is set.
     """
     try:
         expect_choice("backend", config.backend, BACKENDS)

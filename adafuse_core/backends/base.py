@@ -3,8 +3,8 @@
 A backend is a pure function of token contexts. Contexts are given whole, and what a backend remembers of them is only
 speed, so any call may be repeated, on another process or machine, with the same answer.
 
-`Opener.open_backend`, `Session.draft` and `Session.score` may do I/O, and come for several members and sessions at the
-same time. All other calls come one after the other, so they do no I/O and return at once.
+Any call may come for several members and sessions at the same time. Only `open_backend`, `draft`, `score` and the
+`close` of a backend may do I/O: the others come for one member after the other, and return at once.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Session(Protocol):
         """Natural log-probability of each token of each continuation, given its context and those before it."""
 
     def commit(self, context: Ids) -> None:
-        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped. No I/O."""
+        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped."""
 
     def close(self) -> None:
-        """Free the memory. May be called twice. No I/O."""
+        """Free the memory. May be called twice."""
 
 
 class Backend(Protocol):
@@ -108,7 +108,7 @@ class Backend(Protocol):
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
     ) -> Session:
-        """A session that begins with a context. Nothing is computed yet. No I/O.
+        """A session that begins with a context. Nothing is computed yet.
 
         Args:
             context: Token ids, non-empty.
@@ -124,7 +124,7 @@ class Backend(Protocol):
         """
 
     def abilities(self) -> Abilities:
-        """Limits and abilities, the same at every call. No I/O."""
+        """Limits and abilities, the same at every call."""
 
     def close(self) -> None:
         """Free the model. Later calls raise."""
@@ -135,26 +135,18 @@ Shared = Callable[[str, Callable[[], Any]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What a member's files tell without any weights. They are read on this machine, whatever the backend.
+    """What a member's files tell without any weights. They are read on this machine, whatever the backend."""
 
-    Args:
-        source: Path of a folder, or name of a model repository.
-        options: Further arguments of transformers' calls: where the files are, and whether to trust them.
-        architecture: The model's transformers config.
-        tokenizer: The member's; that of a served model must be the same.
-    """
-
-    source: str
-    options: dict[str, Any]
-    architecture: Any
-    tokenizer: Any
+    source: str  # path of a folder, or name of a model repository
+    options: dict[str, Any]  # what transformers is told about where the files are, and whether to trust them
+    architecture: Any  # the model's transformers config
+    tokenizer: Any  # the member's; a served model must have the same
 
 
 class Opener(Protocol):
     """One kind of backend: a frozen dataclass whose fields are the `backend_options` of a `MemberConfig`.
 
-    It is made, and checks its values, when a config is made, so its module should import what is heavy (or in an
-    extra) only when a backend is opened.
+    It is made with the config, to check them; so its module should import what is heavy only in `open_backend`.
     """
 
     honours: ClassVar[frozenset[str]]  # of `RUN_OPTIONS`; a config that sets another one is refused
@@ -165,8 +157,8 @@ class Opener(Protocol):
         Args:
             config: The member's.
             files: What is known of the model already.
-            shared: `shared(place, make)` is what the first such call in this process made: for what belongs to a
-                place rather than to one model, such as the turns on a device.
+            shared: `shared(place, make)` is what the first such call in this process made: what models of one place
+                have in common, such as the turns on a device.
 
         Raises:
             ModelLoadError: The model can't be had, or is not fit.
