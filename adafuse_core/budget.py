@@ -81,6 +81,7 @@ class Budget:
                 f"{span.text!r} breaks the grammar: its tokenizer shows tokens in other ways than one by one",
                 member=next(iter(played.winner.proposers), None),
                 hint="leave this member out, or leave tools and grammars out",
+                retryable=False,
             )
         closing = "" if span.ends else after.closing
         if closing is not None and self._holds(span, closing, slack=_SLACK if closing else 0):

@@ -70,6 +70,6 @@ def known_options(
     for option in options:
         if option not in names:
             close = difflib.get_close_matches(str(option), names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names) or 'none'}"
             raise ConfigError(f"unknown {kind} {option!r}", hint=(hints or {}).get(option, hint))
     return dict(options)

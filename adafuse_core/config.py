@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from adafuse_core.backends import check_backend
 from adafuse_core.checks import (
     expect,
     expect_choice,
@@ -106,6 +107,8 @@ class EnsembleConfig:
         members = _unique_names([MemberConfig.from_any(member) for member in self.members])
         expect(bool(members), "members", self.members, "at least one member")
         object.__setattr__(self, "members", members)
+        for member in members:
+            check_backend(member)
         object.__setattr__(self, "strategy", _strategy(self.strategy))
         self.strategy.check_members([member.label for member in members])
         if isinstance(self.generation, Mapping):

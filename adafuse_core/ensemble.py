@@ -63,6 +63,7 @@ class Ensemble:
         self.config = base.updated(options)
         if self._given is not None:
             check_ready_made(self._given, self.config.members)
+            self.config.strategy.check_abilities(self._given)
         self._members: tuple[Member, ...] | None = self._given
         self._lock = threading.Lock()
 
@@ -90,7 +91,9 @@ class Ensemble:
         with self._lock:
             if self._members is None:
                 try:
-                    self._members = tuple(registry.acquire(member, self) for member in self.config.members)
+                    members = tuple(registry.acquire(member, self) for member in self.config.members)
+                    self.config.strategy.check_abilities(members)
+                    self._members = members
                 except Exception:
                     self._release()
                     raise
@@ -237,7 +240,7 @@ class Ensemble:
         if self._members is not None:
             windows = [member.context_window for member in self._members]
         else:
-            from adafuse_core.members.sources import declared_window
+            from adafuse_core.members.context_windows import declared_window
 
             windows = [declared_window(member) for member in self.config.members]
         bounded = [window for window in windows if window is not None]

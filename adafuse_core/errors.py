@@ -6,6 +6,8 @@ an error is shown; the command line prints `str(error)`.
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class AdaFuseError(Exception):
     """Base class of all errors raised by AdaFuse.
@@ -14,12 +16,18 @@ class AdaFuseError(Exception):
         message: What was got and what was expected.
         member: Name of the member concerned, if one is.
         hint: What the user can do about it.
+        retryable: Whether the same call may work a moment later. Default: as for most errors of its class.
     """
 
-    def __init__(self, message: str, *, member: str | None = None, hint: str | None = None) -> None:
+    retryable = False
+
+    def __init__(
+        self, message: str, *, member: str | None = None, hint: str | None = None, retryable: bool | None = None
+    ) -> None:
         self.message = message
         self.member = member
         self.hint = hint
+        self.retryable = type(self).retryable if retryable is None else retryable
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -27,11 +35,7 @@ class AdaFuseError(Exception):
         return f"{text}\nHint: {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.member, self.hint)
-
-
-def _rebuild(kind: type[AdaFuseError], message: str, member: str | None, hint: str | None) -> AdaFuseError:
-    return kind(message, member=member, hint=hint)
+        return partial(type(self), member=self.member, hint=self.hint, retryable=self.retryable), (self.message,)
 
 
 class ConfigError(AdaFuseError, ValueError):
@@ -67,11 +71,15 @@ class TemplateError(PromptError):
 
 
 class MemberError(AdaFuseError, RuntimeError):
-    """A member failed while it was drafting, scoring or committing."""
+    """A member failed while it was drafting, scoring or committing. Another try can help, unless it says otherwise."""
+
+    retryable = True
 
 
 class NonFiniteLogitsError(MemberError):
-    """A member's model returned NaN or infinite logits."""
+    """A member's model returned NaN or infinite logits, as it would again."""
+
+    retryable = False
 
 
 class CancelledError(AdaFuseError):

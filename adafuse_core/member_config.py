@@ -34,6 +34,8 @@ class MemberConfig:
         name: Label in traces and errors. Default: the last part of `model`.
         weight: Weight of this member's vote, > 0. Weights are normalised over the members.
         revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
+        backend: Where the model runs: `"local"`, in this process.
+        backend_options: Options of that kind of backend; the local one has none but the fields below.
         dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
         device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
         device_map: As in transformers (`"auto"` or a dict), in place of `device`.
@@ -64,6 +66,8 @@ class MemberConfig:
     name: str | None = None
     weight: float = 1.0
     revision: str | None = None
+    backend: str = "local"
+    backend_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     device: str | None = None
     device_map: str | dict[str, Any] | None = None
@@ -102,6 +106,7 @@ class MemberConfig:
             if (value := getattr(self, name)) is not None:
                 expect_integer(name, value, at_least=1)
         object.__setattr__(self, "end_tokens", strings("end_tokens", self.end_tokens))
+        expect(isinstance(self.backend_options, Mapping), "backend_options", self.backend_options, "a mapping")
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "chat": {"text"},
     "backends": {"engine", "text"},
     "engine": {"text"},
-    "members": {"backends", "chat", "engine", "text", "small_models"},
+    "members": {"backends", "chat", "text", "small_models"},
     "strategies": {"members"},
     "small_models": set(),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from adafuse_core.backends.base import Abilities, Allowed, Step, Until
+from adafuse_core.backends.base import Abilities, Allowed, TopTokens, Until
 from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
@@ -48,7 +48,7 @@ class LocalBackend:
         *,
         window: int | None,
         lookup: bool,
-        check: Callable[[], None],
+        raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
     ) -> LocalSession:
         """A session that begins with a context; see `Backend.open`."""
@@ -59,7 +59,7 @@ class LocalBackend:
                 f"the KV memory holds {limit}",
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
-        return LocalSession(self._batcher, context, window, Lookup() if lookup else None, check, allowed)
+        return LocalSession(self._batcher, context, window, Lookup() if lookup else None, raise_if_cancelled, allowed)
 
     def take_turns(self, turns: Turns) -> None:
         """Share the turns of a device with its other models."""
@@ -69,13 +69,17 @@ class LocalBackend:
         """Tokens whose keys and values are in memory."""
         return self._batcher.tokens_held()
 
-    def check(self) -> Abilities:
+    def abilities(self) -> Abilities:
         """Limits and abilities."""
         limit = self._batcher.max_kv_tokens
         return Abilities(
             vocab_size=self.model.vocab_size,
             dtype=str(self.model.module.dtype).removeprefix("torch."),
             device=str(self.model.device),
+            place=f"local:{self.model.device}",
+            top=None,
+            full_distribution=True,
+            masks=True,
             cache=str(self._choice),
             max_kv_tokens=limit,
             max_context=None if limit is None else max(0, limit - SPARE_TOKENS),
@@ -96,22 +100,22 @@ class LocalSession:
         context: Ids,
         window: int | None,
         lookup: Lookup | None,
-        check: Callable[[], None],
+        raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None,
     ) -> None:
         self._batcher = batcher
         self._window = window
         self._memo = batcher.open(context)
         self._lookup = lookup
-        self._check = check
+        self._raise_if_cancelled = raise_if_cancelled
         self._allowed = allowed
         self._conditioned: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
-    ) -> list[list[Step]]:
+    ) -> list[list[TopTokens]]:
         """Continue each context greedily; see `Session.draft`."""
-        steps: list[list[Step]] = [[] for _ in contexts]
+        steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
         live = list(range(len(contexts)))
         with self._batcher.call(self._memo):
@@ -153,11 +157,11 @@ class LocalSession:
         self._batcher.close(self._memo)
 
     def _go_on(
-        self, row: int, written: list[Ids], steps: list[list[Step]], max_new: int, top: int, until: Until
+        self, row: int, written: list[Ids], steps: list[list[TopTokens]], max_new: int, top: int, until: Until
     ) -> bool:
         """Continue a row as far as the memo goes; whether it wants more."""
         while (known := self._known([(written[row], None)])[0]) is not None:
-            steps[row].append(Step(*known.top(top)))
+            steps[row].append(TopTokens(*known.top(top)))
             if until(row, steps[row]) or len(steps[row]) >= max_new:
                 return False
             written[row] += (known.ids[0],)
@@ -193,8 +197,8 @@ class LocalSession:
         ahead = [*guesses, *self._looked_up(wanted)] if look_up else list(guesses)
         ask = Ask(self._memo, wanted + [context for context in ahead if self._memo.known(context) is None])
         try:
-            self._check()
-            self._batcher.answer(ask, self._check)
+            self._raise_if_cancelled()
+            self._batcher.answer(ask, self._raise_if_cancelled)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(
                 f"the model returned {error}",
@@ -219,8 +223,11 @@ def _on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribut
         raise MemberError(
             "its vocabulary has no token for what the grammar asks for",
             hint="leave this member out, or ask for characters that its tokenizer can write",
+            retryable=False,
         ) from error
 
 
 def _freed() -> MemberError:
-    return MemberError("its model was freed by close() while it was in use", hint="close when all streams are done")
+    return MemberError(
+        "its model was freed by close() while it was in use", hint="close when all streams are done", retryable=False
+    )

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from adafuse_core.backends.base import Abilities
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message
@@ -117,6 +118,7 @@ class Member(PromptSide, Protocol):
 
     weight: float
     place: str  # as of its prefixes
+    abilities: Abilities
 
     def open(
         self,

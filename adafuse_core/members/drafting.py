@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from adafuse_core.backends.base import Session, Step
+from adafuse_core.backends.base import Session, TopTokens
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import DraftPlan
@@ -72,7 +72,7 @@ class Drafter:
         A token whose greedy continuation does not complete its character is left out.
         """
 
-        def until(row: int, steps: list[Step]) -> bool:
+        def until(row: int, steps: list[TopTokens]) -> bool:
             ids = (tokens[row], *(step.ids[0] for step in steps))
             return ids[-1] in self.end_ids or not self.decode(ids).endswith(INCOMPLETE)
 
@@ -110,7 +110,7 @@ class Drafter:
                 writers[token].push(token)
         rows = list(writers.values())
 
-        def until(row: int, steps: list[Step]) -> bool:
+        def until(row: int, steps: list[TopTokens]) -> bool:
             rows[row].push(steps[-1].ids[0])
             return rows[row].ended or rows[row].words >= 1
 
@@ -156,13 +156,13 @@ class ConfidentRun:
     plan: DraftPlan
     stops: Callable[[str], bool]
     margins: list[float] = field(default_factory=list)
-    unsure: Step | None = None
+    unsure: TopTokens | None = None
     stopped: bool = False
 
     def __post_init__(self) -> None:
         self.goal = self.plan.max_words
 
-    def push(self, _: int, steps: list[Step]) -> bool:
+    def push(self, _: int, steps: list[TopTokens]) -> bool:
         """Take one more step; whether the run is over."""
         self.writer.push(steps[-1].ids[0])
         self._look_at_margins(steps)
@@ -171,7 +171,7 @@ class ConfidentRun:
         self.stopped = self.stops(self.writer.text(len(self.writer.ids)))
         return self.stopped or self.writer.ended or (self.goal is not None and self.writer.words >= self.goal)
 
-    def _look_at_margins(self, steps: list[Step]) -> None:
+    def _look_at_margins(self, steps: list[TopTokens]) -> None:
         """Look at the start of every word that has begun since; an unsure one is the last."""
         starts = self.writer.word_starts
         while self.goal is None or len(self.margins) < self.goal:
@@ -183,7 +183,7 @@ class ConfidentRun:
                 self.unsure, self.goal = steps[starts[word]], len(self.margins)
 
 
-def margin(step: Step) -> float:
+def margin(step: TopTokens) -> float:
     """Top-1 minus top-2 probability (Δ in the paper)."""
     if len(step.logprobs) < 2:
         return 1.0

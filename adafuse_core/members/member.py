@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from adafuse_core.backends.base import Abilities, Backend
+from adafuse_core.backends.base import Backend
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.errors import CancelledError, ContextOverflowError, PromptError
+from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.members.base import Prompt
 from adafuse_core.members.blame import Blame
 from adafuse_core.members.masks import Masks
@@ -50,11 +51,11 @@ class ModelMember:
         self.end_ids = end_ids
         self.rule = rule or NewlineTail()
         self._encoder = encoder
-        abilities = backend.check()
-        self._vocab_size, self.place = abilities.vocab_size, abilities.device
-        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self._vocab_size)
+        self.abilities = backend.abilities()
+        self.place = self.abilities.place
+        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self.abilities.vocab_size)
         self._context_window = context_window
-        bounds = [bound for bound in (context_window, abilities.max_context) if bound is not None]
+        bounds = [bound for bound in (context_window, self.abilities.max_context) if bound is not None]
         self.longest = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
@@ -109,14 +110,21 @@ class ModelMember:
             PromptError: The prompt is empty.
             TemplateError: The member has no chat template, or it can't render the messages.
             ContextOverflowError: The prompt leaves no room for an answer.
+            ConfigError: There is a grammar, and the backend can't hold the model to it.
         """
+        if grammar is not None and not self.abilities.masks:
+            raise ConfigError(
+                "tools or a grammar were given, but its backend can't mask the tokens that a grammar rules out",
+                member=self.name,
+                hint="leave this member out or run it with MemberConfig(backend='local'), or ask for plain text",
+            )
         encoded = self._encoder.encode(prompt, tools, must_call=must_call)
         if grammar is not None and encoded.thinking:
             grammar = grammar.after_thought()
         ids, section = encoded.ids, encoded.section
-        if max(ids) >= self._vocab_size:
+        if max(ids) >= self.abilities.vocab_size:
             raise PromptError(
-                f"the prompt has token {max(ids)}, the model reads {self._vocab_size}",
+                f"the prompt has token {max(ids)}, the model reads {self.abilities.vocab_size}",
                 member=self.name,
                 hint="leave out control tokens for images and the like",
             )
@@ -127,7 +135,7 @@ class ModelMember:
                 hint="shorten the prompt, or leave this member out",
             )
 
-        def check() -> None:
+        def raise_if_cancelled() -> None:
             if cancel.is_set():
                 raise CancelledError("the generation was cancelled", member=self.name)
 
@@ -136,7 +144,9 @@ class ModelMember:
             masks = None
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
-            session = self.backend.open(ids, window=self.longest, lookup=lookup, check=check, allowed=masks)
+            session = self.backend.open(
+                ids, window=self.longest, lookup=lookup, raise_if_cancelled=raise_if_cancelled, allowed=masks
+            )
         return ModelPrefix(
             name=self.name,
             weight=self.weight,
@@ -145,7 +155,7 @@ class ModelMember:
             prompt=encoded,
             rule=self.rule,
             end_ids=self.end_ids,
-            vocab_size=self._vocab_size,
+            vocab_size=self.abilities.vocab_size,
             longest=self.longest,
             max_word_tokens=max_word_tokens,
             masks=masks,
@@ -153,16 +163,11 @@ class ModelMember:
 
     def describe(self) -> dict[str, Any]:
         """Plain facts about the member, for people."""
-        abilities: Abilities = self.backend.check()
         return {
             "name": self.name,
             "weight": self.weight,
             "context_window": self._context_window,
-            "vocab_size": abilities.vocab_size,
-            "dtype": abilities.dtype,
-            "device": abilities.device,
-            "cache": abilities.cache,
-            "max_kv_tokens": abilities.max_kv_tokens,
+            **dataclasses.asdict(self.abilities),
             "end_tokens": [self._encoder.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.supports_chat(),
         }

@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 import threading
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from adafuse_core.engine.turns import Turns
 from adafuse_core.member_config import MemberConfig
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _members: dict[str, ModelMember] = {}
 _encoders: dict[str, PromptEncoder] = {}
 _users: defaultdict[str, WeakSet[object]] = defaultdict(WeakSet)
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-_turns: defaultdict[str, Turns] = defaultdict(Turns)  # by device
+_shared: dict[tuple[str, Callable[[], Any]], Any] = {}  # by place, and what makes it
 _guard = threading.Lock()
 
 
@@ -35,15 +35,11 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
             has not; a user that vanishes without releasing leaves it loaded, ready for the next.
     """
     key = config.load_key
-    with _guard:
-        lock = _locks[key]
-    with lock:  # loading one model does not hold up another
+    with _lock(key):
         if key not in _members:
             from adafuse_core.members.loader import load_member
 
-            loaded = load_member(config, _encoder(config))
-            loaded.backend.take_turns(_turns[loaded.place])
-            _members[key] = loaded
+            _members[key] = load_member(config, _encoder(config), shared)
         with _guard:
             _users[key].add(user)
         return _members[key].named(config.label, config.weight)
@@ -51,9 +47,7 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
 
 def encoder(config: MemberConfig) -> PromptEncoder:
     """How the member of a config reads prompts. Its model is not loaded, and its tokenizer stays."""
-    with _guard:
-        lock = _locks[config.load_key]
-    with lock:
+    with _lock(config.load_key):
         own = copy.copy(_encoder(config))
     own.name = config.label
     return own
@@ -62,14 +56,18 @@ def encoder(config: MemberConfig) -> PromptEncoder:
 def release(config: MemberConfig, user: object) -> None:
     """Give a member back; its model is freed once nobody uses it."""
     key = config.load_key
-    with _guard:
-        lock = _locks[key]
-    with lock:
+    with _lock(key):
         with _guard:
             _users[key].discard(user)
             unused = not _users[key]
         if unused and key in _members:
             _members.pop(key).close()
+
+
+def _lock(key: str) -> threading.Lock:
+    """One for each model: loading one does not hold up another."""
+    with _guard:
+        return _locks[key]
 
 
 def _encoder(config: MemberConfig) -> PromptEncoder:
@@ -80,6 +78,14 @@ def _encoder(config: MemberConfig) -> PromptEncoder:
 
         _encoders[key] = load_encoder(config)
     return _encoders[key]
+
+
+def shared(place: str, make: Callable[[], Any]) -> Any:
+    """What all backends of a place have in common, such as the turns on a device: made by the first that asks."""
+    with _guard:
+        if (place, make) not in _shared:
+            _shared[place, make] = make()
+        return _shared[place, make]
 
 
 def loaded() -> int:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from adafuse_core.backends.base import Abilities
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.grammar import Grammar, Guide
 from adafuse_core.chat.messages import Message
@@ -80,6 +81,17 @@ class ScriptedMember:
         self.prompts: list[Prompt] = []
         self.dialect = DIALECTS[dialect]
         self.shows_tools = True
+        self.abilities = Abilities(
+            vocab_size=0,
+            dtype="text",
+            device=place,
+            place=place,
+            top=None,
+            full_distribution=True,
+            masks=True,
+            cache="none",
+            max_context=context_window,
+        )
         self._reply = reply
         self._context_window = context_window
         self._chat = chat
@@ -234,6 +246,7 @@ class ScriptedPrefix:
                 f"which the answer's grammar does not allow",
                 member=self.name,
                 hint="write JSON as json.dumps does, and calls in the form that Ensemble.stream describes",
+                retryable=False,
             )
         if unsure:
             more = [_joined(after, Span(text=text)) for text in self._member.alternatives if text != own.text]

@@ -11,8 +11,8 @@ from transformers.utils import cached_file
 
 from adafuse_core.errors import ModelLoadError, TokenizerMismatchError, UnsupportedModelError
 from adafuse_core.member_config import MemberConfig
+from adafuse_core.members.model_files import hub_options, load_errors, source
 from adafuse_core.members.prompts import PromptEncoder
-from adafuse_core.members.sources import hub_options, load_errors, source
 from adafuse_core.text.tokens import Codec
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from adafuse_core.errors import ConfigError
 from adafuse_core.fusion import Chooser
+from adafuse_core.members.base import Member
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Round
 
@@ -45,6 +47,22 @@ class Strategy:
 
     def check_members(self, names: Sequence[str]) -> None:
         """Refuse options that don't fit the members of these names, by a `ConfigError`."""
+
+    def check_abilities(self, members: Sequence[Member]) -> None:
+        """Refuse members whose backends can't give what it needs, by a `ConfigError`."""
+        for member in self.select(members):
+            given = member.abilities
+            if given.top is not None and given.top < self.needs.top:
+                what = f"the {self.needs.top} likeliest tokens of each step", f"reports {given.top}"
+            elif self.needs.full_distribution and not given.full_distribution:
+                what = "whole next-token distributions", "reports the likeliest tokens only"
+            else:
+                continue
+            raise ConfigError(
+                f"strategy {self.name!r} reads {what[0]}, and this member's backend {what[1]}",
+                member=member.name,
+                hint="leave it out or run it with backend='local', or choose fewer branches or another strategy",
+            )
 
     def has_choice(self, members: int) -> bool:
         """Whether a round of so many members can have several candidates to choose from."""

@@ -8,7 +8,7 @@ from langchain_core.language_models.model_profile import ModelProfile
 
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members.sources import window_on_disk
+from adafuse_core.members.context_windows import window_on_disk
 
 
 def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> ModelProfile:

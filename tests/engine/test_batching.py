@@ -386,7 +386,7 @@ def llama(config=tiny.llama):
 
 
 def session(backend, prompt, check=never):
-    return contextlib.closing(backend.open(prompt, window=None, lookup=False, check=check))
+    return contextlib.closing(backend.open(prompt, window=None, lookup=False, raise_if_cancelled=check))
 
 
 def backend_logprobs(backend, prompt):

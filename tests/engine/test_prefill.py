@@ -383,8 +383,10 @@ def test_memory_is_free_after_cancelling_and_closing():
         if left < 0:
             raise Cancelled
 
-    sessions = [backend.open(PROMPT, window=None, lookup=False, check=call) for call in (check, lambda: None)]
-    assert backend.check().max_kv_tokens is None  # nobody waits for memory
+    sessions = [
+        backend.open(PROMPT, window=None, lookup=False, raise_if_cancelled=call) for call in (check, lambda: None)
+    ]
+    assert backend.abilities().max_kv_tokens is None  # nobody waits for memory
     with pytest.raises(Cancelled):
         sessions[0].draft([PROMPT], 20, 2, lambda *_: False)
     steps = sessions[1].draft([PROMPT], 5, 2, lambda *_: False)
@@ -402,7 +404,7 @@ def test_bound_on_memory_is_kept_by_reading_anew():
     drafts = []
     for choice, bound in [(choose_store(model, "prefill"), len(PROMPT) + 10), (plain, None)]:
         backend = LocalBackend(model, choice, name="a", max_kv_tokens=bound)
-        session = backend.open(PROMPT, window=None, lookup=False, check=lambda: None)
+        session = backend.open(PROMPT, window=None, lookup=False, raise_if_cancelled=lambda: None)
         held = []
 
         def until(*_, held=held, backend=backend):

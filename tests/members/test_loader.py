@@ -8,7 +8,14 @@ import threading
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertForMaskedLM, Qwen2Config, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GenerationConfig,
+    Qwen2Config,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from adafuse_core.errors import (
     ModelLoadError,
@@ -223,6 +230,23 @@ def test_end_tokens_of_all_sources_are_gathered(broken):
     edit(broken / "generation_config.json", eos_token_id=[0, 1])
     member = load_member(MemberConfig(model=str(broken), end_tokens=("!",), dtype="float64"))
     assert set(member.describe()["end_tokens"]) == {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "!"}
+
+
+def test_end_tokens_of_a_generation_config_that_is_given_take_the_place_of_the_files(endless):
+    edit(endless / "config.json", eos_token_id=None)
+    options = {"model_kwargs": {"generation_config": GenerationConfig(eos_token_id=[1, 5])}}
+    assert load_member(MemberConfig(model=str(endless), dtype="float64", **options)).end_ids == {1, 5}
+
+
+def test_without_a_generation_config_the_end_tokens_are_those_of_the_config(endless):
+    edit(endless / "config.json", eos_token_id=[2, 7])
+    assert load_member(MemberConfig(model=str(endless), dtype="float64")).end_ids == {2, 7}
+
+
+def test_what_model_kwargs_change_of_the_config_counts(endless):
+    options = {"model_kwargs": {"eos_token_id": 9, "max_position_embeddings": 300}}
+    member = load_member(MemberConfig(model=str(endless), dtype="float64", **options))
+    assert (member.end_ids, member.context_window) == ({9}, 300)
 
 
 def test_an_unknown_end_token_is_refused(folder):

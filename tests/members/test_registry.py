@@ -80,7 +80,7 @@ def test_a_model_stays_until_its_last_user_releases_it(config):
     registry.release(config, first)
     assert registry.loaded() == before
     assert member.count_tokens("The quick") > 0
-    assert member.backend.check().vocab_size == 400
+    assert member.backend.abilities().vocab_size == 400
     registry.release(config, second)
     assert registry.loaded() == before - 1
 
@@ -117,7 +117,7 @@ def test_a_released_model_is_loaded_anew_when_it_is_asked_for(config):
     registry.release(config, user)
     second = registry.acquire(config, user)
     assert second.backend is not first.backend
-    assert second.backend.check().vocab_size == 400
+    assert second.backend.abilities().vocab_size == 400
     registry.release(config, user)
 
 
