@@ -25,8 +25,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from adafuse_core import Ensemble, Span
-from adafuse_core.small_models.curriculum.chats import Question
-from adafuse_core.small_models.curriculum.held_out import mixed_questions
+from training.curriculum.chats import Question
+from training.curriculum.held_out import mixed_questions
 
 KINDS = ("fact", "composed", "translation")
 BUDGET = 64  # tokens; the longest expected answer is about half of it
