@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-from random_models import LLAMA, QWEN, SPREADS, RandomModels, shapes
-
 from adafuse_core import Ensemble
+from random_models import LLAMA, QWEN, SPREADS, RandomModels, shapes
 from training.curriculum import reading
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
