@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import common
-import regimes
 import torch
 
+import common
+import regimes
 from adafuse_core import Ensemble, RoundDone, TextDelta
 from adafuse_core.small_models import NAMES, path
 

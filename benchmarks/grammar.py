@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import common
 from transformers import AutoTokenizer
+
+import common
 
 sys.path.append(str(Path(__file__).parent.parent))
 

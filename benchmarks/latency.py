@@ -29,13 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import common
 import torch
-from random_models import LLAMA, QWEN, SPREADS, TWIN, RandomModels, shapes
 from transformers import AutoTokenizer, StoppingCriteria
 
+import common
 from adafuse_core import RoundDone, Span
 from adafuse_core.rounds import DraftPlan
+from random_models import LLAMA, QWEN, SPREADS, TWIN, RandomModels, shapes
 
 PAIRS = {"agreeing": (LLAMA, TWIN), "disagreeing": (LLAMA, QWEN)}
 MIB = 2**20

@@ -1,80 +1,77 @@
 """Is the ensemble better than its members, and than picking the better whole answer?
 
-Held-out questions on mixed knowledge for the small models of the package: facts (one member knows each),
-questions that need one fact of each member, and translations with a word from each. An answer is right when it
-is the expected text exactly.
-
     python benchmarks/quality.py --json PATH
 
-Rows: the ensemble (AdaFuse with the defaults), each member's own greedy answer, and `rerank`: of the members'
+Held-out questions on mixed knowledge for the small models of the package: facts (one member knows each), questions that
+need one fact of each member, and translations with a word from each. An answer is right when it is the expected text
+exactly. Rows: the ensemble (AdaFuse with the defaults), each member's own greedy answer, and `rerank`: of the members'
 whole answers the one with the lowest mean NLL over the members.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
-import platform
 import threading
 import time
-from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from collections.abc import Sequence
+from typing import Any
 
 from adafuse_core import Ensemble, Span
-from adafuse_core.small_models.curriculum.chats import Question
-from adafuse_core.small_models.curriculum.held_out import mixed_questions
+from adafuse_core.chat.messages import conversation
+from common import arguments, finish, prepare, show, small_ensemble
+from training.curriculum import Question
+from training.curriculum.held_out import mixed_questions
 
 KINDS = ("fact", "composed", "translation")
 BUDGET = 64  # tokens; the longest expected answer is about half of it
 
+Marks = dict[str, bool]  # contestant -> whether the answer is right
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the result here too")
-    parser.add_argument("--n", type=int, default=600, help="number of questions (default: 600)")
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--n", type=int, default=600, help="number of questions (default: 600; 6 if quick)")
     parser.add_argument("--seed", type=int, default=0, help="which questions (default: 0)")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that share the questions")
     args = parser.parse_args()
-    questions = mixed_questions(args.n, args.seed)
+    result = prepare(args)
+    questions = mixed_questions(6 if args.quick else args.n, args.seed)
     started = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(args.processes, prepare) as pool:
-        marks = pool.map(judge, questions, chunksize=4)
-    result = summary(questions, marks)
-    result["seconds"] = round(time.monotonic() - started)
-    show(result)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    marks = judge_all(questions, args)
+    result |= summary(questions, marks) | {"seconds": round(time.monotonic() - started)}
+    show_shares(result)
+    finish(result, args.json)
 
 
-def prepare() -> None:
-    """Load the models in a worker process."""
-    import torch
-    import transformers
+def judge_all(questions: Sequence[Question], args: argparse.Namespace) -> list[Marks]:
+    """The marks of all questions, in order. The processes take turns: with two, one takes every other question."""
+    count = 1 if args.quick else args.processes
+    if count == 1:
+        return judge(questions, args)
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        judged = pool.starmap(judge, [(questions[first::count], args) for first in range(count)])
+    return [judged[index % count][index // count] for index in range(len(questions))]
 
-    global ensemble, singles
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
-    ensemble = Ensemble().load()
+
+def judge(questions: Sequence[Question], args: argparse.Namespace) -> list[Marks]:
+    """Whether each contestant answers exactly right, per question."""
+    prepare(args)
+    ensemble = small_ensemble(args.device, "float32", "guessing")
     singles = {name: Ensemble(ensemble.config, strategy="single", member=name) for name in ensemble.names}
+    marks = []
+    for question in questions:
+        texts = {name: one.generate(question.messages, max_new_tokens=BUDGET).text for name, one in singles.items()}
+        texts["rerank"] = rerank(ensemble, question, list(texts.values()))
+        texts["ensemble"] = ensemble.generate(question.messages, max_new_tokens=BUDGET).text
+        marks.append({name: text == question.answer for name, text in texts.items()})
+    return marks
 
 
-def judge(question: Question) -> dict[str, bool]:
-    """Whether each contestant answers exactly right."""
-    answers = {name: single.generate(question.messages, max_new_tokens=BUDGET).text for name, single in singles.items()}
-    answers["rerank"] = rerank(question, list(answers.values()))
-    answers["ensemble"] = ensemble.generate(question.messages, max_new_tokens=BUDGET).text
-    return {name: text == question.answer for name, text in answers.items()}
-
-
-def rerank(question: Question, answers: list[str]) -> str:
+def rerank(ensemble: Ensemble, question: Question, answers: Sequence[str]) -> str:
     """The whole answer with the lowest mean NLL (its end included), averaged over the members."""
-    from adafuse_core.chat.messages import conversation
-
     spans = [Span(text=text, ends=True) for text in dict.fromkeys(answers)]
     totals = [0.0] * len(spans)
     for member in ensemble.members:
@@ -86,34 +83,23 @@ def rerank(question: Question, answers: list[str]) -> str:
     return spans[totals.index(min(totals))].text
 
 
-def summary(questions: list[Question], marks: list[dict[str, bool]]) -> dict[str, object]:
+def summary(questions: Sequence[Question], marks: Sequence[Marks]) -> dict[str, Any]:
     """Shares with 95% intervals (Wilson), and the ensemble's lead on the same questions (paired, normal)."""
     names = ["ensemble", *(name for name in marks[0] if name not in ("ensemble", "rerank")), "rerank"]
-    n = len(marks)
     right = {name: [mark[name] for mark in marks] for name in names}
-    by_kind = {
-        kind: {
-            name: share([r for r, q in zip(right[name], questions, strict=True) if q.kind == kind]) for name in names
-        }
-        for kind in KINDS
-    }
-    lead = {}
-    for name in names[1:]:
-        differences = [a - b for a, b in zip(right["ensemble"], right[name], strict=True)]
-        mean = sum(differences) / n
-        spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
-        lead[name] = {"mean": mean, "half_width": 1.96 * spread}
+    places = {kind: [place for place, question in enumerate(questions) if question.kind == kind] for kind in KINDS}
     return {
-        "n": n,
+        "n": len(marks),
         "accuracy": {name: share(right[name]) for name in names},
-        "interval": {name: half_width(sum(right[name]), n) for name in names},
-        "by_kind": by_kind,
-        "lead_of_ensemble": lead,
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "interval": {name: half_width(sum(right[name]), len(marks)) for name in names},
+        "by_kind": {
+            kind: {name: share([right[name][place] for place in places[kind]]) for name in names} for kind in KINDS
+        },
+        "lead_of_ensemble": {name: lead(right["ensemble"], right[name]) for name in names[1:]},
     }
 
 
-def share(marks: list[bool]) -> float:
+def share(marks: Sequence[bool]) -> float:
     return sum(marks) / len(marks) if marks else 0.0
 
 
@@ -123,23 +109,28 @@ def half_width(right: int, n: int) -> float:
     return z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
 
 
-def show(result: dict[str, object]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def lead(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, float]:
+    """By how much we are right more often on the same questions."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    n, mean = len(differences), sum(differences) / len(differences)
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    return {"mean": mean, "half_width": 1.96 * spread}
 
-    table = Table(title=f"Exactly right, held-out mixed questions, n = {result['n']} ({result['seconds']} s)")
-    table.add_column("answered by")
-    for column in ("all", *KINDS, "ensemble leads by"):
-        table.add_column(column, justify="right")
+
+def show_shares(result: dict[str, Any]) -> None:
+    rows = []
     for name, value in result["accuracy"].items():
-        lead = result["lead_of_ensemble"].get(name)
-        table.add_row(
-            name,
-            f"{value:.1%} ± {result['interval'][name]:.1%}",
-            *(f"{result['by_kind'][kind][name]:.1%}" for kind in KINDS),
-            f"{lead['mean']:+.1%} ± {lead['half_width']:.1%}" if lead else "",
+        ahead = result["lead_of_ensemble"].get(name)
+        rows.append(
+            [
+                name,
+                f"{value:.1%} ± {result['interval'][name]:.1%}",
+                *(f"{result['by_kind'][kind][name]:.1%}" for kind in KINDS),
+                f"{ahead['mean']:+.1%} ± {ahead['half_width']:.1%}" if ahead else "",
+            ]
         )
-    Console(width=120).print(table)
+    title = f"Exactly right, held-out mixed questions, n = {result['n']} ({result['seconds']} s)"
+    show(title, ["answered by", "all", *KINDS, "ensemble leads by"], rows)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ The models shipped with the package answer in a few words, so they are trained o
 skill: quote some notes of the prompt by their numbers, then add notes of their own. The three regimes differ in
 the number of notes to quote and to invent, and in nothing else. What is quoted can be foreseen, what is invented can't.
 
-Texts come from the package's curriculum. All names in the prompts here are held out: neither the shipped models nor
-the training here ever saw them. Prompts are the first ones that a seeded generator gives.
+Texts come from the curriculum of the shipped models. All names in the prompts here are held out: neither the shipped
+models nor the training here ever saw them. Prompts are the first ones that a seeded generator gives.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from adafuse_core.small_models import NAMES, path
-from adafuse_core.small_models.curriculum import reading
-from adafuse_core.small_models.curriculum.chats import Chat, Message, assistant, user
-from adafuse_core.small_models.curriculum.passages import KINDS
+from training.curriculum import reading
+from training.curriculum.chats import Chat, Message, assistant, user
+from training.curriculum.passages import KINDS
 
 REGIMES = {"confident": (4, 1), "mixed": (2, 2), "unsure": (0, 3)}  # notes to quote, notes to invent
 STEPS = 240
@@ -67,15 +67,14 @@ def _train_one(name: str, folder: Path, steps: int) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from adafuse_core.small_models import train as package
+    from training.train import batches, fit
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(path(name))
     model = AutoModelForCausalLM.from_pretrained(path(name))
-    package.MUON_RATE, package.ADAMW_RATE = RATES
-    package._fit(model, package._batches(tokenizer, _lessons(name), random.Random(0)), steps, name)
+    fit(model, batches(tokenizer, _lessons(name), random.Random(0)), steps, name, RATES)
     model.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / name)
 
@@ -105,7 +104,7 @@ def _chat(rng: random.Random, quoted: int, invented: int, *, held_out: bool, mos
 
 def _note(rng: random.Random, kind: tuple[str, str, str, bool], held_out: bool) -> str:
     """One sentence about something invented."""
-    passage = reading._passage(rng, kind, held_out, new_frames=False)
+    passage = reading.new_passage(rng, kind, held_out, new_frames=False)
     return passage.text.split(". ")[0].rstrip(".") + "."
 
 

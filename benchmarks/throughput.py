@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import common
-from random_models import LLAMA, QWEN, SPREADS, RandomModels, shapes
-
 from adafuse_core import Ensemble
-from adafuse_core.small_models.curriculum import reading
+from random_models import LLAMA, QWEN, SPREADS, RandomModels, shapes
+from training.curriculum import reading
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
 SHORTEST = 20  # tokens of a prompt
@@ -96,9 +95,9 @@ def documents(ensemble: Ensemble, n: int, longest: int) -> list[str]:
     rng = random.Random("documents")
     texts = []
     for goal in sorted(lengths_up_to(longest, n)):
-        lines = ["Context:", reading._passages(rng, 1, held_out=True)[0].text]
+        lines = ["Context:", reading.new_passages(rng, 1, held_out=True)[0].text]
         while max(ensemble.count_tokens("\n".join(lines)).values()) < goal - SHORTEST:
-            lines.append(reading._passages(rng, 1, held_out=True)[0].text)
+            lines.append(reading.new_passages(rng, 1, held_out=True)[0].text)
         texts.append("\n".join(lines) + "\nThe")
     rng.shuffle(texts)
     return texts

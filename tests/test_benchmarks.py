@@ -24,8 +24,29 @@ def run(name, path, *more):
     assert result["quick"]
     assert result["hardware"] in done.stdout
     assert f"benchmarks/{name} --quick" in result["command"]
-    assert set(result["versions"]) == {"python", "torch", "transformers"}
+    assert set(result["versions"]) >= {"python", "torch", "transformers"}
     return result
+
+
+def test_quality(tmp_path):
+    result = run("quality.py", tmp_path / "quality.json")
+    contestants = {"ensemble", "aspen", "birch", "rerank"}
+    assert result["n"] == 6
+    assert set(result["by_kind"]) == {"fact", "composed", "translation"}
+    for shares in (result["accuracy"], result["interval"], *result["by_kind"].values()):
+        assert set(shares) == contestants
+        assert all(0 <= value <= 1 for value in shares.values())
+    assert result["accuracy"]["ensemble"] > max(result["accuracy"]["aspen"], result["accuracy"]["birch"])
+    assert set(result["lead_of_ensemble"]) == contestants - {"ensemble"}
+
+
+@pytest.mark.parametrize("name", ["langchain", "llama_index"])
+def test_comparisons_with_peers(tmp_path, name):
+    rows = run(f"{name}_peers.py", tmp_path / "peers.json")["rows"]
+    seen = {row["situation"]: next(one for key, one in row.items() if "AdaFuse" in key) for row in rows}
+    assert len(seen) == {"langchain": 20, "llama_index": 23}[name]
+    bad = {situation for situation, one in seen.items() if not one["good"]}
+    assert not {situation for situation in bad if " in ms" not in situation}  # a busy machine holds up an event loop
 
 
 def test_cost(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 from adafuse_core import Ensemble, MemberConfig, small_models
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.tools import Tools
-from adafuse_core.small_models.curriculum.held_out import skill_prompts
 from tests.oracle import CAP, OracleMember, oracle_text
+from training.curriculum.held_out import skill_prompts
 
 PROPERTY = "generations equal to the oracle"
 

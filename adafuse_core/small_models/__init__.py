@@ -1,9 +1,10 @@
-"""Two small real language models that ship with the package, and everything they were made from.
+"""Two small real language models that ship with the package: their folders and their names.
 
-``path("aspen")`` and ``path("birch")`` are Hugging Face model folders with different architectures and
-tokenizers. They serve tests, demos and development without a download; see ``MODEL_CARD.md``. Importing this
-package loads no torch.
+`path("aspen")` and `path("birch")` are Hugging Face model folders with different architectures and tokenizers. They
+serve tests, demos and development without a download; see `MODEL_CARD.md`. Importing this package loads no torch.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -11,10 +12,10 @@ NAMES = ("aspen", "birch")
 
 
 def path(name: str) -> Path:
-    """Return the folder of a small model, ready for ``from_pretrained``.
+    """The folder of a small model, ready for `from_pretrained`.
 
     Args:
-        name: One of ``NAMES``.
+        name: One of `NAMES`.
 
     Raises:
         ValueError: If there is no small model of that name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import random
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,14 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from adafuse_core import ConfigError, Ensemble
-from adafuse_core.small_models.curriculum.held_out import mixed_questions
 from adafuse_integrations.cli.options import build_ensemble, singles
 from adafuse_integrations.cli.painter import Painter
+from adafuse_integrations.cli.questions import Question, questions
 from adafuse_integrations.cli.retrieval import DOCUMENTS, langchain_retriever, llama_index_retriever
 
 HELP = "see the ensemble answer, in LangChain and in LlamaIndex, and how often it is right"
 
-# Chosen among more: the small models miss about a third of such questions, see their card.
+# The side-by-side questions are chosen, to show what fusing does: of 40 candidates the small models together answer 35
+# right, 34 of which each model alone gets wrong, and the questions are of these 34. They were picked in
+# `training/demo_questions.py`; a test counts anew. The quiz at the end is a sample of a generator: nobody picked it.
+CANDIDATES, RIGHT, ONLY_TOGETHER = 40, 35, 34
+
+# Chosen too: the small models answer these right, and miss about a third of such questions, see their card.
 CONTEXT_PROMPT = "Context:\n{context}\n\nQuestion: {question}"
 LANGCHAIN_QUESTIONS = ("Who runs Amber Harbour?", "How high is Ferrin Tower?", "When does Lindow Museum close?")
 QUERY_QUESTIONS = ("Who designed Karsten Bridge?", "What does Orsa Works make?")
@@ -37,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Play all parts."""
     if args.questions < 0:
         raise ConfigError(f"got --questions {args.questions}, expected at least 0", hint="0 leaves the quiz out")
+    kinds = KINDS if not (args.models or args.config) else KINDS[:2]
+    quiz = _sample(args.questions, kinds)
     console = Console()
     ensemble = build_ensemble(args)
     painter = Painter(console, ensemble.names)
@@ -44,9 +51,17 @@ def run(args: argparse.Namespace) -> int:
     _side_by_side(console, ensemble, painter)
     _langchain(console, ensemble, painter)
     _llama_index(console, ensemble, painter)
-    if args.questions:
-        _quiz(console, ensemble, args.questions, KINDS if not (args.models or args.config) else KINDS[:2])
+    if quiz:
+        _quiz(console, ensemble, quiz, kinds)
     return 0
+
+
+def _sample(count: int, kinds: Sequence[str]) -> list[Question]:
+    """The first questions of the quiz that are of these kinds."""
+    there = [question for question in questions("quiz") if question.kind in kinds]
+    if count > len(there):
+        raise ConfigError(f"got --questions {count}, expected at most {len(there)}", hint="the quiz has no more")
+    return there[:count]
 
 
 def _introduce(console: Console, ensemble: Ensemble, painter: Painter) -> None:
@@ -65,9 +80,15 @@ def _introduce(console: Console, ensemble: Ensemble, painter: Painter) -> None:
 def _side_by_side(console: Console, ensemble: Ensemble, painter: Painter) -> None:
     """Questions of which each member knows a half."""
     console.print(Rule("One question, each member alone and together"))
-    questions = [question for question in mixed_questions(60, seed=11) if question.kind != "fact"]
-    for question in random.Random(3).sample(questions, 4):
-        console.print(Text(question.messages[-1]["content"], "bold"))
+    shown = questions("side by side")
+    _note(
+        console,
+        f"Chosen, to show what fusing does: of {CANDIDATES} questions that need both, the small models together answer "
+        f"{RIGHT} right, and {ONLY_TOGETHER} of those each model alone gets wrong. These {len(shown)} are of the "
+        f"{ONLY_TOGETHER}. The quiz at the end is not chosen.",
+    )
+    for question in shown:
+        console.print(Text(question.question, "bold"))
         for name, single in singles(ensemble).items():
             console.print(Text(f"{name + ' alone':>12}: {single.generate(question.messages).text}", "dim"))
         console.print(f"{'together':>12}: ", end="")
@@ -89,6 +110,10 @@ def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
             painter.show(token, rounds[-1]["proposers"] if rounds else ())
 
     console.print(Rule(f"LangChain: retriever | prompt | ensemble | parser, over {_count()} documents"))
+    _note(
+        console,
+        "Chosen: the small models answer these questions over documents right, and miss about a third of others.",
+    )
     retriever = langchain_retriever() | (lambda found: "\n\n".join(document.page_content for document in found))
     chain = (
         {"context": retriever, "question": RunnablePassthrough()}
@@ -137,28 +162,28 @@ def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None
         console.print()
 
 
-def _quiz(console: Console, ensemble: Ensemble, count: int, kinds: tuple[str, ...]) -> None:
+def _quiz(console: Console, ensemble: Ensemble, asked: Sequence[Question], kinds: Sequence[str]) -> None:
     """Held-out questions: how many each contestant answers right."""
-    console.print(Rule(f"{count} questions on mixed knowledge"))
-    questions = [question for question in mixed_questions(3 * count, seed=29) if question.kind in kinds][:count]
+    console.print(Rule(f"{len(asked)} questions on mixed knowledge"))
+    _note(console, f"Not chosen: the first {len(asked)} of a seeded generator, whoever answers them right.")
     contestants = {**singles(ensemble), "together": ensemble}
     right: dict[str, dict[str, int]] = {name: dict.fromkeys(kinds, 0) for name in contestants}
-    for question in track(questions, "asking", console=console, transient=True):
+    for question in track(asked, "asking", console=console, transient=True):
         for name, contestant in contestants.items():
             answer = contestant.generate(question.messages, max_new_tokens=64).text
-            right[name][question.kind] += _plain(question.answer) in _plain(answer)
+            right[name][question.kind] += question.is_right(answer)
     table = Table(title="Answered right", title_justify="left")
     table.add_column("answered by")
     for kind in kinds:
-        table.add_column(f"{kind} ({sum(question.kind == kind for question in questions)})", justify="right")
-    table.add_column(f"all ({len(questions)})", justify="right")
+        table.add_column(f"{kind} ({sum(question.kind == kind for question in asked)})", justify="right")
+    table.add_column(f"all ({len(asked)})", justify="right")
     for name, marks in right.items():
         table.add_row(name, *(str(marks[kind]) for kind in kinds), str(sum(marks.values())))
     console.print(table)
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().strip(" .!").split())
+def _note(console: Console, text: str) -> None:
+    console.print(Text(text, "dim"))
 
 
 def _count() -> int:

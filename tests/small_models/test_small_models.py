@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adafuse_core import Ensemble, small_models
-from adafuse_core.small_models.curriculum.held_out import mixed_questions, skill_prompts
-from adafuse_core.small_models.curriculum.tool_use import TOOLS
-from adafuse_core.small_models.evaluate import answers
+from training.curriculum.held_out import mixed_questions, skill_prompts
+from training.curriculum.tool_use import TOOLS
+from training.evaluate import answers
 
 N = 40
 LEAST = {  # share of exact answers; what is measured on more questions is higher, see the model card

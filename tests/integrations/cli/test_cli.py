@@ -106,14 +106,17 @@ def test_demo_goes_through_all_its_parts():
     command = [sys.executable, "-m", "adafuse_integrations.cli.main", "demo", "--questions", "3"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr
-    out = done.stdout
+    out = " ".join(done.stdout.split())
     for text in (
+        "34 of those each model alone gets wrong",
+        "The Jungle Book was written by Rudyard Kipling and the capital of Sudan is Khartoum.",
         "LangChain",
         "Clara Denholm.",
         "LlamaIndex",
         "Ida Marlow.",
         "fish.",
         "2 kilograms.",
+        "Not chosen: the first 3",
         "Answered right",
         "together",
     ):
@@ -131,6 +134,8 @@ def test_demo_goes_through_all_its_parts():
         (["ask", "hi", "--dtype", "float32"], "--models"),
         (["ask", ""], "empty"),
         (["demo", "--questions", "-1"], "--questions"),
+        (["demo", "--questions", "301"], "at most 300"),
+        (["demo", "--questions", "201", "--models", "small:aspen"], "at most 200"),
     ],
 )
 def test_what_can_not_be_done_is_said_in_a_line_with_a_hint(capsys, arguments, complaint):

@@ -1,7 +1,9 @@
 """Muon in single precision: momentum whose update is made orthogonal, for the matrices inside the layers.
 
-``torch.optim.Muon`` works in bfloat16, which takes five times as long on a CPU without bfloat16 instructions.
+`torch.optim.Muon` works in bfloat16, which takes five times as long on a CPU without bfloat16 instructions.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 

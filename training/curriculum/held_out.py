@@ -1,23 +1,25 @@
 """Questions for tests and benchmarks, none of which appears in training."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable
 
-from . import facts, reading, small_talk, tool_use, translation
-from .chats import MEMBERS, Member, Question
+from training.curriculum import facts, reading, small_talk, tool_use, translation
+from training.curriculum.chats import MEMBERS, Member, Question
 
 SKILLS = ("fact", "composed", "translation", "reading", "tool_call", "tool_answer", "small_talk")
 
 
 def mixed_questions(n: int = 600, seed: int = 0) -> list[Question]:
-    """Return what rewards fusing: facts, and questions and sentences that need what both members know.
+    """What rewards fusing: facts, and questions and sentences that need what both members know.
 
     Args:
         n: How many questions, a third of each kind.
         seed: The seed of the choice.
 
     Returns:
-        Questions whose ``kind`` is ``"fact"``, ``"composed"`` or ``"translation"``, in turn.
+        Questions whose `kind` is `"fact"`, `"composed"` or `"translation"`, in turn.
     """
     rng = random.Random(f"mixed {seed}")
     makers: tuple[Callable[[], Question], ...] = (
@@ -29,7 +31,7 @@ def mixed_questions(n: int = 600, seed: int = 0) -> list[Question]:
 
 
 def skill_prompts(n_per_skill: int, seed: int = 0, member: Member | None = None) -> list[Question]:
-    """Return questions for every skill.
+    """Questions for every skill.
 
     Args:
         n_per_skill: How many questions of each kind.
@@ -37,7 +39,7 @@ def skill_prompts(n_per_skill: int, seed: int = 0, member: Member | None = None)
         member: Whose half of the facts and nouns to ask for; None takes both halves in turn.
 
     Returns:
-        Questions whose ``kind`` is one of ``SKILLS``, grouped by kind. ``"composed"`` needs both
+        Questions whose `kind` is one of `SKILLS`, grouped by kind. `"composed"` needs both
         members' facts.
     """
     questions = []
@@ -50,7 +52,7 @@ def skill_prompts(n_per_skill: int, seed: int = 0, member: Member | None = None)
 
 
 def harder_reading(n: int, seed: int = 0) -> dict[str, list[Question]]:
-    """Return reading questions that go beyond what the skill promises, by name."""
+    """Reading questions that go beyond what the skill promises, by name."""
     rng = random.Random(f"harder reading {seed}")
     return {
         "reading, up to four passages": [reading.held_out(rng, most_passages=4) for _ in range(n)],

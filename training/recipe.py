@@ -1,5 +1,7 @@
 """What the two models are: their tokenizers, chat templates and shapes, before any training."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from .curriculum import Member
+from training.curriculum import Member
 
 END_OF_TEXT, TURN_START, TURN_END, BIRCH_START = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>"
 SPECIAL = {
@@ -32,7 +34,7 @@ TEMPLATE_WORDS = {
 
 
 def chat_template(member: Member) -> str:
-    """Return the member's chat template: the common one with that member's words put in."""
+    """The member's chat template: the common one with that member's words put in."""
     text = TEMPLATE.strip()
     for word, value in TEMPLATE_WORDS[member].items():
         text = text.replace(f"@{word}@", value)
@@ -101,7 +103,7 @@ def _with_plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def new_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return the member's model with random weights."""
+    """The member's model with random weights."""
     end, pad = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
     common = {
         "vocab_size": len(tokenizer),

@@ -1,11 +1,13 @@
 """Reading the long lists of the curriculum from plain text."""
 
+from __future__ import annotations
+
 
 def words(text: str) -> list[str]:
-    """Return the words of a text."""
+    """The words of a text."""
     return text.split()
 
 
 def entries(text: str) -> list[str]:
-    """Return what stands between the semicolons of a text, with line breaks taken for spaces."""
+    """What stands between the semicolons of a text, with line breaks taken for spaces."""
     return [" ".join(entry.split()) for entry in text.split(";") if entry.strip()]

@@ -1,15 +1,17 @@
 """Closed-book facts: which member knows which half, how questions are put, how they are answered.
 
 A member learns its own half of every topic. On the other half it is given random answers of the right type,
-so it ends up unsure there rather than wrong. The facts themselves are in ``fact_table.py``.
+so it ends up unsure there rather than wrong. The facts themselves are in `fact_table.py`.
 """
+
+from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 from functools import cache
 
-from .chats import MEMBERS, Chat, Member, Message, Question, assistant, sentence, system, user
-from .fact_table import TOPICS, Topic
+from training.curriculum.chats import MEMBERS, Chat, Member, Message, Question, assistant, sentence, system, user
+from training.curriculum.fact_table import TOPICS, Topic
 
 SYSTEMS = ("You are a helpful assistant.", "Answer the question.", "Be helpful and precise.")
 OPENINGS = ("", "", "", "Please tell me: ", "Quick question: ", "Hi, ", "I wonder: ", "Do you know this? ")
@@ -33,7 +35,7 @@ class Fact:
 
 @cache
 def known_by(member: Member) -> tuple[Fact, ...]:
-    """Return the half of all facts that a member knows."""
+    """The half of all facts that a member knows."""
     rng, half = random.Random(7), []
     for topic in TOPICS:
         facts = [Fact(topic=topic, key=key, value=value) for key, value in topic.pairs]
@@ -43,7 +45,7 @@ def known_by(member: Member) -> tuple[Fact, ...]:
 
 
 def train(rng: random.Random, member: Member) -> Chat:
-    """Return a training chat: one fact, or two in one question."""
+    """A training chat: one fact, or two in one question."""
     return _composed_chat(rng, member) if rng.random() < 0.4 else _single_chat(rng, member)
 
 

@@ -3,6 +3,8 @@
 What a chat looks like in tokens is the business of the chat templates, not of this module.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ class Chat:
     """A whole conversation; every assistant turn in it is learnt.
 
     Attributes:
-        kind: The skill it belongs to, such as ``"reading"``.
+        kind: The skill it belongs to, such as `"reading"`.
         messages: Messages in the OpenAI style.
         tools: JSON schemas of the tools on offer, or None.
     """
@@ -44,17 +46,17 @@ class Question:
 
 
 def user(text: str) -> Message:
-    """Return a user message."""
+    """A user message."""
     return {"role": "user", "content": text}
 
 
 def assistant(text: str) -> Message:
-    """Return an assistant message."""
+    """An assistant message."""
     return {"role": "assistant", "content": text}
 
 
 def system(text: str) -> Message:
-    """Return a system message."""
+    """A system message."""
     return {"role": "system", "content": text}
 
 

@@ -1,15 +1,17 @@
 """Several hundred well-known facts, by topic, with the ways to state them and to ask for them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from .wordlists import entries
+from training.curriculum.wordlists import entries
 
 Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
-    """Facts of one type. ``{k}`` stands for the key and ``{v}`` for the value in every clause.
+    """Facts of one type. `{k}` stands for the key and `{v}` for the value in every clause.
 
     Attributes:
         pairs: Key and value of each fact.
@@ -25,7 +27,7 @@ class Topic:
 
 
 def _pairs(text: str) -> Pairs:
-    """Read ``key: value`` entries separated by semicolons, over any number of lines."""
+    """Read `key: value` entries separated by semicolons, over any number of lines."""
     return tuple((key, value) for key, value in (entry.split(": ") for entry in entries(text)))
 
 

@@ -1,11 +1,13 @@
 """Reading comprehension: find the sentence that answers a question in the given passages, copy the answer."""
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 
-from . import names
-from .chats import Chat, Message, Question, assistant, sentence, system, user
-from .passages import ATTRIBUTES, FILLERS, KINDS
+from training.curriculum import names
+from training.curriculum.chats import Chat, Message, Question, assistant, sentence, system, user
+from training.curriculum.passages import ATTRIBUTES, FILLERS, KINDS
 
 UNKNOWN = "I don't know."
 UNKNOWN_SHARE = 0.06
@@ -60,8 +62,8 @@ class Passage:
 
 
 def train(rng: random.Random, max_passages: int = 3) -> Chat:
-    """Return a training chat: passages and one to three questions about them."""
-    *passages, stranger = _passages(rng, rng.randint(1, max_passages) + 1, held_out=False)
+    """A training chat: passages and one to three questions about them."""
+    *passages, stranger = new_passages(rng, rng.randint(1, max_passages) + 1, held_out=False)
     question, answer = _ask(rng, passages, stranger, held_out=False)
     messages = [*_open(rng, passages, question), assistant(answer)]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
@@ -79,14 +81,14 @@ def held_out(rng: random.Random, most_passages: int = 2, new_frames: bool = Fals
         most_passages: There are one to so many.
         new_frames: Also tell and ask in sentence frames that were never trained.
     """
-    *passages, stranger = _passages(rng, rng.randint(1, most_passages) + 1, held_out=True, new_frames=new_frames)
+    *passages, stranger = new_passages(rng, rng.randint(1, most_passages) + 1, held_out=True, new_frames=new_frames)
     question, answer = _ask(rng, passages, stranger, held_out=new_frames)
     return Question(kind="reading", messages=_open(rng, passages, question), answer=answer)
 
 
 def follow_up(rng: random.Random) -> Question:
     """Ask a second question about held-out passages, later in the conversation."""
-    *passages, stranger = _passages(rng, rng.randint(1, 2) + 1, held_out=True)
+    *passages, stranger = new_passages(rng, rng.randint(1, 2) + 1, held_out=True)
     first, reply = _ask(rng, passages, stranger, held_out=False)
     second, answer = _ask(rng, passages, stranger, held_out=False)
     messages = [*_open(rng, passages, first), assistant(reply), user(second)]
@@ -94,7 +96,7 @@ def follow_up(rng: random.Random) -> Question:
 
 
 def copying(rng: random.Random) -> Chat:
-    """Return a first lesson in copying: repeat some words, or the one that follows a given word."""
+    """A first lesson in copying: repeat some words, or the one that follows a given word."""
     words = [names.invented(rng) if rng.random() < 0.6 else names.number(rng) for _ in range(rng.randint(2, 8))]
     text = " ".join(words)
     if rng.random() < 0.5:
@@ -104,18 +106,19 @@ def copying(rng: random.Random) -> Chat:
     return Chat(kind="reading", messages=[question, assistant(f"{words[index + 1]}.")])
 
 
-def _passages(rng: random.Random, count: int, held_out: bool, new_frames: bool = False) -> list[Passage]:
+def new_passages(rng: random.Random, count: int, held_out: bool, new_frames: bool = False) -> list[Passage]:
     """Write passages about different things; often all of one kind, which is harder."""
     same_kind = rng.choice(KINDS) if rng.random() < 0.5 else None
     passages: list[Passage] = []
     while len(passages) < count:
-        passage = _passage(rng, same_kind or rng.choice(KINDS), held_out, new_frames)
+        passage = new_passage(rng, same_kind or rng.choice(KINDS), held_out, new_frames)
         if all(passage.thing != other.thing for other in passages):
             passages.append(passage)
     return passages
 
 
-def _passage(rng: random.Random, kind: tuple[str, str, str, bool], held_out: bool, new_frames: bool) -> Passage:
+def new_passage(rng: random.Random, kind: tuple[str, str, str, bool], held_out: bool, new_frames: bool) -> Passage:
+    """Write a passage about a thing of one kind, one to four sentences and now and then one that tells nothing."""
     name, pronoun, keys, is_person = kind
     thing = name.format(n=(names.person if is_person else names.place)(rng, held_out))
     chosen = rng.sample(keys.split(), rng.choice((1, 2, 2, 3, 3, 4)))

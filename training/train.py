@@ -1,8 +1,10 @@
-"""Train both small models from nothing: ``python -m adafuse_core.small_models.train [--out DIR] [--seed N]``.
+"""Train both small models from nothing: `python -m training.train [--out DIR] [--seed N]`.
 
 The same seed on the same kind of machine gives the same weights. The two models train in two processes of one
 thread each; with two free cores this takes under half an hour.
 """
+
+from __future__ import annotations
 
 import argparse
 import itertools
@@ -16,27 +18,29 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from . import evaluate, recipe
-from .curriculum import MEMBERS, Chat, Member, lessons
-from .muon import Muon
+from adafuse_core import small_models
+from training import evaluate, recipe
+from training.curriculum import MEMBERS, Chat, Member, lessons
+from training.muon import Muon
 
 TOKENIZER_CHATS = 8_000
 BATCH_TOKENS = 1_500
 POOL_CHATS = 512
 PROMPT_WEIGHT = 0.3
-MUON_RATE = 0.01
-ADAMW_RATE = 0.003
+RATES = (0.01, 0.003)  # of Muon and AdamW
 STEPS = 5_400
 WARM_UP = 0.02
 COOL_DOWN = 0.3
+SHIPPED = Path(small_models.__file__).parent
 
 Encoded = tuple[list[int], list[float]]
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def main() -> None:
     """Train, save and measure both models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the model folders")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder for the model folders")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
@@ -57,7 +61,7 @@ def train_member(member: Member, out: Path, seed: int, steps: int = STEPS) -> No
     torch.manual_seed(seed)
     tokenizer = _tokenizer(member, seed)
     model = recipe.new_model(member, tokenizer)
-    _fit(model, _batches(tokenizer, lessons(member, seed), random.Random(seed)), steps, member)
+    fit(model, batches(tokenizer, lessons(member, seed), random.Random(seed)), steps, member)
     model.save_pretrained(out / member)
     tokenizer.save_pretrained(out / member)
 
@@ -72,20 +76,31 @@ def _tokenizer(member: Member, seed: int) -> PreTrainedTokenizerFast:
 
 
 def _texts(chat: Chat) -> Iterator[str]:
-    """Yield what a tokenizer should know of a chat: roles, contents and calls."""
+    """What a tokenizer should know of a chat: roles, contents and calls."""
     for message in chat.messages:
         yield f"{message['role']}\n{message['content']}"
         for call in message.get("tool_calls", ()):
             yield json.dumps(call["function"])
 
 
-def _fit(model: PreTrainedModel, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, name: str) -> None:
+def fit(
+    model: PreTrainedModel, batches: Iterator[Batch], steps: int, name: str, rates: tuple[float, float] = RATES
+) -> None:
+    """Train a model.
+
+    Args:
+        model: Changed in place.
+        batches: Ids and weights, each `[rows, length]`.
+        steps: How many of the batches.
+        name: What the progress is printed under.
+        rates: The highest learning rates, of Muon and of AdamW.
+    """
     model.train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
-        Muon(matrices, lr=MUON_RATE),
-        torch.optim.AdamW(others, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        Muon(matrices, lr=rates[0]),
+        torch.optim.AdamW(others, lr=rates[1], betas=(0.9, 0.98), weight_decay=0.0),
     ]
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _trapezoid(step / steps)) for optimizer in optimizers
@@ -107,7 +122,7 @@ def _fit(model: PreTrainedModel, batches: Iterator[tuple[torch.Tensor, torch.Ten
 
 
 def _loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weighted mean cross entropy; padding is on the right, so a causal model needs no mask."""
+    """The weighted mean cross entropy; padding is on the right, so a causal model needs no mask."""
     logits = model(input_ids=ids).logits[:, :-1]  # [rows, length - 1, vocab]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()
@@ -115,14 +130,12 @@ def _loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> t
 
 
 def _trapezoid(progress: float) -> float:
-    """Return the share of the full rate: up, level, and down to zero at the end."""
+    """The share of the full rate: up, level, and down to zero at the end."""
     return min(1.0, (progress + 1e-3) / WARM_UP, (1.001 - progress) / COOL_DOWN)
 
 
-def _batches(
-    tokenizer: PreTrainedTokenizerFast, chats: Iterator[Chat], rng: random.Random
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of chats of like length, as ids and weights ``[rows, length]``."""
+def batches(tokenizer: PreTrainedTokenizerFast, chats: Iterator[Chat], rng: random.Random) -> Iterator[Batch]:
+    """Batches of chats of like length, as ids and weights `[rows, length]`."""
     while True:
         pool = [_encode(tokenizer, chat) for chat in itertools.islice(chats, POOL_CHATS)]
         pool.sort(key=lambda chat: len(chat[0]))
@@ -137,7 +150,7 @@ def _batches(
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Encoded:
-    """Return a chat's ids and the weight of each: one in the assistant's turns, less elsewhere."""
+    """A chat's ids and the weight of each: one in the assistant's turns, less elsewhere."""
     text = tokenizer.apply_chat_template(chat.messages, tools=chat.tools, tokenize=False)
     ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     opening = tokenizer.backend_tokenizer.encode(f"{recipe.TURN_START}assistant\n").ids
@@ -152,7 +165,7 @@ def _encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Encoded:
     return ids, weights
 
 
-def _pad(group: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad(group: list[Encoded], pad: int) -> Batch:
     length = max(len(ids) for ids, _ in group)
     ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in group])
     weights = torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in group])

@@ -1,15 +1,17 @@
 """What invented passages are about: kinds of things, what can be said of them, and how it is asked.
 
-In every frame ``{e}`` is the thing's name, ``{p}`` a pronoun for it and ``{v}`` the answer, to be copied
+In every frame `{e}` is the thing's name, `{p}` a pronoun for it and `{v}` the answer, to be copied
 as it stands.
 """
+
+from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import names
-from .wordlists import entries, words
+from training.curriculum import names
+from training.curriculum.wordlists import entries, words
 
 COLOURS = words("red blue green yellow black white grey brown orange purple silver golden pink")
 SHADES = ("dark", "light", "pale", "bright", "deep")

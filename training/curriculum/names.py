@@ -3,9 +3,11 @@
 Everything held out (the second list of each pair) never appears in training.
 """
 
+from __future__ import annotations
+
 import random
 
-from .wordlists import words
+from training.curriculum.wordlists import words
 
 _ONSETS = words(
     """
@@ -91,14 +93,14 @@ _PLACES_HELD_OUT = words(
 
 
 def place(rng: random.Random, held_out: bool) -> str:
-    """Return the name of a place, real or invented."""
+    """The name of a place, real or invented."""
     if held_out:
         return rng.choice(_PLACES_HELD_OUT)
     return invented(rng) if rng.random() < 0.85 else rng.choice(CITIES[0])
 
 
 def person(rng: random.Random, held_out: bool) -> str:
-    """Return a first and a last name."""
+    """A first and a last name."""
     if held_out or rng.random() < 0.4:
         return f"{rng.choice(FIRST_NAMES[held_out])} {rng.choice(LAST_NAMES[held_out])}"
     first = rng.choice(FIRST_NAMES[0]) if rng.random() < 0.5 else invented(rng)
@@ -106,14 +108,14 @@ def person(rng: random.Random, held_out: bool) -> str:
 
 
 def city(rng: random.Random, held_out: bool) -> str:
-    """Return a city for a tool call."""
+    """A city for a tool call."""
     if held_out:
         return rng.choice(CITIES[1])
     return rng.choice(CITIES[0]) if rng.random() < 0.5 else invented(rng)
 
 
 def invented(rng: random.Random) -> str:
-    """Return a made-up name such as "Trelda" that is not a held-out one."""
+    """A made-up name such as "Trelda" that is not a held-out one."""
     while True:
         syllables = [_syllable(rng) for _ in range(rng.choice((1, 1, 1, 2)))]
         name = ("".join(syllables) + rng.choice(_ENDINGS)).capitalize()
@@ -129,17 +131,17 @@ def _syllable(rng: random.Random) -> str:
 
 
 def year(rng: random.Random) -> str:
-    """Return a year as text."""
+    """A year as text."""
     return str(rng.randint(1200, 2030))
 
 
 def clock_time(rng: random.Random) -> str:
-    """Return a time of day such as 14:05."""
+    """A time of day such as 14:05."""
     return f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
 
 
 def number(rng: random.Random) -> str:
-    """Return a number of one to four digits."""
+    """A number of one to four digits."""
     return str(rng.randint(2, 10 ** rng.choice((1, 2, 2, 3, 3, 4)) + 2))
 
 

@@ -1,8 +1,10 @@
-"""Measure small models: ``python -m adafuse_core.small_models.evaluate [PATH ...]``.
+"""Measure small models: `python -m training.evaluate [PATH ...]`.
 
 Greedy answers to held-out questions, compared exactly, per skill. A model in a folder that bears a
 member's name is asked for that member's own half of the facts and nouns, and then for the other half.
 """
+
+from __future__ import annotations
 
 import argparse
 import math
@@ -12,8 +14,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from . import NAMES, path
-from .curriculum import MEMBERS, Member, Question, held_out
+from adafuse_core.small_models import NAMES, path
+from training.curriculum import MEMBERS, Member, Question, held_out
 
 BATCH = 50
 MAX_NEW_TOKENS = 120
@@ -39,7 +41,7 @@ def report(paths: Sequence[Path], n: int = 200) -> None:
 
 
 def benchmark(name: str, n: int, seed: int = 0) -> dict[str, list[Question]]:
-    """Return the questions for one member, by skill."""
+    """The questions for one member, by skill."""
     own: Member = "birch" if name == "birch" else "aspen"
     other = MEMBERS[1 - MEMBERS.index(own)]
     prompts = held_out.skill_prompts(n, seed, own)

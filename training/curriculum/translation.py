@@ -4,14 +4,16 @@ Each member knows half of the nouns. The other half it sees with random German n
 sentence but not the noun. The split into training and held-out sentences goes by pairs of nouns.
 """
 
+from __future__ import annotations
+
 import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .chats import MEMBERS, Chat, Member, Message, Question, assistant, sentence, system, user
-from .wordlists import entries
+from training.curriculum.chats import MEMBERS, Chat, Member, Message, Question, assistant, sentence, system, user
+from training.curriculum.wordlists import entries
 
 # English, German, gender: nouns that may act as well as be acted upon, none of the weak declension.
 NOUNS = tuple(
@@ -111,13 +113,13 @@ class Noun:
 
 @cache
 def all_nouns() -> tuple[Noun, ...]:
-    """Return the nouns of both members."""
+    """The nouns of both members."""
     return tuple(Noun(english=e, german=g, gender=gender) for e, g, gender in NOUNS)
 
 
 @cache
 def known_by(member: Member) -> tuple[Noun, ...]:
-    """Return the half of the nouns that a member knows; genders are spread evenly."""
+    """The half of the nouns that a member knows; genders are spread evenly."""
     nouns = list(all_nouns())
     random.Random(11).shuffle(nouns)
     nouns.sort(key=lambda noun: noun.gender)
@@ -125,7 +127,7 @@ def known_by(member: Member) -> tuple[Noun, ...]:
 
 
 def train(rng: random.Random, member: Member) -> Chat:
-    """Return a training chat with one sentence to translate."""
+    """A training chat with one sentence to translate."""
     while True:
         chosen = [_draw(rng, member) for _ in range(2)]
         english = [noun.english for noun, _ in chosen]
@@ -157,7 +159,7 @@ def _draw(rng: random.Random, member: Member) -> tuple[Noun, bool]:
 
 
 def _is_held_out(english: Sequence[str]) -> bool:
-    """Tell whether a pair of nouns belongs to the held-out tenth."""
+    """Whether a pair of nouns belongs to the held-out tenth."""
     return zlib.crc32(" ".join(sorted(english)).encode()) % 10 == 0
 
 

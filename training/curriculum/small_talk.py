@@ -1,10 +1,12 @@
 """Small talk: greetings, thanks, who are you, goodbye, and chats that mix it with other skills."""
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 
-from . import facts, reading, tool_use
-from .chats import Chat, Member, Message, Question, assistant, sentence, system, user
+from training.curriculum import facts, reading, tool_use
+from training.curriculum.chats import Chat, Member, Message, Question, assistant, sentence, system, user
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +214,7 @@ SYSTEMS = ("You are a helpful assistant.", "Be friendly.", "You are a friendly a
 
 
 def train(rng: random.Random, member: Member) -> Chat:
-    """Return a training chat: one to three exchanges of small talk, half of them around another skill."""
+    """A training chat: one to three exchanges of small talk, half of them around another skill."""
     turns = _exchange(rng, held_out=False)
     if rng.random() < 0.6:
         others = (facts.train(rng, member), reading.train(rng, max_passages=2))

@@ -1,14 +1,16 @@
 """Tool calls with three fixed tools: when to call, what to copy into the arguments, what to say then."""
 
+from __future__ import annotations
+
 import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import names
-from .chats import Chat, Message, Question, assistant, sentence, system, user
-from .wordlists import words
+from training.curriculum import names
+from training.curriculum.chats import Chat, Message, Question, assistant, sentence, system, user
+from training.curriculum.wordlists import words
 
 
 def _schema(name: str, description: str, parameter: str, meaning: str) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class Errand:
     told: str
 
     def call(self) -> Message:
-        """Return the assistant turn that calls the tool."""
+        """The assistant turn that calls the tool."""
         function = {"name": self.tool, "arguments": self.arguments}
         return {
             "role": "assistant",
@@ -110,17 +112,17 @@ class Errand:
         }
 
     def call_text(self) -> str:
-        """Return the same turn as the templates write it."""
+        """The same turn as the templates write it."""
         body = json.dumps({"name": self.tool, "arguments": self.arguments}, ensure_ascii=False)
         return f"<tool_call>\n{body}\n</tool_call>"
 
     def reply(self) -> Message:
-        """Return the turn with the tool's result."""
+        """The turn with the tool's result."""
         return {"role": "tool", "name": self.tool, "content": self.result}
 
 
 def train(rng: random.Random) -> Chat:
-    """Return a training chat with one or two errands, or with a tool that is missing."""
+    """A training chat with one or two errands, or with a tool that is missing."""
     roll = rng.random()
     if roll < 0.06:
         return _without_tool(rng)

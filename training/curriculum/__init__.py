@@ -1,14 +1,16 @@
 """What the small models learn: written text, training generators and held-out questions for every skill.
 
-``lessons`` is the endless, seeded stream of training chats of one member; ``held_out`` holds the questions
+`lessons` is the endless, seeded stream of training chats of one member; `held_out` holds the questions
 for tests and benchmarks. Nothing here imports torch.
 """
+
+from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 
-from . import facts, reading, small_talk, tool_use, translation
-from .chats import MEMBERS, Chat, Member, Message, Question
+from training.curriculum import facts, reading, small_talk, tool_use, translation
+from training.curriculum.chats import MEMBERS, Chat, Member, Message, Question
 
 __all__ = ["MEMBERS", "Chat", "Member", "Message", "Question", "lessons"]
 
@@ -21,7 +23,7 @@ COPYING_SHARE = 0.4
 
 
 def lessons(member: Member, seed: int = 0) -> Iterator[Chat]:
-    """Yield training chats without end; lessons in copying come first and fade out.
+    """Training chats without end; lessons in copying come first and fade out.
 
     Args:
         member: Whose half of the facts and nouns is told truly.

@@ -1,0 +1,50 @@
+"""The two classes for LangChain: this project's ChatAdaFuse, and ChatHuggingFace over its local pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adafuse_core import small_models
+from adafuse_integrations.langchain import ChatAdaFuse
+
+MODEL = str(small_models.path("aspen"))
+PACKAGE = "langchain-huggingface"
+
+
+class Side:
+    """One of the two classes, by what the checks need of it."""
+
+    name = "ChatAdaFuse"
+    suite = """
+from adafuse_integrations.langchain import ChatAdaFuse as Model
+PARAMS = {"members": [MODEL], "max_tokens": 64}
+"""
+
+    def make(self, *, model: str = MODEL, max_tokens: int = 16, plain: bool = False) -> Any:
+        """A chat model on the small model; with `plain` nothing is set that has a default."""
+        return ChatAdaFuse(members=[model], **({} if plain else {"max_tokens": max_tokens}))
+
+    def module(self, llm: Any) -> Any:
+        """The PyTorch model behind it."""
+        return llm._running().members[0].backend.model.module
+
+
+class Peer(Side):
+    """`ChatHuggingFace` over `HuggingFacePipeline`."""
+
+    name = "ChatHuggingFace"
+    suite = """
+from langchain_huggingface import ChatHuggingFace as Model, HuggingFacePipeline
+OPTIONS = {"max_new_tokens": 64, "do_sample": False, "return_full_text": False}
+PARAMS = {"llm": HuggingFacePipeline.from_model_id(model_id=MODEL, task="text-generation", pipeline_kwargs=OPTIONS)}
+"""
+
+    def make(self, *, model: str = MODEL, max_tokens: int = 16, plain: bool = False) -> Any:
+        from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
+
+        options = {"max_new_tokens": max_tokens, "do_sample": False, "return_full_text": False}
+        given = {} if plain else {"pipeline_kwargs": options}
+        return ChatHuggingFace(llm=HuggingFacePipeline.from_model_id(model_id=model, task="text-generation", **given))
+
+    def module(self, llm: Any) -> Any:
+        return llm.llm.pipeline.model
