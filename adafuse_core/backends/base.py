@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from adafuse_core.engine.turns import Turns
-from adafuse_core.text.tokens import Ids
+from adafuse_core.engine.device_turns import Turns
+from adafuse_core.text.ids import Ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from adafuse_core.backends.base import Abilities, Allowed, Step, Until
 from adafuse_core.engine.batching import Batcher, Closed
+from adafuse_core.engine.device_turns import Turns
+from adafuse_core.engine.distributions import Distribution, gather, masked
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
-from adafuse_core.engine.numbers import Distribution, gather, on_condition
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.selftest import Choice
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
-from adafuse_core.engine.turns import Turns
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class LocalSession:
         self._lookup = lookup
         self._check = check
         self._allowed = allowed
-        self._conditioned: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
+        self._masked: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
@@ -142,7 +142,7 @@ class LocalSession:
 
     def commit(self, context: Ids) -> None:
         """Go on from this context."""
-        self._conditioned.clear()
+        self._masked.clear()
         try:
             self._batcher.commit(self._memo, context)
         except Closed:
@@ -178,12 +178,12 @@ class LocalSession:
             allowed = None if known is None else self._allowed(context)
             here = allowed is not None and (token is None or bool(allowed[token >> 3] >> (token & 7) & 1))
             conditioned.append(here)
-            if here and known is not None and allowed is not None and context not in self._conditioned:
+            if here and known is not None and allowed is not None and context not in self._masked:
                 new[context] = known, allowed
         if new:
-            self._conditioned |= zip(new, _on_condition(list(new.values())), strict=True)
+            self._masked |= zip(new, _masked_known(list(new.values())), strict=True)
         return [
-            self._conditioned[context] if here else known
+            self._masked[context] if here else known
             for (context, _), known, here in zip(wants, plain, conditioned, strict=True)
         ]
 
@@ -212,9 +212,9 @@ class LocalSession:
         return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
 
 
-def _on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
+def _masked_known(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
     try:
-        return on_condition(known)
+        return masked(known)
     except ValueError as error:
         raise MemberError(
             "its vocabulary has no token for what the grammar asks for",

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.store import Ask, Store
-from adafuse_core.engine.turns import Turns
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
 _IDLE_SECONDS = 0.5  # a sequence unused for so long gives way when memory is short

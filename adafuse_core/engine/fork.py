@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, covering
-from adafuse_core.engine.numbers import distributions
 from adafuse_core.engine.store import Ask
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _GENERATIONS = 2  # passes whose last states are kept: a draft reads one token beyond the word that is committed
 

@@ -6,7 +6,7 @@ runs anyway, and a wrong one is never looked at. How far to guess is learned fro
 
 from __future__ import annotations
 
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _SIZES = (4, 3, 2)  # of the n-grams looked up, longest first
 _LONGEST = 8  # tokens of a guess

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from adafuse_core.engine.numbers import Distribution
-from adafuse_core.text.tokens import Ids, shared_length
+from adafuse_core.engine.distributions import Distribution
+from adafuse_core.text.ids import Ids, shared_length
 
 _TAIL = 4  # last tokens of a prompt that are nodes: a token on the seam of prompt and answer may be written anew
 _KEPT_ROWS = 3  # newest committed tokens that keep their distribution, for a token on the seam of two words

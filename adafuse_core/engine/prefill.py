@@ -16,11 +16,11 @@ from weakref import WeakSet
 
 import torch
 
+from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, covering
-from adafuse_core.engine.numbers import distributions
 from adafuse_core.engine.store import Ask
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _MOST_TOKENS = 8192  # of one pass, padding included
 _CACHE_NAMES = ("past_key_values", "cache_params", "state")  # as models take them and hand them out

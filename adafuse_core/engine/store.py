@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from adafuse_core.engine.memo import Memo, Node
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 SPARE_TOKENS = 64  # beside its context, a sequence needs room for what is tried beyond it
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from adafuse_core.engine.attention import SegmentPass
+from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node, unread
-from adafuse_core.engine.numbers import distributions
 from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown
 from adafuse_core.engine.steps import Steps
 from adafuse_core.engine.store import SPARE_TOKENS, Ask
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 
 class Branches:

@@ -10,7 +10,7 @@ from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import CacheUse, PrefillStore
 from adafuse_core.engine.store import Ask, Store
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 LENGTH = 12  # tokens that a trial needs, beyond any window
 

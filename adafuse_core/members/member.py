@@ -28,9 +28,10 @@ from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import Encoded, PromptEncoder
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.tokens import INCOMPLETE, Ids, shared_length
+from adafuse_core.text.ids import Ids, shared_length
+from adafuse_core.text.tokens import INCOMPLETE
 from adafuse_core.text.vocabulary import Vocabulary
-from adafuse_core.text.words import NewlineTail, WordRule
+from adafuse_core.text.words import WhitespaceWords, WordRule
 
 
 class ModelMember:
@@ -61,7 +62,7 @@ class ModelMember:
         self.weight = weight
         self.backend = backend
         self.end_ids = end_ids
-        self.rule = rule or NewlineTail()
+        self.rule = rule or WhitespaceWords()
         self._encoder = encoder
         abilities = backend.check()
         self._vocab_size, self.place = abilities.vocab_size, abilities.device

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from adafuse_core.config import MemberConfig
-from adafuse_core.engine.turns import Turns
+from adafuse_core.engine.device_turns import Turns
 
 if TYPE_CHECKING:
     from adafuse_core.members.member import ModelMember

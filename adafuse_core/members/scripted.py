@@ -25,11 +25,11 @@ from adafuse_core.errors import (
 )
 from adafuse_core.members.base import Prompt, WindowFull
 from adafuse_core.rounds import Draft, DraftPlan, Span
-from adafuse_core.text.words import NewlineTail
+from adafuse_core.text.words import WhitespaceWords
 
 AGREES, DISAGREES = 0.1, 5.0  # mean NLL of what continues the script, and of anything else
 
-_RULE = NewlineTail()
+_RULE = WhitespaceWords()
 
 
 class ScriptedMember:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adafuse_core.text.tokens import INCOMPLETE, Ids
+from adafuse_core.text.ids import Ids
+from adafuse_core.text.tokens import INCOMPLETE, LONGEST_CHARACTER
 from adafuse_core.text.words import WordRule, is_blank
-
-_LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 
 
 class Writer:
@@ -90,7 +89,7 @@ class Writer:
             if whole and len(text) - len(self._texts[start]) in ends and self._texts[here].startswith(text):
                 return length
         too_long = here - start >= self._max_word_tokens
-        cuttable = not word.endswith(INCOMPLETE) or here - start >= self._max_word_tokens + _LONGEST_CHARACTER - 1
+        cuttable = not word.endswith(INCOMPLETE) or here - start >= self._max_word_tokens + LONGEST_CHARACTER - 1
         return here if too_long and cuttable and word and not self.ended else None
 
     def _since_word_start(self, length: int) -> str:

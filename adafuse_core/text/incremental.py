@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import regex
 
-Ids = tuple[int, ...]
+from adafuse_core.text.ids import Ids
 
 _REACHES = (200, 2000)  # characters before the end in which a window begins
 _NEAR = 40  # characters before the end: a window that begins no further away serves the grown text too
@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 
 @dataclass
-class Written:
+class EncodedText:
     """A text as its ids: the first `kept` ones of a shorter text, then its own.
 
     Attributes:
@@ -59,7 +59,7 @@ class Written:
         return self.before[: self.kept] + self.own
 
 
-class Growth:
+class IncrementalEncoder:
     """The ids of a text that grows.
 
     Args:
@@ -75,7 +75,7 @@ class Growth:
         self._inner = inner
         self._cuts = cuts
 
-    def grow(self, base: Written, text: str) -> Written:
+    def grow(self, base: EncodedText, text: str) -> EncodedText:
         """A text that begins with a written one: exactly what encoding it as a whole gives."""
         if base.window is None:
             base.window = self._find_window(base) or False
@@ -83,10 +83,10 @@ class Growth:
             start, kept, guard = base.window
             own = self._inner(text[start:])
             if own[: len(guard)] == guard:
-                return Written(text, own, base.ids, kept, base.window if len(text) - start <= _NEAR else None)
-        return Written(text, self._whole(text))
+                return EncodedText(text, own, base.ids, kept, base.window if len(text) - start <= _NEAR else None)
+        return EncodedText(text, self._whole(text))
 
-    def _find_window(self, written: Written) -> Window | None:
+    def _find_window(self, written: EncodedText) -> Window | None:
         """The last words, if they are written alone as they are in their place."""
         if self._cuts is None:
             return None

@@ -23,13 +23,12 @@ import regex
 from tokenizers import AddedToken, Tokenizer
 
 from adafuse_core.text.cuts import safe_cuts
-from adafuse_core.text.incremental import Growth, Written
-
-Ids = tuple[int, ...]
+from adafuse_core.text.ids import Ids, shared_length
+from adafuse_core.text.incremental import EncodedText, IncrementalEncoder
 
 INCOMPLETE = "\ufffd"  # what decoders write for a character whose last bytes are still to come
+LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 _WINDOW = 8  # tokens of left context for decoding
-_LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 _RECENT = 32  # answers whose ids a section keeps, and left contexts whose text a codec keeps
 _SECRET = secrets.token_hex(8)  # so that no prompt can contain the marks below
 _SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"
@@ -99,13 +98,13 @@ class Codec:
     def decode(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text of `ids` standing after the ids `before`. Control tokens have no text."""
         visible = [index for index in ids if index not in self.special_ids]
-        window, base = self._left(tuple(before[-_WINDOW - _LONGEST_CHARACTER + 1 :]))
+        window, base = self._left(tuple(before[-_WINDOW - LONGEST_CHARACTER + 1 :]))
         text = self._parsing.decode([*window, *visible], skip_special_tokens=False)
         return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
 
     def _decode_left(self, before: Ids) -> tuple[Ids, str]:
         """Left context for decoding, and its text. If possible, it does not begin inside a character of bytes."""
-        for width in range(_WINDOW, _WINDOW + _LONGEST_CHARACTER):
+        for width in range(_WINDOW, _WINDOW + LONGEST_CHARACTER):
             window = before[-width:]
             base = self._parsing.decode(window, skip_special_tokens=False)
             if INCOMPLETE not in base:
@@ -165,10 +164,10 @@ class Section:
         own = codec._dummy_everywhere and not opening  # the tokenizer writes the lead itself
         self._start = opening if own else opening + lead
         before = ids[:head]
-        self._growth = Growth(
+        self._encoder = IncrementalEncoder(
             lambda text: before + codec._encode_section(text, at_start), codec._encode_inside, codec._cuts
         )
-        self._empty = self._base = Written(opening, ids)  # the base is the answer that grows now
+        self._empty = self._base = EncodedText(opening, ids)  # the base is the answer that grows now
         self._recent = {"": self._empty}  # answers; the one that was not in use for the longest time comes first
 
     def encode(self, answer: str) -> Ids:
@@ -209,27 +208,15 @@ class Section:
             return kept[: len(kept) - len(dropped)], new
         return written.ids[: known + shared], new
 
-    def _write(self, answer: str) -> Written:
+    def _write(self, answer: str) -> EncodedText:
         written = self._recent.pop(answer, None)
         if written is None:
             text = self._start + answer if answer else self._opening
-            written = self._growth.grow(self._base if text.startswith(self._base.text) else self._empty, text)
+            written = self._encoder.grow(self._base if text.startswith(self._base.text) else self._empty, text)
             if len(self._recent) >= _RECENT:
                 del self._recent[next(iter(self._recent))]
         self._recent[answer] = written
         return written
-
-
-def shared_length(first: Ids, second: Ids) -> int:
-    """Length of the common beginning of two id sequences."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:  # halves are compared as a whole: prompts are long
-        middle = (low + high + 1) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _copy(state: str) -> Tokenizer:

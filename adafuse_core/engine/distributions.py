@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _ROWS = 16  # of logits that are made log-probabilities at a time
 _AT_HAND = 8  # likeliest tokens that are read with every distribution
@@ -40,7 +40,7 @@ class Distribution:
         return _possible(ids[0], logprobs[0])
 
 
-def on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
+def masked(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
     """Distributions on condition that the next token is one of the allowed: theirs add up to one.
 
     Args:
