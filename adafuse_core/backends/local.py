@@ -15,8 +15,9 @@ from adafuse_core.engine.distributions import Distribution, gather, masked
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
 from adafuse_core.engine.prefill import PrefillStore
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.selftest import Choice
-from adafuse_core.engine.store import SPARE_TOKENS, Ask
+from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
 from adafuse_core.text.ids import Ids
 
@@ -191,10 +192,11 @@ class LocalSession:
         """Have contexts computed, and guesses with them."""
         wanted = list(contexts)
         ahead = [*guesses, *self._looked_up(wanted)] if look_up else list(guesses)
-        ask = Ask(self._memo, wanted + [context for context in ahead if self._memo.known(context) is None])
+        unknown = [context for context in ahead if self._memo.known(context) is None]
+        request = ReadRequest(self._memo, wanted + unknown)
         try:
             self._check()
-            self._batcher.answer(ask, self._check)
+            self._batcher.read(request, self._check)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(
                 f"the model returned {error}",

@@ -1,22 +1,24 @@
-"""Whose turn it is on a device: models that share one interleave, and passes wait for requests that are about to ask.
+"""Whose turn it is on a device: models that share one interleave, and passes wait for requests that will soon come.
 
-Between two passes a request reads its words and decides; that is Python, which gains nothing from running beside
-a pass. So a pass begins when all requests that the last ones answered have asked again, or were away for a while.
+Between two passes a request reads its words and decides how to go on; that is Python, which gains nothing from running
+beside a pass. So a pass begins when every request that the last passes answered has come back, or has been away for
+too long.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 
-_PATIENCE = 2.0  # times the last pass: how long an answered request is waited for
-_MOST_SECONDS = 0.05
+from adafuse_core.engine.clock import SYSTEM, Clock
+
+PATIENCE = 2.0  # times the last pass: how long an answered request is waited for
+MOST_SECONDS = 0.05  # but never longer
 
 
 class _Queue:
-    """Requests that wait for a pass of one model."""
+    """The requests that wait for a pass of one model."""
 
     def __init__(self, waiting: Sized) -> None:
         self._waiting = waiting
@@ -27,42 +29,47 @@ class _Queue:
 
 
 class Turns:
-    """One device's turns. Threads stand for requests."""
+    """One device's turns. Threads stand for requests.
 
-    def __init__(self) -> None:
+    Args:
+        clock: What waiting threads go by.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
         self._taken = False
         self._pass_seconds = 0.0
         self._queues: list[_Queue] = []
-        self._answered: dict[int, float] = {}  # by thread, when it was answered and began to decide what comes next
+        self._expected: dict[int, float] = {}  # threads that will come back, and when they were answered
 
-    def decided(self) -> None:
-        """The calling thread has asked again, or will not."""
+    def expect(self, threads: Iterable[int]) -> None:
+        """These threads have their answers: the next passes wait for them for a moment."""
         with self._changed:
-            self._answered.pop(threading.get_ident(), None)
-            if not self._answered:  # else passes wait for those still
+            self._expected |= dict.fromkeys(threads, self._clock.now())
+
+    def arrive(self) -> None:
+        """The calling thread has come back with a request, or will not."""
+        with self._changed:
+            self._expected.pop(threading.get_ident(), None)
+            if not self._expected:
                 self._changed.notify_all()
 
-    def answer(self, threads: Iterable[int]) -> None:
-        """These threads got what they asked for."""
-        with self._changed:
-            self._answered |= dict.fromkeys(threads, time.monotonic())
-
     @contextmanager
-    def take(self, waiting: Sized, check: Callable[[], None]) -> Iterator[None]:
-        """Hold the device for a pass; where more requests wait, and for longer, comes first.
+    def hold(self, waiting: Sized, check: Callable[[], None]) -> Iterator[None]:
+        """Hold the device for a pass. Of several models, the one comes first whose requests are more and waited longer.
 
         Args:
-            waiting: The requests.
+            waiting: The requests; others may join them until the pass begins.
             check: Called while waiting; raises to give up.
         """
         queue = _Queue(waiting)
         with self._changed:
             self._queues.append(queue)
             try:
-                while (wait := self._wait()) > 0 or self._taken or queue is not max(self._queues, key=_Queue.weight):
-                    self._changed.wait(wait if wait > 0 else _MOST_SECONDS)
-                    self._changed.release()  # what it checks may take other locks
+                while (patience := self._patience_left()) or not self._is_next(queue):
+                    self._clock.wait(self._changed, patience or MOST_SECONDS)
+                    self._changed.release()  # what `check` does may take other locks
                     try:
                         check()
                     finally:
@@ -73,17 +80,20 @@ class Turns:
                 for other in self._queues:
                     other.passed += 1
                 self._changed.notify_all()
-        start = time.monotonic()
+        start = self._clock.now()
         try:
             yield
         finally:
             with self._changed:
                 self._taken = False
-                self._pass_seconds = time.monotonic() - start
+                self._pass_seconds = self._clock.now() - start
                 self._changed.notify_all()
 
-    def _wait(self) -> float:
-        """Seconds to wait for the answered; those who stay away longer are forgotten."""
-        since = time.monotonic() - min(_PATIENCE * self._pass_seconds, _MOST_SECONDS)
-        self._answered = {thread: when for thread, when in self._answered.items() if when > since}
-        return max(self._answered.values(), default=since) - since
+    def _is_next(self, queue: _Queue) -> bool:
+        return not self._taken and queue is max(self._queues, key=_Queue.weight)
+
+    def _patience_left(self) -> float:
+        """Seconds for which expected threads are still waited for; forgets those that stay away longer."""
+        since = self._clock.now() - min(PATIENCE * self._pass_seconds, MOST_SECONDS)
+        self._expected = {thread: when for thread, when in self._expected.items() if when > since}
+        return max(self._expected.values(), default=since) - since

@@ -18,8 +18,9 @@ import torch
 
 from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.memo import Memo, Node, covering
-from adafuse_core.engine.store import Ask
+from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.read_plan import paths_to_read
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.text.ids import Ids
 
 _MOST_TOKENS = 8192  # of one pass, padding included
@@ -82,14 +83,14 @@ class PrefillStore:
         taken = inspect.signature(model.module.forward).parameters
         self._cache_name = next((name for name in _CACHE_NAMES if name in taken), _CACHE_NAMES[0])
 
-    def read(self, asks: Sequence[Ask]) -> None:
+    def read(self, requests: Sequence[ReadRequest]) -> None:
         """At most two passes for each ask with a live cache, and one over as many other contexts as it may hold."""
         others, wanted = [], set[Node]()
-        for ask in asks:
-            ends = set(ask.ends())
-            paths = covering(ends, _path)
-            if paths and not self._step(ask.memo, ends, paths):
-                others += [(ask.memo.trunk, path) for path in paths]
+        for request in requests:
+            ends = set(request.ends())
+            paths = paths_to_read(ends, _path)
+            if paths and not self._step(request.memo, ends, paths):
+                others += [(request.memo.trunk, path) for path in paths]
                 wanted |= ends
         if others:
             self._read_anew(others, wanted)
@@ -97,19 +98,19 @@ class PrefillStore:
     def commit(self, memo: Memo, context: Ids) -> None:
         """Make a context the committed one; a cache that led elsewhere is dropped."""
         dropped = set(memo.commit(context))
-        live: Live | None = memo.held
+        live: Live | None = memo.kv
         if live is not None and dropped.issuperset(live.ends):
-            memo.held = None
+            memo.kv = None
 
     def tokens_held(self, memo: Memo) -> int:
         """Tokens of all rows of the live cache."""
-        live: Live | None = memo.held
+        live: Live | None = memo.kv
         return 0 if live is None else len(live.ends) * live.ends[0].depth
 
-    def tokens_needed(self, ask: Ask) -> int:
-        """How many that may be after the next read of an ask: at most one row for each context."""
-        rows = covering(ask.ends(), _path)
-        return max(self.tokens_held(ask.memo), sum(path[-1].depth for path in rows))
+    def tokens_needed(self, request: ReadRequest) -> int:
+        """Upper bound of `tokens_held` after the next `read` of this request: at most one row for each context."""
+        rows = paths_to_read(request.ends(), _path)
+        return max(self.tokens_held(request.memo), sum(path[-1].depth for path in rows))
 
     def _step(self, memo: Memo, wanted: set[Node], paths: list[list[Node]]) -> bool:
         """Read paths with a live cache, or a new one; False if that can't be, or if no steps are likely to follow."""
@@ -132,7 +133,7 @@ class PrefillStore:
 
     def _growth(self, memo: Memo, paths: Iterable[list[Node]]) -> Growth | None:
         """How the live cache gets to the ends of paths; None if it does not."""
-        live: Live | None = memo.held
+        live: Live | None = memo.kv
         if live is None:
             return None
         row_of = {end: row for row, end in enumerate(live.ends)}
@@ -163,12 +164,12 @@ class PrefillStore:
         others = sum(self.tokens_held(other) for other in self._holders if other is not memo)
         if others + rows * path[-1].depth <= self.max_kv_tokens:
             return True
-        memo.held = None
+        memo.kv = None
         return False
 
     def _begin(self, memo: Memo, wanted: set[Node], path: list[Node]) -> bool:
         """Read a context with a new cache; whether there is one then."""
-        memo.held = None
+        memo.kv = None
         length = _length(memo.trunk, path)
         places = list(_places(0, path, len(memo.trunk), wanted))
         first = min((index for _, index, _ in places), default=length - 1)
@@ -178,8 +179,8 @@ class PrefillStore:
 
     def _grow(self, memo: Memo, wanted: set[Node], growth: Growth) -> None:
         """Read on with the live cache, which is gone if that fails."""
-        live: Live = memo.held
-        memo.held = None
+        live: Live = memo.kv
+        memo.kv = None
         if growth.rows != list(range(len(live.ends))):
             with torch.inference_mode():
                 live.cache.reorder_cache(torch.tensor(growth.rows, device=self._model.device))
@@ -191,7 +192,7 @@ class PrefillStore:
     def _hold(self, memo: Memo, cache: Any, ends: list[Node]) -> bool:
         """Keep what a model handed out, if that was a cache."""
         if cache is not None:
-            memo.held = Live(cache, ends)
+            memo.kv = Live(cache, ends)
             self._holders.add(memo)
         return cache is not None
 

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from adafuse_core.engine.attention import SegmentPass
 from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.memo import Memo, Node, unread
+from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.read_plan import nodes_to_read
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.slots import Address, OwnMemory, RentedMemory, Slots, grown
 from adafuse_core.engine.steps import Steps
-from adafuse_core.engine.store import SPARE_TOKENS, Ask
+from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.text.ids import Ids
 
 
@@ -33,7 +35,7 @@ class Branches:
         self.stop = start + self.length  # in the flat row
         if first == 0 and chunk:
             slots.extend(len(memo.trunk))
-        self.places = [node.held if node.held is not None else slots.take() for node in nodes]
+        self.places = [node.kv if node.kv is not None else slots.take() for node in nodes]
         self.tokens = [*memo.trunk[first : first + chunk], *(node.token for node in nodes)]
         self.positions = [*range(first, first + chunk), *(node.depth - 1 for node in nodes)]
         self._written = [*range(first, first + chunk), *self.places]
@@ -102,11 +104,11 @@ class Branches:
             for ancestor in node.path():
                 if ancestor.committed:
                     break
-                bias[row, place_of.get(ancestor, ancestor.held)] = 0
+                bias[row, place_of.get(ancestor, ancestor.kv)] = 0
             for later_node in memo.head.path():
                 if later_node is ancestor:
                     break
-                if (place := place_of.get(later_node, later_node.held)) is not None:
+                if (place := place_of.get(later_node, later_node.kv)) is not None:
                     bias[row, place] = -np.inf
         return bias
 
@@ -129,14 +131,14 @@ class TreeStore:
         self._most = most
         self._steps = steps
 
-    def read(self, asks: Sequence[Ask]) -> None:
+    def read(self, requests: Sequence[ReadRequest]) -> None:
         """One pass, which answers the asks or brings them further; see `Store.read`."""
         taken: list[Memo] = []
         try:
-            self._run(list(self._parts(asks, taken)))
+            self._run(list(self._parts(requests, taken)))
         except BaseException:
             for memo in taken:
-                slots: Slots | None = memo.held
+                slots: Slots | None = memo.kv
                 memo.restart()
                 if slots is not None:
                     slots.memory.drop()
@@ -145,53 +147,53 @@ class TreeStore:
     def commit(self, memo: Memo, context: Ids) -> None:
         """Make a context the committed one; what led elsewhere is dropped."""
         dropped = memo.commit(context)
-        slots = memo.held
+        slots = memo.kv
         if slots is None:
             return
         for node in dropped:
-            if node.held is not None:
-                slots.free(node.held)
+            if node.kv is not None:
+                slots.free(node.kv)
         slots.bias[slots.trunk_read :] = -np.inf
-        slots.bias[[node.held for node in memo.head.path() if node.held is not None]] = 0
+        slots.bias[[node.kv for node in memo.head.path() if node.kv is not None]] = 0
 
     def tokens_held(self, memo: Memo) -> int:
         """Tokens whose keys and values are in memory."""
-        return 0 if memo.held is None else int(memo.held.capacity)
+        return 0 if memo.kv is None else int(memo.kv.capacity)
 
-    def tokens_needed(self, ask: Ask) -> int:
-        """How many that may be after the next read of an ask."""
-        new = sum(node.held is None for node in _nodes(ask.ends()))
-        slots: Slots | None = ask.memo.held
+    def tokens_needed(self, request: ReadRequest) -> int:
+        """Upper bound of `tokens_held` after the next `read` of this request."""
+        new = sum(node.kv is None for node in nodes_to_read(request.ends()))
+        slots: Slots | None = request.memo.kv
         if slots is None:
-            return grown(self._first_capacity(ask.memo), len(ask.memo.trunk) + new, self._most)
+            return grown(self._first_capacity(request.memo), len(request.memo.trunk) + new, self._most)
         return slots.capacity_for(new)
 
     def layers_held(self, memo: Memo) -> int:
         """Number of layers that stored keys."""
-        return 0 if memo.held is None else memo.held.memory.layers()
+        return 0 if memo.kv is None else memo.kv.memory.layers()
 
-    def _parts(self, asks: Sequence[Ask], taken: list[Memo]) -> Iterator[Branches]:
+    def _parts(self, requests: Sequence[ReadRequest], taken: list[Memo]) -> Iterator[Branches]:
         """What this pass reads; notes whose memos are touched."""
         left, start = self._chunk, 0
-        for ask in asks:
-            ends = ask.ends()
-            held: Slots | None = ask.memo.held
-            rest = len(ask.memo.trunk) - (0 if held is None else held.trunk_read)
+        for request in requests:
+            ends = request.ends()
+            held: Slots | None = request.memo.kv
+            rest = len(request.memo.trunk) - (0 if held is None else held.trunk_read)
             if rest and not left:
                 continue
             chunk = min(rest, left)
-            nodes = _nodes(ends) if chunk == rest else []
+            nodes = nodes_to_read(ends) if chunk == rest else []
             if chunk or nodes:
-                taken.append(ask.memo)
-                part = Branches(ask.memo, self._slots(ask.memo), start, chunk, nodes)
+                taken.append(request.memo)
+                part = Branches(request.memo, self._slots(request.memo), start, chunk, nodes)
                 start, left = part.stop, left - chunk
                 yield part
 
     def _slots(self, memo: Memo) -> Slots:
-        if memo.held is None:
+        if memo.kv is None:
             memory = OwnMemory() if self._steps is None else self._steps.pool.rent()
-            memo.held = Slots(self._first_capacity(memo), memory, self._most)
-        slots: Slots = memo.held
+            memo.kv = Slots(self._first_capacity(memo), memory, self._most)
+        slots: Slots = memo.kv
         return slots
 
     def _first_capacity(self, memo: Memo) -> int:
@@ -211,7 +213,7 @@ class TreeStore:
         places = [place for part in parts for place in part.places]
         if nodes:
             for node, place, row in zip(nodes, places, distributions(logits), strict=True):
-                node.held, node.distribution = place, row
+                node.kv, node.distribution = place, row
 
     def _logits(self, parts: Sequence[Branches]) -> torch.Tensor:
         """After each node, `[nodes, vocab]`, in a pass as large as what is read."""
@@ -220,13 +222,3 @@ class TreeStore:
         keep = [index for part in parts for index in range(part.stop - len(part.nodes), part.stop)]
         with SegmentPass(parts) as tree:
             return self._model.read(tokens, positions, tree, keep or [len(tokens) - 1])
-
-
-def _nodes(ends: Sequence[Node]) -> list[Node]:
-    """The nodes to read, parents first, none twice."""
-    found: dict[Node, None] = {}
-    for end in ends:
-        found |= dict.fromkeys(reversed(list(unread(end))))
-        if end.distribution is None:
-            found[end] = None
-    return list(found)

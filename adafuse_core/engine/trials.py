@@ -9,7 +9,8 @@ import torch
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import CacheUse, PrefillStore
-from adafuse_core.engine.store import Ask, Store
+from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.store import Store
 from adafuse_core.text.ids import Ids
 
 LENGTH = 12  # tokens that a trial needs, beyond any window
@@ -43,9 +44,9 @@ class StoreTrial:
         """What is wrong with a store's answers."""
         self.memo = Memo(self.start)
         for number, contexts in enumerate(self.rounds):
-            ask = Ask(self.memo, contexts)
-            while not ask.known():
-                store.read([ask])
+            request = ReadRequest(self.memo, contexts)
+            while not request.is_answered():
+                store.read([request])
             for context in contexts:
                 known = self.memo.known(context)
                 if known is None or not agree(known.table[known.row], self.expected[context], self._dtype):
@@ -83,9 +84,9 @@ class CacheTrial:
             start, memo = len(self._starts[which]), memos[which]
             contexts = {self._texts[which][text][: start + length]: text for text in texts}
             before = self._model.tokens
-            ask = Ask(memo, contexts)
-            while not ask.known():
-                store.read([ask])
+            request = ReadRequest(memo, contexts)
+            while not request.is_answered():
+                store.read([request])
             if length and self._model.tokens - before >= start:
                 return "it hands out no cache"
             for context, text in contexts.items():

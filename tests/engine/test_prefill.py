@@ -14,8 +14,8 @@ from adafuse_core.backends.local import LocalBackend
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import CacheUse, PrefillStore
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.selftest import Choice, choose_store, tried_cache
-from adafuse_core.engine.store import Ask
 from tests import tiny
 
 SMALL = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2}
@@ -65,9 +65,9 @@ def store_of(model):
 
 
 def read(store, memo, *contexts):
-    ask = Ask(memo, contexts)
-    while not ask.known():
-        store.read([ask])
+    request = ReadRequest(memo, contexts)
+    while not request.is_answered():
+        store.read([request])
     return torch.stack([(row := memo.known(context)).table[row.row] for context in contexts])
 
 
@@ -129,7 +129,7 @@ def test_branches_grow_side_by_side_and_the_chosen_one_goes_on():
         tails = [(1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)]
         for length, rows in [(1, (0, 1, 2)), (2, (2, 0, 1)), (3, (0, 2)), (4, (2,))]:
             contexts = [PROMPT + tails[row][:length] for row in rows]
-            assert store.tokens_needed(Ask(memo, contexts)) >= len(rows) * (len(PROMPT) + length)
+            assert store.tokens_needed(ReadRequest(memo, contexts)) >= len(rows) * (len(PROMPT) + length)
             assert read_fresh(model, store, memo, *contexts) == len(rows)
             assert store.tokens_held(memo) == len(rows) * (len(PROMPT) + length)
         store.commit(memo, PROMPT + tails[2][:3])
@@ -159,7 +159,7 @@ def test_branches_where_nothing_is_held_share_the_reading_of_their_context():
     model = build("mamba")
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
-    memo.held = None
+    memo.kv = None
     assert read_fresh(model, store, memo, *((*PROMPT, token) for token in (1, 2, 3))) == len(PROMPT) + 3
     assert read_fresh(model, store, memo, *((*PROMPT, token, 4) for token in (1, 2, 3))) == 3
 
@@ -217,12 +217,12 @@ def test_sequences_in_one_read_go_on_each_by_itself(family):
     store = store_of(model)
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
     for step in range(4):
-        asks = [Ask(memo, [memo.ids + (7, 8, 9)[:step]]) for memo in memos]
+        requests = [ReadRequest(memo, [memo.ids + (7, 8, 9)[:step]]) for memo in memos]
         before = model.tokens
-        store.read(asks)
+        store.read(requests)
         assert model.tokens - before == (3 if step else 68)
-        for ask in asks:
-            assert_fresh(model, read(store, ask.memo, *ask.contexts), *ask.contexts)
+        for request in requests:
+            assert_fresh(model, read(store, request.memo, *request.contexts), *request.contexts)
 
 
 class Forgetful(LlamaForCausalLM):

@@ -10,10 +10,10 @@ import torch
 
 from adafuse_core.engine import graphs, selftest
 from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.selftest import Unfit, choose_store
 from adafuse_core.engine.slots import BLANK, Pool
 from adafuse_core.engine.steps import Steps, _shape
-from adafuse_core.engine.store import Ask
 from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, check_distributions, fresh, read
 from tests.recording import traced
 
@@ -62,22 +62,22 @@ def test_many_sequences_are_one_recorded_pass(family):
     reference = build(family)
     model, store, steps = recorded(family)
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25, 11, 30)]
-    while waiting := [ask for memo in memos if not (ask := Ask(memo, [memo.ids])).known()]:
+    while waiting := [request for memo in memos if not (request := ReadRequest(memo, [memo.ids])).is_answered()]:
         store.read(waiting)
     for turn in range(5):
         before, runs = model.forwards, calls(model)
-        asks = [
-            Ask(memo, [(*memo.ids, turn + place), *([(*memo.ids, 90)] if place % 2 else [])])
+        requests = [
+            ReadRequest(memo, [(*memo.ids, turn + place), *([(*memo.ids, 90)] if place % 2 else [])])
             for place, memo in enumerate(memos)
         ]
-        store.read(asks)
+        store.read(requests)
         assert model.forwards == before + 1
         assert len(runs) == (0 if turn > 2 else len(runs))
-        for ask in asks:
-            for context in ask.contexts:
-                row = ask.memo.known(context)
+        for request in requests:
+            for context in request.contexts:
+                row = request.memo.known(context)
                 assert_close(row.table[row.row], fresh(reference, context))
-            store.commit(ask.memo, ask.contexts[0])
+            store.commit(request.memo, request.contexts[0])
     assert steps.problem is None
 
 
@@ -141,7 +141,7 @@ def test_pool_without_memory_to_grow_fails_what_grew_and_goes_on(monkeypatch):
         short.setattr(Pool, "_enlarged", scarce)
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError):
-                store.read([Ask(other, [other.ids]) for other in others])
+                store.read([ReadRequest(other, [other.ids]) for other in others])
             calls_left[0] = 1
         assert_close(read(store, first, [(*first.ids, 7)])[0], fresh(reference, (*first.ids, 7)))
     assert {len(keys) for keys, _ in steps.pool._layers.values()} >= {256}
@@ -169,7 +169,7 @@ def test_places_come_back_however_a_sequence_ends():
     assert free(steps.pool) < everything
     memos[0].restart()
     with pytest.raises(IndexError):
-        store.read([Ask(memos[1], [(*PROMPT, 10**6)])])
+        store.read([ReadRequest(memos[1], [(*PROMPT, 10**6)])])
     del memos[2], memo
     assert free(steps.pool) == everything
 
