@@ -14,10 +14,9 @@ from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.distributions import Distribution, gather, masked
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
-from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.selftest import Choice
 from adafuse_core.engine.store import SPARE_TOKENS
+from adafuse_core.engine.store_choice import StoreChoice
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
 from adafuse_core.text.ids import Ids
 
@@ -31,16 +30,13 @@ class LocalBackend:
         model: The loaded model.
         choice: Its KV memory, and why that one.
         name: The member's name, for the log.
-        max_kv_tokens: Most tokens to hold in memory, over all sequences; None for no bound.
     """
 
-    def __init__(self, model: Model, choice: Choice, *, name: str, max_kv_tokens: int | None = None) -> None:
+    def __init__(self, model: Model, choice: StoreChoice, *, name: str) -> None:
         self.model = model
         self._choice = choice
-        if isinstance(choice.store, PrefillStore):  # it can do without memory, so nobody has to wait for some
-            choice.store.max_kv_tokens, max_kv_tokens = max_kv_tokens, None
-        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens)
-        log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
+        self._batcher = Batcher(choice.store, max_kv_tokens=choice.max_kv_tokens)
+        log = logger.warning if choice.fallback else logger.info
         log("member %r runs with KV memory %s", name, choice)
 
     def open(

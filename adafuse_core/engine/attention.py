@@ -10,31 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from adafuse_core.engine.sequence_part import SequencePart
+
 NAME = "adafuse_tree"
 _FEW = 32  # up to so many tokens the heads that share keys are read as one; else the keys are expanded, not copied
 _current: ContextVar[TreePass] = ContextVar("tree_pass")
-
-
-class Segment(Protocol):
-    """The part of one sequence in a pass."""
-
-    length: int  # number of its tokens
-
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed for the segment's tokens: `[1, kv_heads, tokens, dim]`."""
-
-    def read(self, layer: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values of the sequence: `[1, kv_heads, slots, dim]`."""
-
-    def bias(self, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
-        """`[repeats * tokens, slots]`: 0 where a token sees a slot, else -inf."""
 
 
 class TreePass(Cache):  # type: ignore[misc]
@@ -80,17 +67,17 @@ class TreePass(Cache):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class SegmentPass(TreePass):
-    """A pass over as many tokens of as many sequences as there are, each beside its own keys.
+class RaggedPass(TreePass):
+    """A pass without padding: a flat row of tokens, in which each sequence has as many as it needs.
 
     Args:
-        segments: In the order of the flat row.
+        parts: In the order of the flat row.
     """
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, parts: Sequence[SequencePart]) -> None:
         super().__init__()
-        self._segments = segments
-        self._lengths = [segment.length for segment in segments]
+        self._parts = parts
+        self._lengths = [len(part.tokens) for part in parts]
 
     def attend(
         self,
@@ -101,17 +88,17 @@ class SegmentPass(TreePass):
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
-        parts = []
-        for segment, own in zip(self._segments, torch.split(query, self._lengths, 2), strict=True):
-            keys, values = segment.read(self._layer, query.device)
-            bias = partial(segment.bias, window, query)
-            parts.append(attend(own, keys, values, bias, scaling, softcap, sinks))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2)
+        attended = []
+        for part, own in zip(self._parts, torch.split(query, self._lengths, 2), strict=True):
+            keys, values = part.read(self._layer, query.device)
+            mask = partial(part.mask_tensor, window, query)
+            attended.append(attend(own, keys, values, mask, scaling, softcap, sinks))
+        return (attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)).transpose(1, 2)
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         new = zip(*(torch.split(states, self._lengths, 2) for states in (keys, values)), strict=True)
-        for segment, (own_keys, own_values) in zip(self._segments, new, strict=True):
-            segment.write(layer, own_keys, own_values)
+        for part, (own_keys, own_values) in zip(self._parts, new, strict=True):
+            part.write(layer, own_keys, own_values)
 
 
 def tree_attention(
@@ -141,7 +128,7 @@ def attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    bias: Callable[[int], torch.Tensor],
+    mask: Callable[[int], torch.Tensor],
     scaling: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
@@ -152,7 +139,8 @@ def attend(
         query: `[rows, heads, tokens, dim]`.
         keys: `[rows, kv_heads, slots, dim]`.
         values: The same.
-        bias: Called with a number of repeats; `[..., repeats * tokens, slots]`, 0 where a token sees a slot, else -inf.
+        mask: Called with a number of repeats, gives `[..., repeats * tokens, slots]`: 0 where a token attends to a
+            slot, else -inf.
         scaling: Of the scores; None for the usual one.
         softcap: Of the scores, as in Gemma 2.
         sinks: `[heads]`, as in gpt-oss.
@@ -163,22 +151,22 @@ def attend(
     rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]
     if softcap is not None or sinks is not None:
-        seen = _plain(query, keys, values, bias(group), scaling, softcap, sinks)
+        attended = _plain(query, keys, values, mask(group), scaling, softcap, sinks)
     elif tokens <= _FEW or group == 1 or rows > 1:
         merged = query.reshape(rows, -1, group * tokens, dim)
-        seen = scaled_dot_product_attention(merged, keys, values, attn_mask=bias(group), scale=scaling)
+        attended = scaled_dot_product_attention(merged, keys, values, attn_mask=mask(group), scale=scaling)
     else:
         keys, values = (part[0, :, None].expand(-1, group, -1, -1) for part in (keys, values))
         grouped = query.reshape(-1, group, tokens, dim)
-        seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=bias(1), scale=scaling)
-    return seen.reshape(rows, heads, tokens, -1)
+        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask(1), scale=scaling)
+    return attended.reshape(rows, heads, tokens, -1)
 
 
 def _plain(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    bias: torch.Tensor,
+    mask: torch.Tensor,
     scaling: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
@@ -189,7 +177,7 @@ def _plain(
     scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + bias
+    scores = scores + mask
     if sinks is not None:
         sink = sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)  # [1, kv_heads, group * tokens, 1]
         scores = torch.cat([scores, sink.expand(rows, -1, -1, -1).to(scores.dtype)], dim=-1)

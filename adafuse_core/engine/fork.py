@@ -123,7 +123,7 @@ class ForkStore:
         if rows != list(range(first.rows)):
             cache.reorder_cache(torch.tensor(rows, device=self._model.device))
         longest = max(len(path) for _, path in group)
-        # Shorter rows are filled up on the right: what comes later can't change what came before.
+        # Padding is on the right: later tokens can't change earlier distributions.
         padded = [[*(node.token for node in path), *[0] * (longest - len(path))] for _, path in group]
         logits = self._model.forward(padded, cache)  # [rows, longest, vocab]
         wanted = {

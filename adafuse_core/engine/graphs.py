@@ -12,7 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.steps import Recorder, Run
+
+Run = Callable[[], None]
+Recorder = Callable[[Run], Run]  # takes what launches a pass, gives what launches it again
 
 _capturing = threading.Lock()  # PyTorch can record one graph at a time in a process
 

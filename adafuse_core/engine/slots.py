@@ -68,7 +68,7 @@ class Slots:
         self.memory = memory
         self.used = 0  # slots from here on were never written
         self.trunk_read = 0  # tokens of the trunk that are read; they lie in the first slots, in order
-        self.bias = np.full(capacity, -np.inf, np.float32)  # 0 for slots of the trunk and of committed nodes
+        self.committed_mask = np.full(capacity, -np.inf, np.float32)  # 0 for slots of the trunk and of committed nodes
         self.positions = np.zeros(capacity, np.int64)
         self._free: list[int] = []
         memory.grow(capacity)
@@ -89,8 +89,8 @@ class Slots:
         self.used += count
         if self.used > self.capacity:
             self.capacity = grown(self.capacity, self.used, self._most)
-            more = self.capacity - len(self.bias)
-            self.bias = np.concatenate([self.bias, np.full(more, -np.inf, np.float32)])
+            more = self.capacity - len(self.committed_mask)
+            self.committed_mask = np.concatenate([self.committed_mask, np.full(more, -np.inf, np.float32)])
             self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
             self.memory.grow(self.capacity)
 

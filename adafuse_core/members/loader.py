@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.config import MemberConfig
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import Unfit, choose_store, is_causal, is_finite, tokens_in_free_memory
+from adafuse_core.engine.free_memory import tokens_in_free_memory
+from adafuse_core.engine.sanity import is_causal, is_finite
+from adafuse_core.engine.store_choice import Unfit, choose_store
 from adafuse_core.errors import (
     ModelLoadError,
     NonFiniteLogitsError,
@@ -101,7 +103,7 @@ def _backend(config: MemberConfig, model: Model) -> LocalBackend:
         raise UnsupportedModelError(
             f"{error.setting} does not work with {config.model!r}: {error.problem}", hint="leave it at its default"
         ) from error
-    return LocalBackend(model, choice, name=config.label, max_kv_tokens=limit)
+    return LocalBackend(model, choice, name=config.label)
 
 
 def _end_ids(config: MemberConfig, tokenizer: Any, model: Model) -> frozenset[int]:

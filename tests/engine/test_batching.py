@@ -18,8 +18,8 @@ from adafuse_core.backends.local import LocalBackend
 from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.selftest import Choice, choose_store
 from adafuse_core.engine.store import SPARE_TOKENS
+from adafuse_core.engine.store_choice import StoreChoice, choose_store
 from adafuse_core.engine.tree import TreeStore
 from tests import tiny
 
@@ -470,8 +470,8 @@ def test_score_forgets_nothing_when_a_pass_it_shares_fails(threads):
 
 def test_score_forgets_nothing_when_its_sequence_gives_way(threads):
     model = llama()
-    choice = choose_store(model)
-    backend = LocalBackend(model, choice, name="a", max_kv_tokens=3 * SPARE_TOKENS)
+    choice = choose_store(model, most=3 * SPARE_TOKENS)
+    backend = LocalBackend(model, choice, name="a")
     prompt, other = tuple(range(3, 12)), tuple(range(60))
     expected = backend_logprobs(backend, prompt)
     with session(backend, other) as older, session(backend, prompt) as opened, session(backend, (5,)) as third:
@@ -519,7 +519,7 @@ def test_long_prompt_holds_up_others_for_one_chunk_at_most(threads):
 
 def test_prompts_read_at_the_same_time_share_chunks(threads):
     model = llama()
-    backend = LocalBackend(model, Choice(TreeStore(model, chunk=64)), name="a")
+    backend = LocalBackend(model, StoreChoice(store=TreeStore(model, chunk=64)), name="a")
     choose_store(model, "tree")  # its attention
     prompts = [tuple(range(1, length)) for length in (90, 60, 30, 99)]
     start = model.forwards
@@ -577,7 +577,7 @@ def test_memory_held_stays_within_the_bound(threads):
 
 def test_memory_held_of_a_model_stays_within_the_bound(threads):
     model = llama()
-    backend = LocalBackend(model, choose_store(model, "tree", most=300), name="a", max_kv_tokens=300)
+    backend = LocalBackend(model, choose_store(model, "tree", most=300), name="a")
     held = []
 
     def work(seed):

@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adafuse_core import Ensemble, MemberConfig
 from adafuse_core.backends.local import LocalBackend
+from adafuse_core.engine.cache_growth import CacheUse
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.prefill import CacheUse, PrefillStore
+from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.selftest import Choice, choose_store, tried_cache
+from adafuse_core.engine.selftest import tried_cache
+from adafuse_core.engine.store_choice import StoreChoice, choose_store
 from tests import tiny
 
 SMALL = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2}
@@ -374,7 +376,7 @@ class Cancelled(Exception):
 
 def test_memory_is_free_after_cancelling_and_closing():
     model = build("mamba")
-    backend = LocalBackend(model, choose_store(model, "prefill"), name="a", max_kv_tokens=1000)
+    backend = LocalBackend(model, choose_store(model, "prefill", most=1000), name="a")
     left = 5
 
     def check():
@@ -398,10 +400,11 @@ def test_memory_is_free_after_cancelling_and_closing():
 
 def test_bound_on_memory_is_kept_by_reading_anew():
     model = build("mamba")
-    plain = Choice(PrefillStore(model))
+    bound = len(PROMPT) + 10
+    plain = StoreChoice(store=PrefillStore(model))
     drafts = []
-    for choice, bound in [(choose_store(model, "prefill"), len(PROMPT) + 10), (plain, None)]:
-        backend = LocalBackend(model, choice, name="a", max_kv_tokens=bound)
+    for choice, most in [(choose_store(model, "prefill", most=bound), bound), (plain, 0)]:
+        backend = LocalBackend(model, choice, name="a")
         session = backend.open(PROMPT, window=None, lookup=False, check=lambda: None)
         held = []
 
@@ -410,7 +413,7 @@ def test_bound_on_memory_is_kept_by_reading_anew():
             return False
 
         drafts.append(session.draft([PROMPT], 20, 2, until)[0])
-        assert max(held) <= (bound or 0)
+        assert max(held) <= most
         session.close()
     assert [step.ids for step in drafts[0]] == [step.ids for step in drafts[1]]
 

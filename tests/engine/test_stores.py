@@ -9,12 +9,16 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from adafuse_core.config import KV_STORES
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
+from adafuse_core.engine.free_memory import tokens_in_free_memory
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.selftest import choose_store, is_causal, store_problem, tokens_in_free_memory, tree_problem
+from adafuse_core.engine.sanity import is_causal
+from adafuse_core.engine.selftest import store_problem, tree_problem
+from adafuse_core.engine.store_choice import STORES, choose_store
 from tests import tiny
 
 SMALL = {**tiny._SHAPE, "vocab_size": 99}
@@ -143,6 +147,20 @@ def test_the_best_store_that_works_is_chosen(family):
     assert choice.store.kind == FAMILIES[family][1]
     if choice.store.kind == "fork":
         assert "no tree: " in str(choice)
+
+
+def test_config_names_the_stores_that_can_be_opened_in_the_order_in_which_they_are_tried():
+    assert ("auto", *STORES) == KV_STORES
+
+
+def test_only_the_last_resort_that_nobody_asked_for_is_a_fallback():
+    mamba = transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4)
+    assert choose_store(Model(AutoModelForCausalLM.from_config(mamba))).fallback
+    for wanted in KV_STORES:
+        choice = choose_store(build("llama"), wanted, most=100)
+        assert not choice.fallback
+        assert choice.forced == (wanted != "auto")
+        assert choice.max_kv_tokens == (None if wanted == "prefill" else 100)  # which keeps to the bound by itself
 
 
 def test_prompt_is_read_once(family):
