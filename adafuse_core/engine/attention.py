@@ -1,8 +1,8 @@
 """Attention over token trees, put in place of a Hugging Face model's own.
 
-One pass reads tokens of many sequences as one flat row. Each sequence's tokens attend to the keys and values of
-that sequence alone, and of those to the tokens on their own path: nothing is padded, and no key is copied for a
-branch. Models call this through transformers' `AttentionInterface`; their code is not touched.
+One pass reads tokens of many sequences as one flat row. A token attends to its own ancestors in its own sequence:
+nothing is padded, and no key is copied for a branch. Models call this through transformers' `AttentionInterface`; their
+code is not touched.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -20,8 +20,24 @@ from transformers.cache_utils import Cache
 from adafuse_core.engine.sequence_part import SequencePart
 
 NAME = "adafuse_tree"
-_FEW = 32  # up to so many tokens the heads that share keys are read as one; else the keys are expanded, not copied
-_current: ContextVar[TreePass] = ContextVar("tree_pass")
+_FEW = 32  # for so few tokens, heads that share keys are computed as one head; for more, the keys are expanded
+# Models look attention up by name in a registry of the process, and tell it neither cache nor pass: so it has to find
+# the pass that runs in its own thread.
+_running: ContextVar[TreePass] = ContextVar("tree_pass")
+
+
+class Scores(NamedTuple):
+    """How a layer changes its scores before the softmax.
+
+    Attributes:
+        scaling: A factor; None for the usual one.
+        softcap: A bound, as in Gemma 2.
+        sinks: `[heads]`, as in gpt-oss.
+    """
+
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
 
 
 class TreePass(Cache):  # type: ignore[misc]
@@ -34,11 +50,11 @@ class TreePass(Cache):  # type: ignore[misc]
         self._layer = -1  # the last one that stored its keys, so the one that attends next
 
     def __enter__(self) -> Self:
-        self._token = _current.set(self)
+        self._token = _running.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        _running.reset(self._token)
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
         """Positions are given to the model, so nothing is counted here."""
@@ -52,14 +68,7 @@ class TreePass(Cache):  # type: ignore[misc]
         self._store(layer_idx, key_states, value_states)
         return key_states, value_states
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         raise NotImplementedError
 
@@ -79,20 +88,13 @@ class RaggedPass(TreePass):
         self._parts = parts
         self._lengths = [len(part.tokens) for part in parts]
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         attended = []
         for part, own in zip(self._parts, torch.split(query, self._lengths, 2), strict=True):
             keys, values = part.read(self._layer, query.device)
             mask = partial(part.mask_tensor, window, query)
-            attended.append(attend(own, keys, values, mask, scaling, softcap, sinks))
+            attended.append(attend(own, keys, values, mask, scores))
         return (attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)).transpose(1, 2)
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -115,10 +117,10 @@ def tree_attention(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The function that models call; see `TreePass.attend`. The mask is the pass's own business."""
+    """The function that models call; see `TreePass.attend`. Their own mask is ignored: a pass brings its masks."""
     if position_bias is not None:
         raise NotImplementedError("attention with a position bias")
-    return _current.get().attend(query, scaling, sliding_window, softcap, s_aux), None
+    return _running.get().attend(query, sliding_window, Scores(scaling, softcap, s_aux)), None
 
 
 AttentionInterface.register(NAME, tree_attention)
@@ -129,9 +131,7 @@ def attend(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: Callable[[int], torch.Tensor],
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    scores: Scores,
 ) -> torch.Tensor:
     """Attention of rows of tokens, each row to its own keys and values, which are not copied.
 
@@ -141,45 +141,39 @@ def attend(
         values: The same.
         mask: Called with a number of repeats, gives `[..., repeats * tokens, slots]`: 0 where a token attends to a
             slot, else -inf.
-        scaling: Of the scores; None for the usual one.
-        softcap: Of the scores, as in Gemma 2.
-        sinks: `[heads]`, as in gpt-oss.
+        scores: How the layer changes them.
 
     Returns:
         `[rows, heads, tokens, dim]`.
     """
     rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]
-    if softcap is not None or sinks is not None:
-        attended = _plain(query, keys, values, mask(group), scaling, softcap, sinks)
+    if scores.softcap is not None or scores.sinks is not None:
+        attended = _plain(query, keys, values, mask(group), scores)
     elif tokens <= _FEW or group == 1 or rows > 1:
         merged = query.reshape(rows, -1, group * tokens, dim)
-        attended = scaled_dot_product_attention(merged, keys, values, attn_mask=mask(group), scale=scaling)
+        attended = scaled_dot_product_attention(merged, keys, values, attn_mask=mask(group), scale=scores.scaling)
     else:
         keys, values = (part[0, :, None].expand(-1, group, -1, -1) for part in (keys, values))
         grouped = query.reshape(-1, group, tokens, dim)
-        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask(1), scale=scaling)
+        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask(1), scale=scores.scaling)
     return attended.reshape(rows, heads, tokens, -1)
 
 
 def _plain(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, how: Scores
 ) -> torch.Tensor:
     """With soft-capped scores or attention sinks; half precision takes the softmax in float32."""
     rows, _, tokens, dim = query.shape
     merged = query.reshape(rows, keys.shape[1], -1, dim)  # the heads that share keys are read as one
-    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if how.scaling is None else how.scaling)
+    if how.softcap is not None:
+        scores = torch.tanh(scores / how.softcap) * how.softcap
     scores = scores + mask
-    if sinks is not None:
-        sink = sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)  # [1, kv_heads, group * tokens, 1]
+    if how.sinks is not None:
+        sink = (
+            how.sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)
+        )  # [1, kv_heads, group * tokens, 1]
         scores = torch.cat([scores, sink.expand(rows, -1, -1, -1).to(scores.dtype)], dim=-1)
     exact = torch.promote_types(query.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)

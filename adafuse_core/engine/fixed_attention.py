@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from adafuse_core.engine.attention import TreePass, attend
+from adafuse_core.engine.attention import Scores, TreePass, attend
 from adafuse_core.engine.pass_shapes import PassInputs, Shape
 from adafuse_core.engine.sequence_part import SequencePart
 from adafuse_core.engine.slots import Pool
@@ -46,14 +46,7 @@ class FixedAttention(TreePass):
         super().__exit__(*error)
         self._repeated.clear()
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
         """`[1, heads, rows * tokens, dim]` -> `[1, rows * tokens, heads, dim]`."""
         keys, values = self._pool.read(self._layer, self._inputs.visible)
         heads, dim = query.shape[1], query.shape[3]
@@ -67,7 +60,7 @@ class FixedAttention(TreePass):
                 self._repeated[*key, repeats] = self._masks[key].repeat(1, 1, repeats, 1)
             return self._repeated[*key, repeats]
 
-        attended = attend(own, keys, values, mask, scaling, softcap, sinks)
+        attended = attend(own, keys, values, mask, scores)
         return attended.transpose(1, 2).flatten(0, 1)[None]
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:

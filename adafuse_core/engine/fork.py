@@ -1,4 +1,4 @@
-"""KV memory by forking: states of the model are kept at some contexts, every pass works on a fork of one.
+"""KV memory by forking: caches of the model are kept at some contexts, and every pass works on a fork of one.
 
 A dynamic cache layer *re-binds* its tensors when it grows, so copying the layer objects and sharing the tensors is an
 exact snapshot at no cost. Contexts that branch are rows of one batch. Nothing is ever cropped, so sliding-window,
@@ -71,7 +71,7 @@ class ForkStore:
                 raise
 
     def commit(self, memo: Memo, context: Ids) -> None:
-        """Make a context the committed one; the state nearest to it stays."""
+        """Make a context the committed one, and keep the state nearest to it; see `Store.commit`."""
         memo.commit(context)
         kept: Snapshots | None = memo.kv
         if kept is None:
@@ -116,7 +116,7 @@ class ForkStore:
             self._release(kept, kept.newest.popleft())
 
     def _run(self, group: Sequence[tuple[State, list[Node]]]) -> list[Node]:
-        """Read paths that grow from one cache; returns the nodes whose states are at hand after it."""
+        """Read paths that grow from one cache; returns the nodes that get a state."""
         first = group[0][0]
         cache = _fork(first.cache)
         rows = [state.row for state, _ in group]

@@ -123,7 +123,9 @@ class PrefillStore:
         length = _length(memo.trunk, path)
         places = list(_places(0, path, len(memo.trunk), wanted))
         first = min((index for _, index, _ in places), default=length - 1)
-        logits, cache = self._model.go_on([_tokens(memo.trunk, path)], None, self._cache_name, last=length - first)
+        logits, cache = self._model.extend_cache(
+            [_tokens(memo.trunk, path)], None, self._cache_name, last=length - first
+        )
         _fill(places, logits, first)
         return self._hold(memo, cache, path[-1:])
 
@@ -135,7 +137,7 @@ class PrefillStore:
             with torch.inference_mode():
                 live.cache.reorder_cache(torch.tensor(growth.rows, device=self._model.device))
         rows = [_tokens((), new) for new in growth.nodes]
-        logits, cache = self._model.go_on(rows, live.cache, self._cache_name, last=len(rows[0]))
+        logits, cache = self._model.extend_cache(rows, live.cache, self._cache_name, last=len(rows[0]))
         _fill([place for row, new in enumerate(growth.nodes) for place in _places(row, new, 0, wanted)], logits, 0)
         self._hold(memo, cache, [new[-1] for new in growth.nodes])
 

@@ -1,7 +1,7 @@
 """Encodes a text that grows at its end, at a cost that does not depend on how long it is.
 
-Only the last words are encoded again, from a place where the text can be cut. They count if they give the
-ids that are there already: all of them before the text grows, and those of the first word after that. In all other
+Only a window of the last words is encoded again, from a place where the text can be cut. Its ids are trusted only if
+they repeat ids that are known: all of them before the text grows, those of its first word afterwards. In all other
 cases the whole text is encoded.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import regex
 
-from adafuse_core.text.ids import Ids
+from adafuse_core.text.ids import Ids, shared_length
 
 _REACHES = (200, 2000)  # characters before the end in which a window begins
 _NEAR = 40  # characters before the end: a window that begins no further away serves the grown text too
@@ -37,13 +37,13 @@ class Window(NamedTuple):
 
 @dataclass
 class EncodedText:
-    """A text as its ids: the first `kept` ones of a shorter text, then its own.
+    """A text as its ids: the first `kept` ids of the shorter text that it grew from, then its own.
 
     Attributes:
         text: The text.
         own: Ids at its end.
         before: All ids of the shorter text.
-        kept: Number of those that are the same.
+        kept: Number of those that it has too.
         window: Its last words; None before they are looked for, False if none can be encoded alone.
     """
 
@@ -57,6 +57,16 @@ class EncodedText:
     def ids(self) -> Ids:
         """All ids. Most texts are only candidates, and never need them."""
         return self.before[: self.kept] + self.own
+
+    def shared_with(self, base: EncodedText) -> int:
+        """Length of the common beginning of its ids and another text's; looks at few of them if it grew from that."""
+        if self.before is base.ids:
+            return self.kept + shared_length(base.ids[self.kept :], self.own)
+        return shared_length(base.ids, self.ids)
+
+    def ids_from(self, start: int) -> Ids:
+        """All ids but the first ones."""
+        return self.own[start - self.kept :] if start >= self.kept else self.ids[start:]
 
 
 class IncrementalEncoder:
