@@ -20,8 +20,7 @@ from transformers import DynamicCache
 from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node
-from adafuse_core.engine.read_plan import paths_to_read
-from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.read_request import ReadRequest, paths_to_read
 from adafuse_core.text.ids import Ids
 
 _GENERATIONS = 2  # passes whose last states are kept: a draft reads one token beyond the word that is committed

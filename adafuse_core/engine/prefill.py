@@ -19,8 +19,7 @@ from adafuse_core.engine.cache_growth import CacheGrowth, CacheUse, LiveCache, b
 from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo, Node
-from adafuse_core.engine.read_plan import paths_to_read
-from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.read_request import ReadRequest, paths_to_read
 from adafuse_core.text.ids import Ids
 
 _MOST_TOKENS = 8192  # of one pass, padding included

@@ -16,8 +16,7 @@ from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.fixed_passes import FixedPasses
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.read_plan import nodes_to_read
-from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.read_request import ReadRequest, nodes_to_read
 from adafuse_core.engine.sequence_part import SequencePart
 from adafuse_core.engine.slots import OwnMemory, Slots, grown
 from adafuse_core.engine.store import SPARE_TOKENS

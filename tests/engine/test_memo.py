@@ -7,7 +7,7 @@ import random
 import pytest
 
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.read_plan import unread
+from adafuse_core.engine.read_request import unread
 
 PROMPT = tuple(range(10, 20))
 
