@@ -96,7 +96,7 @@ def loading(mode: str) -> Iterator[None]:
         yield
         return
     nothing = (None, ", reading anew at every step")
-    with mock.patch("adafuse_core.engine.selftest.tried_cache", return_value=nothing):
+    with mock.patch("adafuse_core.engine.store_choice.tried_cache", return_value=nothing):
         yield
 
 

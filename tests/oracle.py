@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from adafuse_core.text.words import NewlineTail
+from adafuse_core.text.words import WhitespaceWords
 
 Candidate = tuple[str, bool]  # text, and whether the answer ends after it
 CAP = 24  # most tokens of one word
@@ -232,7 +232,7 @@ class OracleMember(OracleTokens):
     def word_end(self, run, out, final):
         """The first token boundary after `run` that is a word boundary too."""
         start, whole = len(self.decode(run)), self.decode(out)
-        ends = NewlineTail().ends(whole[start:] if final else whole[start:].rstrip("\ufffd"), final=final)
+        ends = WhitespaceWords().ends(whole[start:] if final else whole[start:].rstrip("\ufffd"), final=final)
         for length in range(len(run) + 1, len(out) + 1):
             text = self.decode(out[:length])
             last = final and length == len(out)

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 
 def traced(run):
-    """A replay of a run; see `adafuse_core.engine.steps.Recorder`."""
+    """A replay of a run; see `adafuse_core.engine.graphs.Recorder`."""
     recorded = make_fx(lambda: run())()
 
     def replay():

@@ -70,7 +70,7 @@ def broken(members):
 @pytest.fixture
 def recorded(members, monkeypatch):
     """The tree runs small passes in fixed shapes, as if they were recorded."""
-    monkeypatch.setattr("adafuse_core.engine.selftest.recorder", lambda _: lambda run: run)
+    monkeypatch.setattr("adafuse_core.engine.store_choice.recorder", lambda _: lambda run: run)
     with Ensemble.from_pretrained(members[0] | {"cuda_graphs": True}, members[1], max_word_tokens=6) as loaded:
         yield loaded
 
@@ -203,9 +203,9 @@ def test_requests_of_all_kinds_at_once_hurt_neither_each_other_nor_the_memory(
     assert not problems
     assert held(ensemble) == [0, 0]
     assert held(broken) == [0, 0]
-    if (steps := getattr(ensemble.members[0].backend._batcher.store, "_steps", None)) is not None:
+    if (fixed := ensemble.members[0].backend._batcher.store._fixed) is not None:
         gc.collect()
-        assert len(steps.pool._free) == steps.pool._size - 2
+        assert len(fixed.pool._free) == fixed.pool._size - 2
     finished = sum(asked.whole for asked in requests)
     failed = sum(isinstance(asked.error, NonFiniteLogitsError) for asked in requests)
     assert finished > len(requests) // 3

@@ -198,7 +198,7 @@ def test_prompt_of_several_chunks_among_short_ones_gives_the_oracles_text(folder
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_passes_give_the_oracles_text(folders, name, record_property, monkeypatch):
-    monkeypatch.setattr("adafuse_core.engine.selftest.recorder", lambda _: traced)
+    monkeypatch.setattr("adafuse_core.engine.store_choice.recorder", lambda _: traced)
     pairs, _, tolerance = ENSEMBLES[name]
     wrong, count = combinations_that_differ(folders(pairs), PROMPTS, SETTINGS[1:2], 7, ["recorded"], tolerance)
     assert not wrong

@@ -29,7 +29,7 @@ from adafuse_core import (
 )
 from adafuse_core.chat.dialects import SHARED
 from adafuse_core.chat.tools import Tools
-from adafuse_core.engine.numbers import distributions, on_condition
+from adafuse_core.engine.distributions import distributions, masked
 from tests import tiny
 from tests.oracle import oracle_text
 from tests.test_oracle import build, written
@@ -257,9 +257,9 @@ def test_a_distribution_on_condition_adds_up_to_one():
     logits = torch.tensor([[2.0, -1.0, 0.5, 3.0, 3.0, -40.0, 1.0, 0.0, 0.0, 9.0, 1.5, 2.5]], dtype=torch.float64)
     (free,) = distributions(logits.clone())
     conditions = ([3, 4, 5], [5], list(range(12)), [0, 1, 2, 6, 7, 8, 10, 11], [9])
-    together = on_condition([(free, bits(allowed)) for allowed in conditions])
+    together = masked([(free, bits(allowed)) for allowed in conditions])
     for allowed, given in zip(conditions, together, strict=True):
-        (alone,) = on_condition([(free, bits(allowed))])
+        (alone,) = masked([(free, bits(allowed))])
         assert (alone.ids, alone.logprobs) == (given.ids, given.logprobs)
         probabilities = given.table[given.row].exp()
         assert probabilities.sum().item() == pytest.approx(1)
@@ -276,7 +276,7 @@ def test_a_distribution_on_condition_adds_up_to_one():
 def test_a_condition_that_nothing_meets_is_an_error():
     (free,) = distributions(torch.zeros(1, 12))
     with pytest.raises(ValueError, match="no token is allowed"):
-        on_condition([(free, bits([1])), (free, bits([]))])
+        masked([(free, bits([1])), (free, bits([]))])
 
 
 def test_where_one_token_may_follow_the_margin_is_one(tiny_models):

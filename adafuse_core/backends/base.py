@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM
 from adafuse_core.backends import RUN_OPTIONS
 from adafuse_core.backends.base import ModelFiles, Shared
 from adafuse_core.backends.local import LocalBackend
+from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import Choice, Unfit, choose_store, is_causal, is_finite, tokens_in_free_memory
-from adafuse_core.engine.turns import Turns
+from adafuse_core.engine.free_memory import tokens_in_free_memory
+from adafuse_core.engine.sanity import is_causal, is_finite
+from adafuse_core.engine.store_choice import StoreChoice, Unfit, choose_store
 from adafuse_core.errors import NonFiniteLogitsError, UnsupportedModelError
 from adafuse_core.member_config import MemberConfig
 
@@ -29,7 +31,7 @@ class Local:
         model = _load_model(config, files)
         _check_model(model)
         limit = config.max_kv_tokens or tokens_in_free_memory(model)
-        backend = LocalBackend(model, _choose_store(config, model, limit), name=config.label, max_kv_tokens=limit)
+        backend = LocalBackend(model, _choose_store(config, model, limit), name=config.label)
         backend.take_turns(shared(backend.abilities().place, Turns))
         return backend
 
@@ -60,7 +62,7 @@ def _check_model(model: Model) -> None:
         )
 
 
-def _choose_store(config: MemberConfig, model: Model, limit: int | None) -> Choice:
+def _choose_store(config: MemberConfig, model: Model, limit: int | None) -> StoreChoice:
     own_attention = config.attn_implementation is not None or "attn_implementation" in config.model_kwargs
     try:
         return choose_store(model, config.kv_store, graphs=config.cuda_graphs, own_attention=own_attention, most=limit)

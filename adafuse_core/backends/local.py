@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from adafuse_core.backends.base import Abilities, Allowed, TopTokens, Until
 from adafuse_core.engine.batching import Batcher, Closed
+from adafuse_core.engine.device_turns import Turns
+from adafuse_core.engine.distributions import Distribution, gather, masked
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
-from adafuse_core.engine.numbers import Distribution, gather, on_condition
-from adafuse_core.engine.prefill import PrefillStore
-from adafuse_core.engine.selftest import Choice
-from adafuse_core.engine.store import SPARE_TOKENS, Ask
-from adafuse_core.engine.turns import Turns
+from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.store import SPARE_TOKENS
+from adafuse_core.engine.store_choice import StoreChoice
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +30,13 @@ class LocalBackend:
         model: The loaded model.
         choice: Its KV memory, and why that one.
         name: The member's name, for the log.
-        max_kv_tokens: Most tokens to hold in memory, over all sequences; None for no bound.
     """
 
-    def __init__(self, model: Model, choice: Choice, *, name: str, max_kv_tokens: int | None = None) -> None:
+    def __init__(self, model: Model, choice: StoreChoice, *, name: str) -> None:
         self.model = model
         self._choice = choice
-        if isinstance(choice.store, PrefillStore):  # it can do without memory, so nobody has to wait for some
-            choice.store.max_kv_tokens, max_kv_tokens = max_kv_tokens, None
-        self._batcher = Batcher(choice.store, max_kv_tokens=max_kv_tokens)
-        log = logger.warning if choice.store.kind == "prefill" and not choice.wanted else logger.info
+        self._batcher = Batcher(choice.store, max_kv_tokens=choice.max_kv_tokens)
+        log = logger.warning if choice.fallback else logger.info
         log("member %r runs with KV memory %s", name, choice)
 
     def open(
@@ -109,7 +106,7 @@ class LocalSession:
         self._lookup = lookup
         self._raise_if_cancelled = raise_if_cancelled
         self._allowed = allowed
-        self._conditioned: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
+        self._masked: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
@@ -146,7 +143,7 @@ class LocalSession:
 
     def commit(self, context: Ids) -> None:
         """Go on from this context."""
-        self._conditioned.clear()
+        self._masked.clear()
         try:
             self._batcher.commit(self._memo, context)
         except Closed:
@@ -182,12 +179,12 @@ class LocalSession:
             allowed = None if known is None else self._allowed(context)
             here = allowed is not None and (token is None or bool(allowed[token >> 3] >> (token & 7) & 1))
             conditioned.append(here)
-            if here and known is not None and allowed is not None and context not in self._conditioned:
+            if here and known is not None and allowed is not None and context not in self._masked:
                 new[context] = known, allowed
         if new:
-            self._conditioned |= zip(new, _on_condition(list(new.values())), strict=True)
+            self._masked |= zip(new, _masked_known(list(new.values())), strict=True)
         return [
-            self._conditioned[context] if here else known
+            self._masked[context] if here else known
             for (context, _), known, here in zip(wants, plain, conditioned, strict=True)
         ]
 
@@ -195,10 +192,11 @@ class LocalSession:
         """Have contexts computed, and guesses with them."""
         wanted = list(contexts)
         ahead = [*guesses, *self._looked_up(wanted)] if look_up else list(guesses)
-        ask = Ask(self._memo, wanted + [context for context in ahead if self._memo.known(context) is None])
+        unknown = [context for context in ahead if self._memo.known(context) is None]
+        request = ReadRequest(self._memo, wanted + unknown)
         try:
             self._raise_if_cancelled()
-            self._batcher.answer(ask, self._raise_if_cancelled)
+            self._batcher.read(request, self._raise_if_cancelled)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(
                 f"the model returned {error}",
@@ -216,9 +214,9 @@ class LocalSession:
         return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
 
 
-def _on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
+def _masked_known(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
     try:
-        return on_condition(known)
+        return masked(known)
     except ValueError as error:
         raise MemberError(
             "its vocabulary has no token for what the grammar asks for",

@@ -1,8 +1,8 @@
 """Attention over token trees, put in place of a Hugging Face model's own.
 
-One pass reads tokens of many sequences as one flat row. Each sequence's tokens attend to the keys and values of
-that sequence alone, and of those to the tokens on their own path: nothing is padded, and no key is copied for a
-branch. Models call this through transformers' `AttentionInterface`; their code is not touched.
+One pass reads tokens of many sequences as one flat row. A token attends to its own ancestors in its own sequence:
+nothing is padded, and no key is copied for a branch. Models call this through transformers' `AttentionInterface`; their
+code is not touched.
 """
 
 from __future__ import annotations
@@ -10,31 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from adafuse_core.engine.sequence_part import SequencePart
+
 NAME = "adafuse_tree"
-_FEW = 32  # up to so many tokens the heads that share keys are read as one; else the keys are expanded, not copied
-_current: ContextVar[TreePass] = ContextVar("tree_pass")
+_FEW = 32  # for so few tokens, heads that share keys are computed as one head; for more, the keys are expanded
+# Models look attention up by name in a registry of the process, and tell it neither cache nor pass: so it has to find
+# the pass that runs in its own thread.
+_running: ContextVar[TreePass] = ContextVar("tree_pass")
 
 
-class Segment(Protocol):
-    """The part of one sequence in a pass."""
+class Scores(NamedTuple):
+    """How a layer changes its scores before the softmax.
 
-    length: int  # number of its tokens
+    Attributes:
+        scaling: A factor; None for the usual one.
+        softcap: A bound, as in Gemma 2.
+        sinks: `[heads]`, as in gpt-oss.
+    """
 
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed for the segment's tokens: `[1, kv_heads, tokens, dim]`."""
-
-    def read(self, layer: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values of the sequence: `[1, kv_heads, slots, dim]`."""
-
-    def bias(self, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
-        """`[repeats * tokens, slots]`: 0 where a token sees a slot, else -inf."""
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
 
 
 class TreePass(Cache):  # type: ignore[misc]
@@ -47,11 +50,11 @@ class TreePass(Cache):  # type: ignore[misc]
         self._layer = -1  # the last one that stored its keys, so the one that attends next
 
     def __enter__(self) -> Self:
-        self._token = _current.set(self)
+        self._token = _running.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        _running.reset(self._token)
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
         """Positions are given to the model, so nothing is counted here."""
@@ -65,14 +68,7 @@ class TreePass(Cache):  # type: ignore[misc]
         self._store(layer_idx, key_states, value_states)
         return key_states, value_states
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         raise NotImplementedError
 
@@ -80,38 +76,31 @@ class TreePass(Cache):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class SegmentPass(TreePass):
-    """A pass over as many tokens of as many sequences as there are, each beside its own keys.
+class RaggedPass(TreePass):
+    """A pass without padding: a flat row of tokens, in which each sequence has as many as it needs.
 
     Args:
-        segments: In the order of the flat row.
+        parts: In the order of the flat row.
     """
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, parts: Sequence[SequencePart]) -> None:
         super().__init__()
-        self._segments = segments
-        self._lengths = [segment.length for segment in segments]
+        self._parts = parts
+        self._lengths = [len(part.tokens) for part in parts]
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
-        parts = []
-        for segment, own in zip(self._segments, torch.split(query, self._lengths, 2), strict=True):
-            keys, values = segment.read(self._layer, query.device)
-            bias = partial(segment.bias, window, query)
-            parts.append(attend(own, keys, values, bias, scaling, softcap, sinks))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2)
+        attended = []
+        for part, own in zip(self._parts, torch.split(query, self._lengths, 2), strict=True):
+            keys, values = part.read(self._layer, query.device)
+            mask = partial(part.mask_tensor, window, query)
+            attended.append(attend(own, keys, values, mask, scores))
+        return (attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)).transpose(1, 2)
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         new = zip(*(torch.split(states, self._lengths, 2) for states in (keys, values)), strict=True)
-        for segment, (own_keys, own_values) in zip(self._segments, new, strict=True):
-            segment.write(layer, own_keys, own_values)
+        for part, (own_keys, own_values) in zip(self._parts, new, strict=True):
+            part.write(layer, own_keys, own_values)
 
 
 def tree_attention(
@@ -128,10 +117,10 @@ def tree_attention(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The function that models call; see `TreePass.attend`. The mask is the pass's own business."""
+    """The function that models call; see `TreePass.attend`. Their own mask is ignored: a pass brings its masks."""
     if position_bias is not None:
         raise NotImplementedError("attention with a position bias")
-    return _current.get().attend(query, scaling, sliding_window, softcap, s_aux), None
+    return _running.get().attend(query, sliding_window, Scores(scaling, softcap, s_aux)), None
 
 
 AttentionInterface.register(NAME, tree_attention)
@@ -141,10 +130,8 @@ def attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    bias: Callable[[int], torch.Tensor],
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    mask: Callable[[int], torch.Tensor],
+    scores: Scores,
 ) -> torch.Tensor:
     """Attention of rows of tokens, each row to its own keys and values, which are not copied.
 
@@ -152,46 +139,41 @@ def attend(
         query: `[rows, heads, tokens, dim]`.
         keys: `[rows, kv_heads, slots, dim]`.
         values: The same.
-        bias: Called with a number of repeats; `[..., repeats * tokens, slots]`, 0 where a token sees a slot, else -inf.
-        scaling: Of the scores; None for the usual one.
-        softcap: Of the scores, as in Gemma 2.
-        sinks: `[heads]`, as in gpt-oss.
+        mask: Called with a number of repeats, gives `[..., repeats * tokens, slots]`: 0 where a token attends to a
+            slot, else -inf.
+        scores: How the layer changes them.
 
     Returns:
         `[rows, heads, tokens, dim]`.
     """
     rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]
-    if softcap is not None or sinks is not None:
-        seen = _plain(query, keys, values, bias(group), scaling, softcap, sinks)
+    if scores.softcap is not None or scores.sinks is not None:
+        attended = _plain(query, keys, values, mask(group), scores)
     elif tokens <= _FEW or group == 1 or rows > 1:
         merged = query.reshape(rows, -1, group * tokens, dim)
-        seen = scaled_dot_product_attention(merged, keys, values, attn_mask=bias(group), scale=scaling)
+        attended = scaled_dot_product_attention(merged, keys, values, attn_mask=mask(group), scale=scores.scaling)
     else:
         keys, values = (part[0, :, None].expand(-1, group, -1, -1) for part in (keys, values))
         grouped = query.reshape(-1, group, tokens, dim)
-        seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=bias(1), scale=scaling)
-    return seen.reshape(rows, heads, tokens, -1)
+        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask(1), scale=scores.scaling)
+    return attended.reshape(rows, heads, tokens, -1)
 
 
 def _plain(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    bias: torch.Tensor,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, how: Scores
 ) -> torch.Tensor:
     """With soft-capped scores or attention sinks; half precision takes the softmax in float32."""
     rows, _, tokens, dim = query.shape
     merged = query.reshape(rows, keys.shape[1], -1, dim)  # the heads that share keys are read as one
-    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + bias
-    if sinks is not None:
-        sink = sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)  # [1, kv_heads, group * tokens, 1]
+    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if how.scaling is None else how.scaling)
+    if how.softcap is not None:
+        scores = torch.tanh(scores / how.softcap) * how.softcap
+    scores = scores + mask
+    if how.sinks is not None:
+        sink = (
+            how.sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)
+        )  # [1, kv_heads, group * tokens, 1]
         scores = torch.cat([scores, sink.expand(rows, -1, -1, -1).to(scores.dtype)], dim=-1)
     exact = torch.promote_types(query.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)

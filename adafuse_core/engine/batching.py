@@ -1,122 +1,139 @@
-"""Joins what all running requests ask of one model into common passes.
+"""Joins what all running requests want to read with one model into common passes.
 
-There is no thread of its own: whoever waits for an answer and finds the model idle runs the next pass, for all that
-have asked by then. A lone request so never changes threads, and many share the machine.
+There is no thread of its own: a thread that waits for its answer and finds the model idle (the leader) runs the next
+pass, for all requests in the queue. So a lone request never changes threads, and many requests share each pass.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from adafuse_core.engine.admission import Admission
+from adafuse_core.engine.clock import SYSTEM, Clock
+from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.store import Ask, Store
-from adafuse_core.engine.turns import Turns
-from adafuse_core.text.tokens import Ids
+from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.store import Store
+from adafuse_core.text.ids import Ids
 
-_POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
-_IDLE_SECONDS = 0.5  # a sequence unused for so long gives way when memory is short
+POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
+IDLE_SECONDS = 0.5  # a sequence unused for longer may be evicted when memory is short
 
 
 class Closed(Exception):
     """The model was freed."""
 
 
+class _Queued:
+    """A request in the queue, and the thread that waits for its answer."""
+
+    def __init__(self, request: ReadRequest, lock: threading.RLock) -> None:
+        self.request = request
+        self.thread = threading.get_ident()
+        self.settled = False  # the request is answered, or there is an error
+        self.error: Exception | None = None
+        self.wake = threading.Condition(lock)  # notified when it is settled, or becomes the leader
+
+
 class Batcher:
     """The one door to a model's memory, for any number of threads.
 
     Args:
-        store: Where asks are answered.
+        store: Answers the requests.
         max_kv_tokens: Most tokens to hold; None for no bound. A sequence that finds no room waits until others end
-            or have been idle for a while; what gives way is read again when it is wanted.
+            or have been idle for a while; see `Admission`.
+        clock: What waiting threads go by.
     """
 
-    def __init__(self, store: Store, *, max_kv_tokens: int | None = None) -> None:
+    def __init__(self, store: Store, *, max_kv_tokens: int | None = None, clock: Clock = SYSTEM) -> None:
         self.store = store
-        self.turns = Turns()  # models on one device share theirs
+        self.turns = Turns(clock)  # models on one device share theirs
         self.max_kv_tokens = max_kv_tokens
-        self._changed = threading.Condition()
+        self._clock = clock
+        self._lock = threading.RLock()  # of everything below
+        self._changed = threading.Condition(self._lock)  # a pass or a sequence ended, so that there may be room
         self._last_used: dict[Memo, float] = {}  # of all sequences, oldest first
-        self._in_call: set[Memo] = set()  # at work, so they keep their memory
-        self._asks: list[Ask] = []
-        self._passing: list[Ask] = []  # being answered by the pass that runs now
-        self._leader: Ask | None = None  # whose thread runs the passes
+        self._in_call: set[Memo] = set()  # sequences that keep their memory, since they are in the middle of work
+        self._queue: list[_Queued] = []
+        self._passing: list[_Queued] = []  # read by the pass that runs now
+        self._leader: _Queued | None = None  # its thread runs the passes
         self._closed = False
 
     def open(self, context: Ids) -> Memo:
         """The memo of a new sequence. Nothing is computed yet."""
         memo = Memo(context)
-        with self._changed:
-            self._last_used[memo] = time.monotonic()
+        with self._lock:
+            self._last_used[memo] = self._clock.now()
         return memo
 
     @contextmanager
     def call(self, memo: Memo) -> Iterator[None]:
-        """Around work that asks several times: the sequence keeps its memory meanwhile."""
-        with self._changed:
+        """Around work that reads several times: the sequence is not idle meanwhile."""
+        with self._lock:
             self._in_call.add(memo)
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._in_call.discard(memo)
-                self._last_used[memo] = time.monotonic()
+                self._last_used[memo] = self._clock.now()
                 self._changed.notify_all()
 
-    def answer(self, ask: Ask, check: Callable[[], None]) -> None:
-        """Have an ask answered.
+    def read(self, request: ReadRequest, check: Callable[[], None]) -> None:
+        """Have a request answered.
 
         Args:
-            ask: What is wanted.
+            request: Of a sequence that has no other request in the queue.
             check: Called while waiting; raises to give up.
 
         Raises:
             Closed: The model was freed.
         """
-        with self._changed:
-            self._asks.append(ask)
-            self._leader = self._leader or ask
-            self.turns.decided()
+        with self._lock:
+            queued = _Queued(request, self._lock)
+            self._queue.append(queued)
+            self._leader = self._leader or queued
+            self.turns.arrive()
             try:
-                while not ask.settled:
-                    if ask not in self._passing:
+                while not queued.settled:
+                    if queued not in self._passing:
                         if self._closed:
                             raise Closed
                         check()
-                    if self._leader is not ask:
-                        self._sleep(ask)
+                    if self._leader is not queued:
+                        self._clock.wait(queued.wake, POLL_SECONDS)
                     elif not self._lead(check):
-                        self._changed.wait(_POLL_SECONDS)
+                        self._clock.wait(self._changed, POLL_SECONDS)
             finally:
-                self._leave(ask)
-        if ask.error is not None:
-            raise ask.error
+                self._leave(queued)
+        if queued.error is not None:
+            raise queued.error
 
     def commit(self, memo: Memo, context: Ids) -> None:
         """Make a context the committed one."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise Closed
             self.store.commit(memo, context)
 
     def close(self, memo: Memo) -> None:
         """Forget a sequence."""
-        with self._changed:
+        with self._lock:
             self._last_used.pop(memo, None)
             memo.restart()
             self._changed.notify_all()
-        self.turns.decided()
+        self.turns.arrive()
 
     def tokens_held(self) -> int:
         """Tokens whose keys and values are in memory."""
-        with self._changed:
+        with self._lock:
             return 0 if self._closed else sum(map(self.store.tokens_held, self._last_used))
 
     def shut(self) -> None:
-        """Answer nothing any more, and let go of the model."""
-        with self._changed:
+        """Refuse all further requests, and let go of the model once the running pass is over."""
+        with self._lock:
             self._closed = True
             while self._passing:
                 self._changed.wait()
@@ -125,89 +142,57 @@ class Batcher:
             del self.store
             self._changed.notify_all()
 
-    def _sleep(self, ask: Ask) -> None:
-        self._changed.release()
-        try:
-            ask.wake.wait(_POLL_SECONDS)
-        finally:
-            self._changed.acquire()
-
-    def _leave(self, ask: Ask) -> None:
-        """Take an ask from the queue; another one leads if this one did."""
-        self._asks.remove(ask)
-        if self._leader is ask:
-            self._leader = next((other for other in self._asks if not other.settled), None)
+    def _leave(self, queued: _Queued) -> None:
+        """Take a request from the queue; if it led, another one becomes the leader."""
+        self._queue.remove(queued)
+        if self._leader is queued:
+            self._leader = next((other for other in self._queue if not other.settled), None)
             if self._leader is not None:
-                self._leader.wake.set()
+                self._leader.wake.notify_all()
 
     def _lead(self, check: Callable[[], None]) -> bool:
-        """Run the next pass, the lock let go meanwhile; False if there is room for none of the asks."""
-        self._changed.release()
+        """Run the next pass, with the lock released meanwhile; False if no request was admitted."""
+        self._lock.release()
         try:
-            with self.turns.take(self._asks, check):  # while it waits for the device, more asks come together
-                with self._changed:
+            with self.turns.hold(self._queue, check):  # while this waits for the device, the queue grows
+                with self._lock:
                     self._passing = [] if self._closed else self._admitted()
                 self._pass(self._passing)
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
             passed, self._passing = self._passing, []
-            settled = [ask for ask in passed if ask.settled]
-            self.turns.answer(ask.thread for ask in settled)
-            for ask in settled:
-                ask.wake.set()
+            settled = [queued for queued in passed if queued.settled]
+            self.turns.expect(queued.thread for queued in settled)
+            for queued in settled:
+                queued.wake.notify_all()
             self._changed.notify_all()
         return bool(passed)
 
-    def _pass(self, asks: list[Ask]) -> None:
-        if not asks:
+    def _pass(self, passing: Sequence[_Queued]) -> None:
+        if not passing:
             return
         try:
-            self.store.read(asks)
+            self.store.read([queued.request for queued in passing])
         except Exception as error:
-            if len(asks) == 1:
-                asks[0].error, asks[0].settled = error, True
+            if len(passing) == 1:
+                passing[0].error, passing[0].settled = error, True
             else:
-                for ask in asks:  # one of them is to blame; the others go on
-                    self._pass([ask])
+                for queued in passing:  # one of them is to blame; the others are read without it
+                    self._pass([queued])
             return
-        for ask in asks:
-            ask.settled = ask.known()
+        for queued in passing:
+            queued.settled = queued.request.is_answered()
 
-    def _admitted(self) -> list[Ask]:
-        """The asks for whose sequences there is room, oldest sequence first."""
-        order = {memo: place for place, memo in enumerate(self._last_used)}
-        asks = sorted((ask for ask in self._asks if not ask.settled), key=lambda ask: order[ask.memo])
-        if self.max_kv_tokens is None:
-            return asks
-        held = {memo: self.store.tokens_held(memo) for memo in self._last_used}
-        more = sum(self.store.tokens_needed(ask) - held[ask.memo] for ask in asks)
-        if sum(held.values()) + more <= self.max_kv_tokens:
-            return asks
-        admitted, refused = [], False
-        for place, ask in enumerate(asks):
-            if refused and not held[ask.memo]:
-                continue  # nobody is let in before an older one
-            if self._make_room(ask, held, [other.memo for other in asks[:place:-1]]):
-                admitted.append(ask)
-            else:
-                refused = True
-        return admitted
+    def _admitted(self) -> list[_Queued]:
+        """The requests that the next pass reads, oldest sequence first."""
+        age = {memo: index for index, memo in enumerate(self._last_used)}
+        waiting = {queued.request: queued for queued in self._queue if not queued.settled}
+        requests = sorted(waiting, key=lambda request: age[request.memo])
+        if self.max_kv_tokens is not None:
+            admission = Admission(self.store, self.max_kv_tokens, self._last_used, self._idle())
+            requests = admission.admit(requests)
+        return [waiting[request] for request in requests]
 
-    def _make_room(self, ask: Ask, held: dict[Memo, int], younger: list[Memo]) -> bool:
-        """Whether a sequence finds room, after idle ones and then younger ones that wait too gave way."""
-        assert self.max_kv_tokens is not None
-        memo, need = ask.memo, self.store.tokens_needed(ask)
-        excess = sum(held.values()) - held[memo] + need - self.max_kv_tokens
-        since = time.monotonic() - _IDLE_SECONDS
-        idle = [other for other, used in self._last_used.items() if used < since and other not in self._in_call]
-        givers = [other for other in [*idle, *younger] if held[other] and other is not memo]
-        alone = not any(tokens for other, tokens in held.items() if other is not memo and other not in givers)
-        if excess > sum(held[other] for other in givers) and not alone:
-            return False
-        for other in givers:
-            if excess > 0:
-                excess -= held[other]
-                held[other] = 0
-                other.restart()
-        held[memo] = need
-        return True
+    def _idle(self) -> list[Memo]:
+        since = self._clock.now() - IDLE_SECONDS
+        return [memo for memo, used in self._last_used.items() if used < since and memo not in self._in_call]

@@ -1,4 +1,4 @@
-"""KV memory by forking: states of the model are kept at some contexts, every pass works on a fork of one.
+"""KV memory by forking: caches of the model are kept at some contexts, and every pass works on a fork of one.
 
 A dynamic cache layer *re-binds* its tensors when it grows, so copying the layer objects and sharing the tensors is an
 exact snapshot at no cost. Contexts that branch are rows of one batch. Nothing is ever cropped, so sliding-window,
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from adafuse_core.engine.distributions import distributions
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.memo import Memo, Node, covering
-from adafuse_core.engine.numbers import distributions
-from adafuse_core.engine.store import Ask
-from adafuse_core.text.tokens import Ids
+from adafuse_core.engine.memo import Memo, Node
+from adafuse_core.engine.read_request import ReadRequest, paths_to_read
+from adafuse_core.text.ids import Ids
 
 _GENERATIONS = 2  # passes whose last states are kept: a draft reads one token beyond the word that is committed
 
@@ -46,7 +46,7 @@ class Snapshots:
 
 
 class ForkStore:
-    """Reads each ask on forks of what was read before.
+    """Reads each request with forks of the caches that earlier passes left.
 
     Args:
         model: One that `selftest.py` found to continue from forks.
@@ -59,53 +59,53 @@ class ForkStore:
         self._model = model
         self._chunk = chunk
 
-    def read(self, asks: Sequence[Ask]) -> None:
-        """One pass per ask, or one per group of contexts of equal length that grow from one state."""
-        for ask in asks:
-            ends = ask.ends()
+    def read(self, requests: Sequence[ReadRequest]) -> None:
+        """One chunk of each prompt, or one pass for each cache that contexts grow from; see `Store.read`."""
+        for request in requests:
+            ends = request.ends()
             try:
-                self._read(ask.memo, ends)
+                self._read(request.memo, ends)
             except BaseException:
-                ask.memo.restart()
+                request.memo.restart()
                 raise
 
     def commit(self, memo: Memo, context: Ids) -> None:
-        """Make a context the committed one; the state nearest to it stays."""
+        """Make a context the committed one, and keep the state nearest to it; see `Store.commit`."""
         memo.commit(context)
-        kept: Snapshots | None = memo.held
+        kept: Snapshots | None = memo.kv
         if kept is None:
             return
-        anchor = next(node for node in memo.head.path() if node.held is not None or node.parent is None)
+        anchor = next(node for node in memo.head.path() if node.kv is not None or node.parent is None)
         if anchor is not kept.anchor:
             old, kept.anchor = kept.anchor, anchor
             self._release(kept, [old] if old else [])
 
     def tokens_held(self, memo: Memo) -> int:
         """Tokens of all states."""
-        kept: Snapshots | None = memo.held
+        kept: Snapshots | None = memo.kv
         if kept is None:
             return 0
         nodes = {node for nodes in kept.newest for node in nodes} | ({kept.anchor} if kept.anchor else set())
-        return kept.trunk_read + sum(node.depth for node in nodes if node.held is not None)
+        return kept.trunk_read + sum(node.depth for node in nodes if node.kv is not None)
 
-    def tokens_needed(self, ask: Ask) -> int:
-        """How many that may be after the next read of an ask: every row of it is a state."""
-        rows = covering(ask.ends(), _path)
-        return self.tokens_held(ask.memo) + sum(path[-1].depth for path in rows)
+    def tokens_needed(self, request: ReadRequest) -> int:
+        """Upper bound of `tokens_held` after the next `read` of this request; each row becomes a state."""
+        rows = paths_to_read(request.ends(), _path)
+        return self.tokens_held(request.memo) + sum(path[-1].depth for path in rows)
 
     def _read(self, memo: Memo, ends: Sequence[Node]) -> None:
-        if memo.held is None:
-            memo.held = Snapshots(self._model.new_cache())
-        kept: Snapshots = memo.held
+        if memo.kv is None:
+            memo.kv = Snapshots(self._model.new_cache())
+        kept: Snapshots = memo.kv
         if kept.trunk_read < len(memo.trunk):
             ids = memo.trunk[kept.trunk_read : kept.trunk_read + self._chunk]
             self._model.forward([ids], kept.trunk, last=1)
             kept.trunk_read += len(ids)
             return
         groups: dict[int, list[tuple[State, list[Node]]]] = {}
-        for path in covering(ends, _path):
+        for path in paths_to_read(ends, _path):
             above = path[0].parent
-            state = above.held if above is not None and above.held is not None else State(kept.trunk, 0, 1)
+            state = above.kv if above is not None and above.kv is not None else State(kept.trunk, 0, 1)
             groups.setdefault(id(state.cache), []).append((state, path))
         if not groups:
             return
@@ -115,14 +115,14 @@ class ForkStore:
             self._release(kept, kept.newest.popleft())
 
     def _run(self, group: Sequence[tuple[State, list[Node]]]) -> list[Node]:
-        """Read paths that grow from one cache; returns the nodes whose states are at hand after it."""
+        """Read paths that grow from one cache; returns the nodes that get a state."""
         first = group[0][0]
         cache = _fork(first.cache)
         rows = [state.row for state, _ in group]
         if rows != list(range(first.rows)):
             cache.reorder_cache(torch.tensor(rows, device=self._model.device))
         longest = max(len(path) for _, path in group)
-        # Shorter rows are filled up on the right: what comes later can't change what came before.
+        # Padding is on the right: later tokens can't change earlier distributions.
         padded = [[*(node.token for node in path), *[0] * (longest - len(path))] for _, path in group]
         logits = self._model.forward(padded, cache)  # [rows, longest, vocab]
         wanted = {
@@ -136,20 +136,20 @@ class ForkStore:
             node.distribution = distribution
         full = [(row, path[-1]) for row, (_, path) in enumerate(group) if len(path) == longest]
         for row, node in full:
-            node.held = State(cache, row, len(group))
+            node.kv = State(cache, row, len(group))
         return [node for _, node in full]
 
     def _release(self, kept: Snapshots, nodes: Sequence[Node]) -> None:
         alive = {id(node) for nodes in kept.newest for node in nodes} | {id(kept.anchor)}
         for node in nodes:
             if id(node) not in alive:
-                node.held = None
+                node.kv = None
 
 
 def _path(end: Node) -> list[Node]:
     """The nodes below the nearest state above a node, down to it."""
     path = [end]
-    while path[-1].parent is not None and path[-1].parent.parent is not None and path[-1].parent.held is None:
+    while path[-1].parent is not None and path[-1].parent.parent is not None and path[-1].parent.kv is None:
         path.append(path[-1].parent)
     return path[::-1]
 

@@ -46,12 +46,12 @@ class Model:
         return DynamicCache(config=self.module.config)
 
     def forward(self, rows: Sequence[Sequence[int]], cache: Any = None, *, last: int | None = None) -> torch.Tensor:
-        """Read rows of token ids after what is in the cache, which grows by them.
+        """Read rows of token ids after the tokens of a cache, which grows by them.
 
         Args:
             rows: `[rows, tokens]`, of one length.
-            cache: Of the same number of rows, or None to use none.
-            last: Only the logits after so many of the last tokens are needed.
+            cache: Of the same number of rows; None for no cache.
+            last: How many of the last tokens need logits; None for all.
 
         Returns:
             `[rows, tokens, vocab]`, or `[rows, last, vocab]`.
@@ -60,14 +60,16 @@ class Model:
         logits = self._call(rows, last or 0, **options)
         return logits[:, -last:] if last else logits
 
-    def go_on(self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int) -> tuple[torch.Tensor, Any]:
-        """Read rows after what is in a cache of the model's own making, or with a new one.
+    def extend_cache(
+        self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int
+    ) -> tuple[torch.Tensor, Any]:
+        """Read rows after the tokens of a cache that the model made itself, or have it make one.
 
         Args:
             rows: `[rows, tokens]`, of one length.
             cache: What the last such pass returned, or None.
             name: Under which the model takes its cache, and hands it out.
-            last: Only the logits after so many of the last tokens are needed.
+            last: How many of the last tokens need logits.
 
         Returns:
             `[rows, last, vocab]`, and the cache; None if the model hands out none.
@@ -81,7 +83,7 @@ class Model:
         Args:
             tokens: `[tokens]`.
             positions: Of each token in its own sequence.
-            tree: The `TreePass` that says what each token sees.
+            tree: The `TreePass` that says what each token attends to.
             keep: Indices of the tokens after which logits are needed.
 
         Returns:
@@ -100,7 +102,7 @@ class Model:
 
     @contextmanager
     def passing(self, tokens: int) -> Iterator[None]:
-        """Around a pass over so many tokens: nobody else uses the model meanwhile."""
+        """Around a pass over this many tokens: nobody else uses the model meanwhile."""
         with self._lock, torch.inference_mode():
             self.forwards += 1
             self.tokens += tokens

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a pass does on the GPU, recorded once, is launched again as a whole."""
+"""CUDA graphs: the kernels of a pass, recorded once and launched again as a whole."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.steps import Recorder, Run
 
-_capturing = threading.Lock()  # PyTorch can record one graph at a time in a process
+Run = Callable[[], None]
+Recorder = Callable[[Run], Run]  # takes what launches a pass, gives what launches it again
+
+_capturing = threading.Lock()  # PyTorch can record only one graph at a time in a process, of whatever model
 
 
 def recorder(model: Model) -> Recorder | str:
-    """What records passes of a model, or why nothing can."""
+    """The recorder for a model's passes, or why they can't be recorded."""
     if model.device.type != "cuda":
         return f"the model runs on {model.device}"
     if {tensor.device for tensor in (*model.module.parameters(), *model.module.buffers())} != {model.device}:
@@ -29,8 +31,8 @@ def recorder(model: Model) -> Recorder | str:
 class GraphRecorder:
     """Records passes of one model.
 
-    All its graphs are recorded on one stream, which nobody else uses, so that what cuBLAS allocates there lies in the
-    memory that these graphs share, and lives as long as they do.
+    All its graphs are recorded on one stream, which nobody else uses, so that the workspaces of cuBLAS lie in the
+    memory that these graphs share, and live as long as the graphs.
 
     Args:
         device: The GPU.
@@ -44,7 +46,7 @@ class GraphRecorder:
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Run) -> Run:
-        """Record what a run launches; see `Recorder`."""
+        """Record the kernels that a run launches; see `Recorder`."""
         with _capturing, torch.cuda.device(self._device):
             with ReadsNoNumber():  # type: ignore[no-untyped-call]
                 run()  # on this thread, since libraries choose and allocate for each thread at their first use
@@ -71,9 +73,9 @@ class GraphRecorder:
 
 
 class ReadsNoNumber(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses work that waits for a number from the device, which a recording can't hold.
+    """Refuses operations that wait for a number from the device, which a graph can't contain.
 
-    It is found here, since a recording that fails half-way may leave PyTorch's memory management in disorder.
+    A recording that fails half-way may leave PyTorch's memory management in disorder, so they are found before it.
     """
 
     def __torch_dispatch__(

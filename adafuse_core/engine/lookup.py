@@ -1,17 +1,17 @@
-"""Guesses what comes next by looking up the last tokens in what was read and written before.
+"""Guesses the next tokens by looking up the last n-gram in the context itself.
 
 Answers copy: from the passages of a prompt, from code, from themselves. A guess costs a few tokens in a pass that
-runs anyway, and a wrong one is never looked at. How far to guess is learned from how well it went so far.
+runs anyway, and a wrong guess is never looked up. Guesses get longer after right ones and shorter after wrong ones.
 """
 
 from __future__ import annotations
 
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _SIZES = (4, 3, 2)  # of the n-grams looked up, longest first
 _LONGEST = 8  # tokens of a guess
 _FIRST = 3
-_PROBE_EVERY = 4  # while guesses fail, one in so many is still made, of one token
+_PROBE_EVERY = 4  # while guesses fail, one in four is still made, of one token
 
 
 class Lookup:
@@ -25,7 +25,7 @@ class Lookup:
         self._open: list[tuple[Ids, Ids]] = []  # guesses that no commit has judged: context beyond the answer, guess
 
     def guess(self, committed: Ids, beyond: Ids) -> Ids:
-        """What may follow the committed context and some tokens beyond it; empty if nothing is known."""
+        """Tokens that may follow the committed context and some tokens beyond it; empty if the n-gram is new."""
         self._learn(committed)
         length = self._length or self._probe()
         last = (committed[-_SIZES[0] :] + beyond)[-_SIZES[0] :]
@@ -54,7 +54,7 @@ class Lookup:
         self._open.clear()
 
     def _judge(self, written: Ids) -> None:
-        """Guess further after a guess that held to its end, less far after one that failed at once."""
+        """Make guesses longer after one that was right to its end, shorter after one that was wrong at once."""
         for beyond, guess in self._open:
             came = written[len(beyond) : len(beyond) + len(guess)]
             if written[: len(beyond)] == beyond and came:

@@ -1,4 +1,7 @@
-"""Where keys and values lie: one slot per token of a sequence, in tensors of its own or in a pool of all sequences."""
+"""Where keys and values lie: one slot per token of a sequence, in tensors of its own or in a pool of all sequences.
+
+Both kinds of memory have the same methods.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,38 +17,22 @@ from numpy.typing import NDArray
 
 from adafuse_core.engine.store import SPARE_TOKENS
 
-BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, one takes what nobody wants
+BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, padding writes to the other
 _FIRST_PLACES = 4096  # or an eighth of the most
-_EVEN = 64
-_SHARE = 24  # a sequence grows by so small a part of what it holds, lest its peak be far above that
+_EVEN = 64  # slots: masks are a multiple of this wide, so that kernels meet few sizes, and aligned ones
+_SHARE = 24  # a sequence grows by this part of what it holds: a larger one would leave more memory unused
 
 Address = slice | torch.Tensor
 
 
-class Memory(Protocol):
-    """Keys and values of one sequence, by slot."""
-
-    def grow(self, capacity: int) -> None:
-        """Have room for so many slots."""
-
-    def address(self, slots: Sequence[int], device: torch.device) -> Address:
-        """What `write` and `read` take for these slots on a device; found once per pass, used once per layer."""
-
-    def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
-
-    def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
-
-    def layers(self) -> int:
-        """Number of layers that stored keys."""
-
-    def drop(self) -> None:
-        """Give all up after a failed pass, which may have left numbers that are none."""
-
-
 def grown(capacity: int, used: int, most: int | None) -> int:
-    """A capacity for so many slots: the old one, or some more (up to a bound), lest it grow with every token."""
+    """The capacity for `used` slots: the old one if they fit, else a larger one that serves some more tokens.
+
+    Args:
+        capacity: The old one.
+        used: Slots that are needed.
+        most: Bound on slots that are not needed yet.
+    """
     if used <= capacity:
         return capacity
     more = capacity + max(SPARE_TOKENS, capacity // _SHARE)
@@ -58,17 +44,17 @@ class Slots:
 
     Args:
         capacity: Slots to begin with.
-        memory: What they stand for.
-        most: No more room than this is taken before it is needed.
+        memory: Keeps their keys and values.
+        most: See `grown`.
     """
 
-    def __init__(self, capacity: int, memory: Memory, most: int | None = None) -> None:
+    def __init__(self, capacity: int, memory: OwnMemory | RentedMemory, most: int | None = None) -> None:
         self.capacity = capacity
         self._most = most
         self.memory = memory
-        self.used = 0  # slots from here on were never written
-        self.trunk_read = 0  # tokens of the trunk that are read; they lie in the first slots, in order
-        self.bias = np.full(capacity, -np.inf, np.float32)  # 0 for slots of the trunk and of committed nodes
+        self.used = 0  # from this slot on, none was ever written
+        self.trunk_read = 0  # tokens of the trunk that were read; they have the first slots, in order
+        self.committed_mask = np.full(capacity, -np.inf, np.float32)  # 0: trunk and committed nodes
         self.positions = np.zeros(capacity, np.int64)
         self._free: list[int] = []
         memory.grow(capacity)
@@ -81,22 +67,22 @@ class Slots:
         return self.used - 1
 
     def capacity_for(self, count: int) -> int:
-        """The capacity that taking so many slots would lead to."""
+        """The capacity after taking this many slots."""
         return grown(self.capacity, self.used + max(0, count - len(self._free)), self._most)
 
     def extend(self, count: int) -> None:
-        """Use so many slots more, behind the others."""
+        """Take slots behind all others."""
         self.used += count
         if self.used > self.capacity:
             self.capacity = grown(self.capacity, self.used, self._most)
-            more = self.capacity - len(self.bias)
-            self.bias = np.concatenate([self.bias, np.full(more, -np.inf, np.float32)])
+            more = self.capacity - len(self.committed_mask)
+            self.committed_mask = np.concatenate([self.committed_mask, np.full(more, -np.inf, np.float32)])
             self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
             self.memory.grow(self.capacity)
 
     @property
     def visible(self) -> int:
-        """Slots that a pass looks at: those used, and some more, so that kernels meet few sizes, and even ones."""
+        """Width of masks: the slots in use, and a few more; see `_EVEN`."""
         return min(self.capacity, -(-self.used // _EVEN) * _EVEN)
 
     def free(self, slot: int) -> None:
@@ -112,11 +98,14 @@ class OwnMemory:
         self._layers: dict[int, dict[str, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
 
     def grow(self, capacity: int) -> None:
-        """Have room for so many slots, in each layer from its next write on."""
+        """Have room for this many slots, in each layer from its next write on."""
         self._capacity = capacity
 
     def address(self, slots: Sequence[int], device: torch.device) -> Address:
-        """A slice where the slots are neighbours, so that reading copies nothing."""
+        """What `write` and `read` take for these slots on a device: found once per pass, used once per layer.
+
+        A slice where the slots are neighbours, so that reading copies nothing.
+        """
         if slots and slots[-1] - slots[0] == len(slots) - 1 and all(b > a for a, b in pairwise(slots)):
             return slice(slots[0], slots[-1] + 1)
         return torch.tensor(slots, dtype=torch.long, device=device)
@@ -143,7 +132,7 @@ class OwnMemory:
         return len(self._layers)
 
     def drop(self) -> None:
-        """Let go of all."""
+        """Give everything up after a failed pass, which may have written NaN."""
         self._layers.clear()
 
     def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
@@ -158,7 +147,7 @@ class Pool:
 
     Args:
         device: The one that all layers run on.
-        most: Its size stays near this many places, if no more are asked for.
+        most: Bound on places that are not needed yet.
 
     Attributes:
         moved: How often its tensors were made anew, larger.
@@ -178,7 +167,7 @@ class Pool:
         return RentedMemory(self)
 
     def take(self, count: int) -> list[int]:
-        """So many places; when there are not enough, the pool becomes twice as large."""
+        """Take places; when there are not enough, the pool becomes twice as large."""
         with self._lock:
             if len(self._free) < count:
                 size = max(_FIRST_PLACES, 2 * self._size)
@@ -195,13 +184,13 @@ class Pool:
             self._free += (place for place in reversed(places) if place < self._size)
 
     def fit(self) -> None:
-        """Make the tensors as large as the places that were given out, where they are not."""
+        """Enlarge the tensors that lack places which were given out."""
         try:
             for layer, (keys, values) in self._layers.items():
                 if len(keys) < self._size:
                     self._layers[layer] = self._enlarged(keys, keys), self._enlarged(values, values)
                     self.moved += 1
-        except BaseException:  # no memory, say: places that not every layer has are none
+        except BaseException:  # out of memory, say: only places that every layer has can be given out
             with self._lock:
                 self._size = min(len(keys) for keys, _ in self._layers.values())
                 self._free = [place for place in self._free if place < self._size]
@@ -243,7 +232,7 @@ class Pool:
 
 
 class RentedMemory:
-    """One sequence's places in a pool.
+    """One sequence's places in a pool; see `OwnMemory` for the methods.
 
     Attributes:
         places: Of each slot, `[capacity]`.
@@ -256,7 +245,7 @@ class RentedMemory:
         weakref.finalize(self, pool.give_back, self._taken)
 
     def grow(self, capacity: int) -> None:
-        """Have room for so many slots."""
+        """Have room for this many slots."""
         self._taken += self._pool.take(capacity - len(self._taken))
         self.places = np.array(self._taken, np.int64)
 
@@ -280,7 +269,7 @@ class RentedMemory:
         return self._pool.layers()
 
     def drop(self) -> None:
-        """Write zeros, and give the places back."""
+        """Give the places back after a failed pass, filled with zeros, since it may have written NaN."""
         self._pool.wipe(self.places)
         self._pool.give_back(self._taken)
         self._taken.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
-from adafuse_core.text.tokens import Ids, shared_length
+from adafuse_core.text.ids import Ids, shared_length
 from adafuse_core.text.vocabulary import Vocabulary
 
 _RECENT = 4  # commits: a token that is written anew began in one of them

@@ -18,7 +18,7 @@ from adafuse_core.members.masks import Masks
 from adafuse_core.members.prefix import ModelPrefix
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.text.vocabulary import Vocabulary
-from adafuse_core.text.words import NewlineTail, WordRule
+from adafuse_core.text.words import WhitespaceWords, WordRule
 
 
 class ModelMember:
@@ -49,7 +49,7 @@ class ModelMember:
         self.weight = weight
         self.backend = backend
         self.end_ids = end_ids
-        self.rule = rule or NewlineTail()
+        self.rule = rule or WhitespaceWords()
         self._encoder = encoder
         self.abilities = backend.abilities()
         self.place = self.abilities.place

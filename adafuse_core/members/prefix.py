@@ -17,7 +17,8 @@ from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import Encoded
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
-from adafuse_core.text.tokens import INCOMPLETE, Ids, shared_length
+from adafuse_core.text.ids import Ids, shared_length
+from adafuse_core.text.tokens import INCOMPLETE
 from adafuse_core.text.words import WordRule
 
 _SETTLED = 16  # tokens with a part of a character that are completed when the next token is asked for

@@ -13,7 +13,8 @@ from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.members.base import Prompt
-from adafuse_core.text.tokens import Codec, Ids, Section
+from adafuse_core.text.ids import Ids
+from adafuse_core.text.tokens import Codec, Section
 
 _PROBE = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object", "properties": {}}}}
 

@@ -6,9 +6,9 @@ from bisect import bisect_right
 
 from adafuse_core.errors import ConfigError
 from adafuse_core.rounds import Span
-from adafuse_core.text.words import NewlineTail
+from adafuse_core.text.words import WhitespaceWords
 
-RULE = NewlineTail()
+RULE = WhitespaceWords()
 
 
 class Script:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adafuse_core.text.tokens import INCOMPLETE, Ids
+from adafuse_core.text.ids import Ids
+from adafuse_core.text.tokens import INCOMPLETE, LONGEST_CHARACTER
 from adafuse_core.text.words import WordRule, is_blank
-
-_LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 
 
 class Writer:
@@ -76,22 +75,36 @@ class Writer:
 
     def _word_end(self) -> int | None:
         """Index after the last token of the word that is being written, if it is complete."""
-        start, here = self.word_starts[-1], len(self.ids)
-        if start == here:
+        if self.word_starts[-1] == len(self.ids):
             return None
-        word = self._since_word_start(here)
-        # A character whose last bytes are still to come may be anything, a full stop or an accent too.
-        ends = self._rule.ends(word if self.ended else word.rstrip(INCOMPLETE), final=self.ended)
-        if self.ended and ends:
-            ends.append(len(word))
-        for length in range(start + 1, here + 1) if ends else ():
+        ends = self._text_ends()
+        end = self._token_boundary(ends) if ends else None
+        return self._cut_off() if end is None else end
+
+    def _text_ends(self) -> list[int]:
+        """Where words of the text since the last word start end, in characters."""
+        word = self._since_word_start(len(self.ids))
+        if not self.ended:  # a character whose last bytes are still to come may be anything, also a stop or an accent
+            return self._rule.ends(word.rstrip(INCOMPLETE))
+        ends = self._rule.ends(word, final=True)
+        return [*ends, len(word)] if ends else []  # blanks after the last word may belong to it
+
+    def _token_boundary(self, ends: list[int]) -> int | None:
+        """The first number of tokens whose text ends at one of these places."""
+        start, here = self.word_starts[-1], len(self.ids)
+        for length in range(start + 1, here + 1):
             text = self._texts[length]
             whole = not text.endswith(INCOMPLETE) or (self.ended and length == here)
             if whole and len(text) - len(self._texts[start]) in ends and self._texts[here].startswith(text):
                 return length
-        too_long = here - start >= self._max_word_tokens
-        cuttable = not word.endswith(INCOMPLETE) or here - start >= self._max_word_tokens + _LONGEST_CHARACTER - 1
-        return here if too_long and cuttable and word and not self.ended else None
+        return None
+
+    def _cut_off(self) -> int | None:
+        """Where a word without end is cut: after so many tokens, and a few more if that is inside a character."""
+        word, tokens = self._since_word_start(len(self.ids)), len(self.ids) - self.word_starts[-1]
+        spare = LONGEST_CHARACTER - 1 if word.endswith(INCOMPLETE) else 0
+        too_long = tokens >= self._max_word_tokens + spare
+        return len(self.ids) if too_long and word and not self.ended else None
 
     def _since_word_start(self, length: int) -> str:
         return self._texts[length][len(self._texts[self.word_starts[-1]]) :]

@@ -1,9 +1,9 @@
 """Places where a text can be cut so that a tokenizer writes what follows as it writes it in the whole text.
 
 Such places exist if the tokenizer splits a text by local rules before it looks for tokens, or if no token
-of its vocabulary could lie across them. Here that is shown from the parts a tokenizer is made of; what is
-not known to be local (a normalizer that looks at whole clusters, a regular expression that looks behind) has
-no such places, and then every text is encoded as a whole.
+of its vocabulary could lie across them. The parts of a tokenizer show whether that is so. A tokenizer with a part that
+is not known to be local (a normalizer of whole clusters, a regular expression that looks behind) has no such places,
+and every text is encoded as a whole.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PROBE = (
 
 
 def safe_cuts(tokenizer: Tokenizer) -> regex.Pattern[str] | None:
-    """What matches, without length or at its beginning, where texts may be cut; None if nothing is safe."""
+    """A pattern whose matches begin where texts may be cut; None if there are no safe places."""
     if not _parts_are_local(tokenizer):
         return None
     model = tokenizer.model

@@ -1,7 +1,7 @@
 """Encodes a text that grows at its end, at a cost that does not depend on how long it is.
 
-Only the last words are encoded again, from a place where the text can be cut. They count if they give the
-ids that are there already: all of them before the text grows, and those of the first word after that. In all other
+Only a window of the last words is encoded again, from a place where the text can be cut. Its ids are trusted only if
+they repeat ids that are known: all of them before the text grows, those of its first word afterwards. In all other
 cases the whole text is encoded.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import regex
 
-Ids = tuple[int, ...]
+from adafuse_core.text.ids import Ids, shared_length
 
 _REACHES = (200, 2000)  # characters before the end in which a window begins
 _NEAR = 40  # characters before the end: a window that begins no further away serves the grown text too
@@ -36,14 +36,14 @@ class Window(NamedTuple):
 
 
 @dataclass
-class Written:
-    """A text as its ids: the first `kept` ones of a shorter text, then its own.
+class EncodedText:
+    """A text as its ids: the first `kept` ids of the shorter text that it grew from, then its own.
 
     Attributes:
         text: The text.
         own: Ids at its end.
         before: All ids of the shorter text.
-        kept: Number of those that are the same.
+        kept: Number of those that it has too.
         window: Its last words; None before they are looked for, False if none can be encoded alone.
     """
 
@@ -58,8 +58,18 @@ class Written:
         """All ids. Most texts are only candidates, and never need them."""
         return self.before[: self.kept] + self.own
 
+    def shared_with(self, base: EncodedText) -> int:
+        """Length of the common beginning of its ids and another text's; looks at few of them if it grew from that."""
+        if self.before is base.ids:
+            return self.kept + shared_length(base.ids[self.kept :], self.own)
+        return shared_length(base.ids, self.ids)
 
-class Growth:
+    def ids_from(self, start: int) -> Ids:
+        """All ids but the first ones."""
+        return self.own[start - self.kept :] if start >= self.kept else self.ids[start:]
+
+
+class IncrementalEncoder:
     """The ids of a text that grows.
 
     Args:
@@ -75,7 +85,7 @@ class Growth:
         self._inner = inner
         self._cuts = cuts
 
-    def grow(self, base: Written, text: str) -> Written:
+    def grow(self, base: EncodedText, text: str) -> EncodedText:
         """A text that begins with a written one: exactly what encoding it as a whole gives."""
         if base.window is None:
             base.window = self._find_window(base) or False
@@ -83,10 +93,10 @@ class Growth:
             start, kept, guard = base.window
             own = self._inner(text[start:])
             if own[: len(guard)] == guard:
-                return Written(text, own, base.ids, kept, base.window if len(text) - start <= _NEAR else None)
-        return Written(text, self._whole(text))
+                return EncodedText(text, own, base.ids, kept, base.window if len(text) - start <= _NEAR else None)
+        return EncodedText(text, self._whole(text))
 
-    def _find_window(self, written: Written) -> Window | None:
+    def _find_window(self, written: EncodedText) -> Window | None:
         """The last words, if they are written alone as they are in their place."""
         if self._cuts is None:
             return None

@@ -23,15 +23,14 @@ import regex
 from tokenizers import AddedToken, Tokenizer
 
 from adafuse_core.text.cuts import safe_cuts
-from adafuse_core.text.incremental import Growth, Written
-
-Ids = tuple[int, ...]
+from adafuse_core.text.ids import Ids
+from adafuse_core.text.incremental import EncodedText, IncrementalEncoder
 
 INCOMPLETE = "\ufffd"  # what decoders write for a character whose last bytes are still to come
+LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 _WINDOW = 8  # tokens of left context for decoding
-_LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
 _RECENT = 32  # answers whose ids a section keeps, and left contexts whose text a codec keeps
-_SECRET = secrets.token_hex(8)  # so that no prompt can contain the marks below
+_SECRET = secrets.token_hex(8)  # drawn once per process and never changed: no prompt can contain the marks below
 _SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"
 _TEXT_OPEN = f"\uf8fftext-{_SECRET}\uf8ff"
 _TEXT_CLOSE = f"\uf8ffcontrol-{_SECRET}\uf8ff"
@@ -54,7 +53,7 @@ class Codec:
         contents = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
         self._control = regex.compile("|".join(map(regex.escape, contents)) if contents else r"(?!)")
         self._dummy_blank = self._parsing.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
-        # Whether every section gets such a blank, also in front of one that stands there.
+        # Whether every section gets such a blank, even one that begins with a blank.
         bare, blank = (self._parsing.encode(_SECTION + text, add_special_tokens=False).tokens for text in ("a", " a"))
         self._dummy_everywhere = bare[1].startswith("▁") and bare != blank
         self._cuts = safe_cuts(tokenizer.backend_tokenizer)
@@ -87,7 +86,7 @@ class Codec:
         return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, chat=True)
 
     def as_text(self, value: Any) -> Any:
-        """Mark the control tokens in all strings of a JSON-like value, so that they are encoded as text."""
+        """Mark the control tokens in all strings of a JSON-like value: `encode_rendered` encodes them as plain text."""
         if isinstance(value, str):
             return self._control.sub(lambda match: f"{_TEXT_OPEN}{match.group()}{_TEXT_CLOSE}", value)
         if isinstance(value, dict):
@@ -99,13 +98,13 @@ class Codec:
     def decode(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text of `ids` standing after the ids `before`. Control tokens have no text."""
         visible = [index for index in ids if index not in self.special_ids]
-        window, base = self._left(tuple(before[-_WINDOW - _LONGEST_CHARACTER + 1 :]))
+        window, base = self._left(tuple(before[-_WINDOW - LONGEST_CHARACTER + 1 :]))
         text = self._parsing.decode([*window, *visible], skip_special_tokens=False)
         return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
 
     def _decode_left(self, before: Ids) -> tuple[Ids, str]:
         """Left context for decoding, and its text. If possible, it does not begin inside a character of bytes."""
-        for width in range(_WINDOW, _WINDOW + _LONGEST_CHARACTER):
+        for width in range(_WINDOW, _WINDOW + LONGEST_CHARACTER):
             window = before[-width:]
             base = self._parsing.decode(window, skip_special_tokens=False)
             if INCOMPLETE not in base:
@@ -140,8 +139,8 @@ class Codec:
         return tuple(self._plain.encode(_SECTION + text, add_special_tokens=False).ids[1:])
 
     def _encode_inside(self, text: str) -> Ids:
-        """Ids of the end of a section, which is cut at one of the safe places."""
-        own = self._dummy_everywhere and text.startswith(" ")  # the tokenizer writes this blank itself
+        """Ids of the end of a section that was cut at a safe place."""
+        own = self._dummy_everywhere and text.startswith(" ")  # the tokenizer adds this blank itself
         return self._encode_section(text[own:], at_start=False)
 
 
@@ -165,10 +164,10 @@ class Section:
         own = codec._dummy_everywhere and not opening  # the tokenizer writes the lead itself
         self._start = opening if own else opening + lead
         before = ids[:head]
-        self._growth = Growth(
+        self._encoder = IncrementalEncoder(
             lambda text: before + codec._encode_section(text, at_start), codec._encode_inside, codec._cuts
         )
-        self._empty = self._base = Written(opening, ids)  # the base is the answer that grows now
+        self._empty = self._base = EncodedText(opening, ids)  # the base is the answer that grows now
         self._recent = {"": self._empty}  # answers; the one that was not in use for the longest time comes first
 
     def encode(self, answer: str) -> Ids:
@@ -194,42 +193,27 @@ class Section:
             from those of the answer alone. Usually `context` is `kept`; where a token straddles
             the seam, or `kept` ends unlike the tokenizer would end it, it is shorter.
         """
-        self._base = self._write(answer)
-        written = self._write(answer + addition)
-        old = self._base.ids
-        # Where the text has just grown from the answer, only the ids at its end have to be looked at.
-        known, own = (written.kept, written.own) if written.before is old else (0, written.ids)
-        shared = shared_length(old[known:], own)
-        dropped, new = old[known + shared :], own[shared:]
-        if not dropped:
-            return kept, new
-        if known + shared == 0:  # the very first token changes, and nothing stands before it to predict it
-            return new[:1], new[1:]
-        if kept[len(kept) - len(dropped) :] == dropped:
-            return kept[: len(kept) - len(dropped)], new
-        return written.ids[: known + shared], new
+        old = self._base = self._write(answer)
+        new = self._write(answer + addition)
+        shared = new.shared_with(old)
+        replaced, ids = old.ids[shared:], new.ids_from(shared)
+        if not replaced:  # the addition only adds tokens
+            return kept, ids
+        if shared == 0:  # it changes the very first token, and no token stands before that to predict it
+            return ids[:1], ids[1:]
+        if kept[-len(replaced) :] == replaced:
+            return kept[: -len(replaced)], ids
+        return new.ids[:shared], ids  # the model wrote other tokens: go on from those of the tokenizer
 
-    def _write(self, answer: str) -> Written:
+    def _write(self, answer: str) -> EncodedText:
         written = self._recent.pop(answer, None)
         if written is None:
             text = self._start + answer if answer else self._opening
-            written = self._growth.grow(self._base if text.startswith(self._base.text) else self._empty, text)
+            written = self._encoder.grow(self._base if text.startswith(self._base.text) else self._empty, text)
             if len(self._recent) >= _RECENT:
                 del self._recent[next(iter(self._recent))]
         self._recent[answer] = written
         return written
-
-
-def shared_length(first: Ids, second: Ids) -> int:
-    """Length of the common beginning of two id sequences."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:  # halves are compared as a whole: prompts are long
-        middle = (low + high + 1) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _copy(state: str) -> Tokenizer:

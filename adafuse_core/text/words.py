@@ -44,7 +44,7 @@ class WordRule(Protocol):
         """
 
 
-class NewlineTail:
+class WhitespaceWords:
     """The default rule: `\\s*\\S+(\\s*[\\r\\n]+)?`, and UAX #29 words in scripts without spaces."""
 
     def ends(self, text: str, *, final: bool = False) -> list[int]:

@@ -17,8 +17,9 @@ from adafuse_core import ContextOverflowError, Ensemble, MemberError
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.engine.batching import Batcher, Closed
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import Choice, choose_store
-from adafuse_core.engine.store import SPARE_TOKENS, Ask
+from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.store import SPARE_TOKENS
+from adafuse_core.engine.store_choice import StoreChoice, choose_store
 from adafuse_core.engine.tree import TreeStore
 from tests import tiny
 
@@ -35,23 +36,23 @@ class Notes:
         self.threads = []
         self.during = lambda memos: None  # called in each pass
 
-    def read(self, asks):
-        self.passes.append([ask.memo for ask in asks])
+    def read(self, requests):
+        self.passes.append([request.memo for request in requests])
         self.threads.append(threading.get_ident())
-        self.during([ask.memo for ask in asks])
-        for ask in asks:
-            for node in ask.ends():
+        self.during([request.memo for request in requests])
+        for request in requests:
+            for node in request.ends():
                 node.distribution = "known"
-            ask.memo.held = len(ask.memo.ids) + SPARE_TOKENS
+            request.memo.kv = len(request.memo.ids) + SPARE_TOKENS
 
     def commit(self, memo, context):
         memo.commit(context)
 
     def tokens_held(self, memo):
-        return memo.held or 0
+        return memo.kv or 0
 
-    def tokens_needed(self, ask):
-        return len(ask.memo.ids) + SPARE_TOKENS
+    def tokens_needed(self, request):
+        return len(request.memo.ids) + SPARE_TOKENS
 
 
 class Gate:
@@ -61,11 +62,11 @@ class Gate:
         self.entered, self.opened = threading.Event(), threading.Event()
         self.read, store.read = store.read, self.wait_and_read
 
-    def wait_and_read(self, asks):
+    def wait_and_read(self, requests):
         if not self.entered.is_set():
             self.entered.set()
             assert self.opened.wait(SOON)
-        self.read(asks)
+        self.read(requests)
 
 
 @pytest.fixture
@@ -81,9 +82,9 @@ def never():
 def ask_for(batcher, memo, *contexts, check=never):
     """Have contexts answered, within a call as sessions do."""
     with batcher.call(memo):
-        ask = Ask(memo, contexts or [memo.ids])
-        batcher.answer(ask, check)
-    return ask
+        request = ReadRequest(memo, contexts or [memo.ids])
+        batcher.read(request, check)
+    return request
 
 
 def queued(threads, batcher, memos):
@@ -120,7 +121,7 @@ def test_lone_request_waits_for_nobody():
     for length in range(10):
         ask_for(batcher, memo, (9,) * (length + 1))
     assert time.monotonic() - start < 10 * 0.03
-    assert all(known.held is None for known in idle)
+    assert all(known.kv is None for known in idle)
 
 
 def test_requests_that_come_while_a_pass_runs_share_the_next_one(threads):
@@ -131,7 +132,7 @@ def test_requests_that_come_while_a_pass_runs_share_the_next_one(threads):
     assert gate.entered.wait(SOON)
     running += queued(threads, batcher, others)
     gate.opened.set()
-    assert all(future.result(SOON).known() for future in running)
+    assert all(future.result(SOON).is_answered() for future in running)
     assert store.passes == [[first], others]
 
 
@@ -145,7 +146,7 @@ def test_requests_that_ask_again_and_again_stay_together(threads):
         started.wait(SOON)
         with batcher.call(memo):
             for length in range(20):
-                batcher.answer(Ask(memo, [(*memo.ids, *range(length))]), never)
+                batcher.read(ReadRequest(memo, [(*memo.ids, *range(length))]), never)
 
     list(threads.map(work, memos))
     assert sum(map(len, store.passes)) == 8 * 20
@@ -170,7 +171,7 @@ def test_bad_request_fails_alone(threads):
     assert [str(error) for error in errors] == ["None", "None", "None", "bad", "None", "None"]
     assert others in store.passes
     store.during = lambda memos: None
-    assert ask_for(batcher, others[2]).known()
+    assert ask_for(batcher, others[2]).is_answered()
 
 
 def test_failed_pass_of_a_model_leaves_right_numbers_to_the_others(threads):
@@ -206,8 +207,8 @@ def test_cancelled_request_leaves_at_once_while_a_pass_runs(threads):
     assert isinstance(waiting.exception(SOON), InterruptedError)
     assert time.monotonic() - start < 0.3
     gate.opened.set()
-    assert running.result(SOON).known()
-    assert kept.result(SOON).known()
+    assert running.result(SOON).is_answered()
+    assert kept.result(SOON).is_answered()
     assert all(cancelled not in memos for memos in store.passes)
 
 
@@ -226,7 +227,7 @@ def test_interrupt_in_the_thread_that_runs_a_pass_leaves_the_others_alive(thread
     waiting = queued(threads, batcher, others)
     gate.opened.set()
     assert isinstance(running.exception(SOON), KeyboardInterrupt)
-    assert all(future.result(SOON).known() for future in waiting)
+    assert all(future.result(SOON).is_answered() for future in waiting)
 
 
 def test_waiting_requests_learn_that_the_model_was_freed(threads):
@@ -304,7 +305,7 @@ def test_request_that_waits_for_another_models_pass_can_be_cancelled(threads):
             raise InterruptedError
 
     waiting = threads.submit(ask_for, batchers[1], memo := batchers[1].open((3, 4)), check=check)
-    wait_until(lambda: batchers[1]._asks)
+    wait_until(lambda: batchers[1]._queue)
     time.sleep(0.05)
     cancel.set()
     with contextlib.suppress(TimeoutError):
@@ -315,7 +316,7 @@ def test_request_that_waits_for_another_models_pass_can_be_cancelled(threads):
     assert left_soon
     assert isinstance(waiting.exception(SOON), InterruptedError)
     assert batchers[1].store.passes == []
-    assert ask_for(batchers[1], memo).known()
+    assert ask_for(batchers[1], memo).is_answered()
 
 
 def test_interrupt_while_waiting_for_another_models_pass_leaves_the_device_free(threads):
@@ -356,11 +357,11 @@ def test_queues_that_grow_while_they_wait_do_not_wait_for_each_other():
         turns, free = two_in_turn()[0].turns, threading.Event()
 
         def hold(turns=turns, free=free):
-            with turns.take([1], lambda: None):
+            with turns.hold([1], lambda: None):
                 assert free.wait(SOON)
 
         def take(waiting, turns=turns):
-            with turns.take(waiting, lambda: None):
+            with turns.hold(waiting, lambda: None):
                 pass
 
         holder = threading.Thread(target=hold, daemon=True)
@@ -413,13 +414,13 @@ def test_session_whose_model_was_freed_says_so(when):
 def test_score_whose_model_is_freed_after_its_pass_says_so(monkeypatch):
     model = llama()
     backend = LocalBackend(model, choose_store(model), name="a")
-    answer = Batcher.answer
+    answer = Batcher.read
 
-    def answer_and_close(self, ask, check):
-        answer(self, ask, check)
+    def answer_and_close(self, request, check):
+        answer(self, request, check)
         backend.close()
 
-    monkeypatch.setattr(Batcher, "answer", answer_and_close)
+    monkeypatch.setattr(Batcher, "read", answer_and_close)
     with session(backend, (1, 2, 3)) as opened, pytest.raises(MemberError, match="freed by close"):
         opened.score([(1, 2, 3)], [(4, 5)])
 
@@ -460,7 +461,7 @@ def test_score_forgets_nothing_when_a_pass_it_shares_fails(threads):
         assert gate.entered.wait(SOON)
         good = threads.submit(opened.score, [prompt, prompt], [(1, 7), (2, 3)])
         bad = threads.submit(backend_logprobs, backend, (1, 10**6))
-        wait_until(lambda: len(backend._batcher._asks) == 3)
+        wait_until(lambda: len(backend._batcher._queue) == 3)
         gate.opened.set()
         assert isinstance(bad.exception(SOON), IndexError)
         assert good.result(SOON)[1] == pytest.approx(expected, abs=1e-4)
@@ -469,8 +470,8 @@ def test_score_forgets_nothing_when_a_pass_it_shares_fails(threads):
 
 def test_score_forgets_nothing_when_its_sequence_gives_way(threads):
     model = llama()
-    choice = choose_store(model)
-    backend = LocalBackend(model, choice, name="a", max_kv_tokens=3 * SPARE_TOKENS)
+    choice = choose_store(model, most=3 * SPARE_TOKENS)
+    backend = LocalBackend(model, choice, name="a")
     prompt, other = tuple(range(3, 12)), tuple(range(60))
     expected = backend_logprobs(backend, prompt)
     with session(backend, other) as older, session(backend, prompt) as opened, session(backend, (5,)) as third:
@@ -480,7 +481,7 @@ def test_score_forgets_nothing_when_its_sequence_gives_way(threads):
         assert gate.entered.wait(SOON)
         scores = threads.submit(opened.score, [prompt, prompt], [(1, 7), (2, 3)])
         first = threads.submit(older.score, [other], [(1,)])
-        wait_until(lambda: len(backend._batcher._asks) == 3)
+        wait_until(lambda: len(backend._batcher._queue) == 3)
         gate.opened.set()
         running.result(SOON)
         third.close()
@@ -495,10 +496,10 @@ def test_long_prompt_holds_up_others_for_one_chunk_at_most(threads):
     batcher = Batcher(store)
     passes, tokens, read = [], [], store.read
 
-    def read_and_note(asks):
-        passes.append([ask.memo for ask in asks])
+    def read_and_note(requests):
+        passes.append([request.memo for request in requests])
         before = model.tokens
-        read(asks)
+        read(requests)
         tokens.append(model.tokens - before)
 
     store.read = read_and_note
@@ -512,13 +513,13 @@ def test_long_prompt_holds_up_others_for_one_chunk_at_most(threads):
         first = seen[0]  # passes that had begun when it asked
         assert any(short in memos for memos in passes[first : first + 2])
     assert not reading.done()
-    assert reading.result(SOON).known()
+    assert reading.result(SOON).is_answered()
     assert max(tokens) <= 64 + 4 + 1  # the last tokens of a prompt are read with the first branch
 
 
 def test_prompts_read_at_the_same_time_share_chunks(threads):
     model = llama()
-    backend = LocalBackend(model, Choice(TreeStore(model, chunk=64)), name="a")
+    backend = LocalBackend(model, StoreChoice(store=TreeStore(model, chunk=64)), name="a")
     choose_store(model, "tree")  # its attention
     prompts = [tuple(range(1, length)) for length in (90, 60, 30, 99)]
     start = model.forwards
@@ -546,8 +547,8 @@ def held_in_passes(store, batcher):
     store.during = lambda memos: time.sleep(0.001)
     read = store.read
 
-    def read_and_note(asks):
-        read(asks)
+    def read_and_note(requests):
+        read(requests)
         held.append(sum(map(store.tokens_held, list(batcher._last_used))))
 
     store.read = read_and_note
@@ -555,7 +556,7 @@ def held_in_passes(store, batcher):
 
 
 def one_by_one(batcher, memo, steps):
-    """A request that asks, commits and asks again."""
+    """A sequence that is read, committed and read again."""
     for step in range(steps):
         ask_for(batcher, memo)
         batcher.commit(memo, (*memo.ids, step))
@@ -576,7 +577,7 @@ def test_memory_held_stays_within_the_bound(threads):
 
 def test_memory_held_of_a_model_stays_within_the_bound(threads):
     model = llama()
-    backend = LocalBackend(model, choose_store(model, "tree", most=300), name="a", max_kv_tokens=300)
+    backend = LocalBackend(model, choose_store(model, "tree", most=300), name="a")
     held = []
 
     def work(seed):
@@ -599,14 +600,14 @@ def test_requests_without_room_run_once_others_end(threads):
     batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
     first = batcher.open((1,) * 8)
     with batcher.call(first):
-        batcher.answer(Ask(first, [first.ids]), never)
+        batcher.read(ReadRequest(first, [first.ids]), never)
         waiting = queued(threads, batcher, [batcher.open((2,) * 8), batcher.open((3,) * 8)])
         time.sleep(0.2)
         assert not any(future.done() for future in waiting)
         assert len(store.passes) == 1
     batcher.close(first)
-    assert waiting[0].result(SOON).known()
-    assert waiting[1].result(SOON).known()
+    assert waiting[0].result(SOON).is_answered()
+    assert waiting[1].result(SOON).is_answered()
 
 
 def test_requests_without_room_wait_quietly(threads):
@@ -614,7 +615,7 @@ def test_requests_without_room_wait_quietly(threads):
     batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
     first = batcher.open((1,) * 8)
     with batcher.call(first):
-        batcher.answer(Ask(first, [first.ids]), never)
+        batcher.read(ReadRequest(first, [first.ids]), never)
         looks, tokens_held = [], store.tokens_held
         store.tokens_held = lambda memo: looks.append(memo) or tokens_held(memo)
         waiting = queued(threads, batcher, [batcher.open((token,) * 8) for token in range(3)])
@@ -635,7 +636,7 @@ def test_idle_sequence_gives_way_and_is_read_again(threads):
     assert 0.3 < time.monotonic() - start < 2
     assert store.tokens_held(idle) == 0
     batcher.close(other)
-    assert ask_for(batcher, idle).known()
+    assert ask_for(batcher, idle).is_answered()
     assert store.passes == [[idle], [other], [idle]]
 
 
@@ -644,7 +645,7 @@ def test_sequence_at_work_does_not_give_way(threads):
     batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
     busy = batcher.open((1,) * 8)
     with batcher.call(busy):
-        batcher.answer(Ask(busy, [busy.ids]), never)
+        batcher.read(ReadRequest(busy, [busy.ids]), never)
         (waiting,) = queued(threads, batcher, [batcher.open((2,) * 8)])
         time.sleep(0.8)
         assert store.tokens_held(busy)

@@ -7,8 +7,8 @@ import torch
 
 from adafuse_core import Ensemble, small_models
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.selftest import choose_store
-from tests.engine.test_steps import TREES, calls
+from adafuse_core.engine.store_choice import choose_store
+from tests.engine.test_fixed_passes import TREES, calls
 from tests.engine.test_stores import build, check_distributions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

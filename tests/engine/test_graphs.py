@@ -8,9 +8,9 @@ import gc
 import pytest
 import torch
 
-from adafuse_core.engine import selftest
+from adafuse_core.engine import store_choice
 from adafuse_core.engine.graphs import GraphRecorder, ReadsNoNumber, recorder
-from adafuse_core.engine.selftest import Unfit, choose_store
+from adafuse_core.engine.store_choice import Unfit, choose_store
 from tests.engine.test_stores import build
 
 
@@ -117,7 +117,7 @@ def test_experts_picked_by_python_are_refused(monkeypatch):
             run()
         return run
 
-    monkeypatch.setattr(selftest, "recorder", lambda _: record)
+    monkeypatch.setattr(store_choice, "recorder", lambda _: record)
     for family in ("llama", "qwen3", "gemma2", "gpt2", "phi3"):
         assert choose_store(build(family), graphs=True).recorded
     model = build("mixtral")

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from adafuse_core.engine.memo import Memo, unread
+from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.read_request import unread
 
 PROMPT = tuple(range(10, 20))
 
@@ -16,12 +17,12 @@ def read(memo, *contexts):
     for context in contexts:
         node = memo.node(context)
         for above in node.path():
-            above.held = above.held or "slot"
+            above.kv = above.kv or "slot"
         node.distribution = ("after", *context)
 
 
 def nodes(memo):
-    return list(memo.root.below())
+    return list(memo.root.descend())
 
 
 def test_nothing_is_known_at_first():
@@ -66,11 +67,11 @@ def test_token_on_the_seam_may_be_written_anew():
 def test_context_that_ends_in_the_trunk_makes_the_memo_begin_anew():
     memo = Memo(PROMPT)
     read(memo, (*PROMPT, 1))
-    memo.held = "slots"
+    memo.kv = "slots"
     node = memo.node(PROMPT[:5])
     assert node.depth == 5
     assert memo.trunk == PROMPT[:1]
-    assert memo.held is None
+    assert memo.kv is None
     assert memo.ids == PROMPT
     assert memo.known((*PROMPT, 1)) is None
     assert [above.token for above in memo.head.path()][:9] == list(PROMPT[:0:-1])
@@ -117,7 +118,7 @@ def test_going_back_keeps_what_lies_ahead():
     read(memo, (*PROMPT, 1, 2), (*PROMPT, 1, 2, 3))
     assert memo.commit((*PROMPT, 1)) == []
     assert memo.known((*PROMPT, 1, 2, 3)) is not None
-    assert [node.committed for node in memo.head.below()] == [True, False, False]
+    assert [node.committed for node in memo.head.descend()] == [True, False, False]
 
 
 def test_only_the_newest_committed_tokens_keep_their_distribution():
@@ -138,7 +139,7 @@ def test_restart_forgets_all_but_the_committed_tokens():
     memo.restart()
     assert memo.ids == (*PROMPT, 1)
     assert memo.known((*PROMPT, 1)) is None
-    assert all(node.held is None and node.distribution is None for node in nodes(memo))
+    assert all(node.kv is None and node.distribution is None for node in nodes(memo))
     assert len(nodes(memo)) == 1 + len(memo.ids) - len(memo.trunk)
 
 
@@ -209,5 +210,5 @@ def test_random_walks_know_what_a_flat_set_of_contexts_knows(seed):
                 assert set(dropped) == gone
             plain.commit(context)
             on_path = set(memo.head.path())
-            assert set(nodes(memo)) == on_path | set(memo.head.below())  # nothing leads elsewhere
+            assert set(nodes(memo)) == on_path | set(memo.head.descend())  # nothing leads elsewhere
         check(memo, plain, [*plain.may, *(some_context() for _ in range(5))])

@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adafuse_core import Ensemble, MemberConfig
 from adafuse_core.backends.local import LocalBackend
+from adafuse_core.engine.cache_growth import CacheUse
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.prefill import CacheUse, PrefillStore
-from adafuse_core.engine.selftest import Choice, choose_store, tried_cache
-from adafuse_core.engine.store import Ask
+from adafuse_core.engine.prefill import PrefillStore
+from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.selftest import tried_cache
+from adafuse_core.engine.store_choice import StoreChoice, choose_store
 from tests import tiny
 
 SMALL = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2}
@@ -65,9 +67,9 @@ def store_of(model):
 
 
 def read(store, memo, *contexts):
-    ask = Ask(memo, contexts)
-    while not ask.known():
-        store.read([ask])
+    request = ReadRequest(memo, contexts)
+    while not request.is_answered():
+        store.read([request])
     return torch.stack([(row := memo.known(context)).table[row.row] for context in contexts])
 
 
@@ -129,7 +131,7 @@ def test_branches_grow_side_by_side_and_the_chosen_one_goes_on():
         tails = [(1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)]
         for length, rows in [(1, (0, 1, 2)), (2, (2, 0, 1)), (3, (0, 2)), (4, (2,))]:
             contexts = [PROMPT + tails[row][:length] for row in rows]
-            assert store.tokens_needed(Ask(memo, contexts)) >= len(rows) * (len(PROMPT) + length)
+            assert store.tokens_needed(ReadRequest(memo, contexts)) >= len(rows) * (len(PROMPT) + length)
             assert read_fresh(model, store, memo, *contexts) == len(rows)
             assert store.tokens_held(memo) == len(rows) * (len(PROMPT) + length)
         store.commit(memo, PROMPT + tails[2][:3])
@@ -159,7 +161,7 @@ def test_branches_where_nothing_is_held_share_the_reading_of_their_context():
     model = build("mamba")
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
-    memo.held = None
+    memo.kv = None
     assert read_fresh(model, store, memo, *((*PROMPT, token) for token in (1, 2, 3))) == len(PROMPT) + 3
     assert read_fresh(model, store, memo, *((*PROMPT, token, 4) for token in (1, 2, 3))) == 3
 
@@ -217,12 +219,12 @@ def test_sequences_in_one_read_go_on_each_by_itself(family):
     store = store_of(model)
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
     for step in range(4):
-        asks = [Ask(memo, [memo.ids + (7, 8, 9)[:step]]) for memo in memos]
+        requests = [ReadRequest(memo, [memo.ids + (7, 8, 9)[:step]]) for memo in memos]
         before = model.tokens
-        store.read(asks)
+        store.read(requests)
         assert model.tokens - before == (3 if step else 68)
-        for ask in asks:
-            assert_fresh(model, read(store, ask.memo, *ask.contexts), *ask.contexts)
+        for request in requests:
+            assert_fresh(model, read(store, request.memo, *request.contexts), *request.contexts)
 
 
 class Forgetful(LlamaForCausalLM):
@@ -374,7 +376,7 @@ class Cancelled(Exception):
 
 def test_memory_is_free_after_cancelling_and_closing():
     model = build("mamba")
-    backend = LocalBackend(model, choose_store(model, "prefill"), name="a", max_kv_tokens=1000)
+    backend = LocalBackend(model, choose_store(model, "prefill", most=1000), name="a")
     left = 5
 
     def check():
@@ -400,10 +402,11 @@ def test_memory_is_free_after_cancelling_and_closing():
 
 def test_bound_on_memory_is_kept_by_reading_anew():
     model = build("mamba")
-    plain = Choice(PrefillStore(model))
+    bound = len(PROMPT) + 10
+    plain = StoreChoice(store=PrefillStore(model))
     drafts = []
-    for choice, bound in [(choose_store(model, "prefill"), len(PROMPT) + 10), (plain, None)]:
-        backend = LocalBackend(model, choice, name="a", max_kv_tokens=bound)
+    for choice, most in [(choose_store(model, "prefill", most=bound), bound), (plain, 0)]:
+        backend = LocalBackend(model, choice, name="a")
         session = backend.open(PROMPT, window=None, lookup=False, raise_if_cancelled=lambda: None)
         held = []
 
@@ -412,7 +415,7 @@ def test_bound_on_memory_is_kept_by_reading_anew():
             return False
 
         drafts.append(session.draft([PROMPT], 20, 2, until)[0])
-        assert max(held) <= (bound or 0)
+        assert max(held) <= most
         session.close()
     assert [step.ids for step in drafts[0]] == [step.ids for step in drafts[1]]
 

@@ -9,12 +9,16 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from adafuse_core.config import KV_STORES
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
+from adafuse_core.engine.free_memory import tokens_in_free_memory
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
-from adafuse_core.engine.selftest import choose_store, is_causal, store_problem, tokens_in_free_memory, tree_problem
-from adafuse_core.engine.store import Ask
+from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.sanity import is_causal
+from adafuse_core.engine.selftest import store_problem, tree_problem
+from adafuse_core.engine.store_choice import STORES, choose_store
 from tests import tiny
 
 SMALL = {**tiny._SHAPE, "vocab_size": 99}
@@ -82,9 +86,9 @@ def fresh(model, context):
 
 
 def read(store, memo, contexts):
-    ask = Ask(memo, contexts)
-    while not ask.known():
-        store.read([ask])
+    request = ReadRequest(memo, contexts)
+    while not request.is_answered():
+        store.read([request])
     return torch.stack([(row := memo.known(context)).table[row.row] for context in contexts])
 
 
@@ -127,12 +131,14 @@ def test_distributions_are_those_of_fresh_passes(family, record_property):
 def test_many_sequences_are_read_in_one_pass(family):
     reference = build(family)
     for _, store in stores(family):
-        asks = [Ask(Memo(PROMPT[:length]), [PROMPT[:length], (*PROMPT[:length], 7)]) for length in (40, 3, 25)]
-        while waiting := [ask for ask in asks if not ask.known()]:
+        requests = [
+            ReadRequest(Memo(PROMPT[:length]), [PROMPT[:length], (*PROMPT[:length], 7)]) for length in (40, 3, 25)
+        ]
+        while waiting := [request for request in requests if not request.is_answered()]:
             store.read(waiting)
-        for ask in asks:
-            for context in ask.contexts:
-                row = ask.memo.known(context)
+        for request in requests:
+            for context in request.contexts:
+                row = request.memo.known(context)
                 assert_close(row.table[row.row], fresh(reference, context))
 
 
@@ -141,6 +147,20 @@ def test_the_best_store_that_works_is_chosen(family):
     assert choice.store.kind == FAMILIES[family][1]
     if choice.store.kind == "fork":
         assert "no tree: " in str(choice)
+
+
+def test_config_names_the_stores_that_can_be_opened_in_the_order_in_which_they_are_tried():
+    assert ("auto", *STORES) == KV_STORES
+
+
+def test_only_the_last_resort_that_nobody_asked_for_is_a_fallback():
+    mamba = transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4)
+    assert choose_store(Model(AutoModelForCausalLM.from_config(mamba))).fallback
+    for wanted in KV_STORES:
+        choice = choose_store(build("llama"), wanted, most=100)
+        assert not choice.fallback
+        assert choice.forced == (wanted != "auto")
+        assert choice.max_kv_tokens == (None if wanted == "prefill" else 100)  # which keeps to the bound by itself
 
 
 def test_prompt_is_read_once(family):
@@ -187,7 +207,7 @@ def test_an_error_leaves_nothing_half_done():
     read(store, memo, [PROMPT])
     bad = (*PROMPT, 10**6)
     with pytest.raises(IndexError):
-        store.read([Ask(memo, [bad])])
+        store.read([ReadRequest(memo, [bad])])
     expected = fresh(build("llama"), (*PROMPT, 1))
     assert_close(read(store, memo, [(*PROMPT, 1)])[0], expected)
 

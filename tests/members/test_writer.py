@@ -9,11 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adafuse_core.members.writer import Writer
-from adafuse_core.text.words import NewlineTail, is_blank
+from adafuse_core.text.words import WhitespaceWords, is_blank
 
 END = -1
 CONTROL = -2  # a token without text
-RULE = NewlineTail()
+RULE = WhitespaceWords()
 many = settings(deadline=None, max_examples=300)
 
 TEXTS = [

@@ -7,7 +7,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adafuse_core.text.incremental import Growth, Written
+from adafuse_core.text.incremental import EncodedText, IncrementalEncoder
 
 CUTS = regex.compile(r"(?<=\S) (?=\S)")
 
@@ -27,11 +27,11 @@ class Words:
         self.wholes += 1
         return self.encode(text)
 
-    def growth(self):
-        return Growth(self.whole, self.encode, CUTS)
+    def encoder(self):
+        return IncrementalEncoder(self.whole, self.encode, CUTS)
 
     def written(self, text):
-        return Written(text, self.encode(text))
+        return EncodedText(text, self.encode(text))
 
 
 TEXT = " ".join(f"word{index}" for index in range(40))
@@ -39,7 +39,7 @@ TEXT = " ".join(f"word{index}" for index in range(40))
 
 def test_a_text_grows_without_being_encoded_as_a_whole():
     tokenizer = Words()
-    grown = tokenizer.growth().grow(tokenizer.written(TEXT), TEXT + "s and more")
+    grown = tokenizer.encoder().grow(tokenizer.written(TEXT), TEXT + "s and more")
     assert grown.ids == tokenizer.encode(grown.text)
     assert tokenizer.wholes == 0
 
@@ -47,9 +47,9 @@ def test_a_text_grows_without_being_encoded_as_a_whole():
 def test_what_is_encoded_again_does_not_grow_with_the_text():
     read = []
     tokenizer = Words()
-    growth = Growth(tokenizer.whole, lambda text: read.append(len(text)) or tokenizer.encode(text), CUTS)
+    encoder = IncrementalEncoder(tokenizer.whole, lambda text: read.append(len(text)) or tokenizer.encode(text), CUTS)
     for length in (1, 10, 1000):
-        growth.grow(tokenizer.written(f"{TEXT} " * length + "so far"), f"{TEXT} " * length + "so far, so good")
+        encoder.grow(tokenizer.written(f"{TEXT} " * length + "so far"), f"{TEXT} " * length + "so far, so good")
     assert max(read) < 50
     assert read[:3] == read[3:6] == read[6:]
 
@@ -59,7 +59,7 @@ def test_what_is_encoded_again_does_not_grow_with_the_text():
 @pytest.mark.parametrize("addition", ["", "s", " and", " and more words", " ", "  "])
 def test_words_that_depend_on_their_neighbours_are_written_as_in_the_whole_text(behind, ahead, addition):
     tokenizer = Words(behind, ahead)
-    grown = tokenizer.growth().grow(tokenizer.written(TEXT), TEXT + addition)
+    grown = tokenizer.encoder().grow(tokenizer.written(TEXT), TEXT + addition)
     assert grown.ids == tokenizer.encode(TEXT + addition)
 
 
@@ -70,7 +70,7 @@ def test_a_guard_that_changes_as_the_text_grows_has_the_whole_text_encoded(far):
             return tuple(hash((word, far(text))) for word in text.split())
 
     tokenizer = Far()
-    grown = tokenizer.growth().grow(tokenizer.written(TEXT), TEXT + " new!")
+    grown = tokenizer.encoder().grow(tokenizer.written(TEXT), TEXT + " new!")
     assert grown.ids == tokenizer.encode(TEXT + " new!")
     assert tokenizer.wholes == 1
 
@@ -82,15 +82,15 @@ def test_any_beginning_may_grow_to_any_text_through_any_others(parts, data):
     text = "".join(parts)
     lengths = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5))) if data else [3, 7, len(text)]
     tokenizer = Words()
-    growth, written = tokenizer.growth(), tokenizer.written("")
+    encoder, written = tokenizer.encoder(), tokenizer.written("")
     for length in lengths:
-        written = growth.grow(written, text[:length])
+        written = encoder.grow(written, text[:length])
         assert written.text == text[:length]
         assert written.ids == tokenizer.encode(text[:length])
 
 
 def test_without_safe_cuts_every_text_is_encoded_as_a_whole():
     tokenizer = Words()
-    growth = Growth(tokenizer.whole, tokenizer.encode, None)
-    assert growth.grow(tokenizer.written(TEXT), TEXT + " x").ids == tokenizer.encode(TEXT + " x")
+    encoder = IncrementalEncoder(tokenizer.whole, tokenizer.encode, None)
+    assert encoder.grow(tokenizer.written(TEXT), TEXT + " x").ids == tokenizer.encode(TEXT + " x")
     assert tokenizer.wholes == 1

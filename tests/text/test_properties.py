@@ -12,13 +12,13 @@ from tokenizers import AddedToken
 
 from adafuse_core.members.writer import Writer
 from adafuse_core.text.tokens import INCOMPLETE, Codec
-from adafuse_core.text.words import NewlineTail
+from adafuse_core.text.words import WhitespaceWords
 from tests import tiny
 from tests.text import tokenizers, vocabularies
 from tests.text.test_tokens import TOKENIZERS
 
 PROPERTY = "tokenization cases checked"
-RULE = NewlineTail()
+RULE = WhitespaceWords()
 HAND_MADE = {
     **TOKENIZERS,
     "composed": tokenizers.composed(),

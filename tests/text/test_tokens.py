@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from adafuse_core.text.tokens import INCOMPLETE, Codec, shared_length
-from adafuse_core.text.words import NewlineTail
+from adafuse_core.text.ids import shared_length
+from adafuse_core.text.tokens import INCOMPLETE, Codec
+from adafuse_core.text.words import WhitespaceWords
 from tests import tiny
 from tests.text import vocabularies
 from tests.text.tokenizers import sentencepiece
@@ -412,7 +413,7 @@ REAL_TEXTS = [
 def test_real_words_end_where_tokens_end(real, text):
     _, codec = real
     whole = codec.encode_prompt(text)[0]
-    for end in NewlineTail().ends(text):
+    for end in WhitespaceWords().ends(text):
         before = codec.encode_prompt(text[:end])[0]
         assert whole[: len(before)] == before, text[:end]
 

@@ -9,9 +9,9 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adafuse_core.text.words import NewlineTail, is_blank
+from adafuse_core.text.words import WhitespaceWords, is_blank
 
-RULE = NewlineTail()
+RULE = WhitespaceWords()
 
 # One or two characters of every kind that some word boundary rule looks at.
 ALPHABET = (

@@ -1,4 +1,4 @@
-"""From logits to what the rule reads: log-probabilities and the likeliest tokens."""
+"""Next-token distributions: from logits to log-probabilities and the likeliest tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adafuse_core.text.tokens import Ids
+from adafuse_core.text.ids import Ids
 
 _ROWS = 16  # of logits that are made log-probabilities at a time
 _AT_HAND = 8  # likeliest tokens that are read with every distribution
@@ -40,11 +40,11 @@ class Distribution:
         return _possible(ids[0], logprobs[0])
 
 
-def on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
-    """Distributions on condition that the next token is one of the allowed: theirs add up to one.
+def masked(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
+    """Distributions renormalized over the tokens that a mask allows.
 
     Args:
-        known: Each with its allowed tokens, one bit for each, lowest first. All on one device.
+        known: Each distribution with its mask: one bit for each token, lowest first. All on one device.
 
     Raises:
         ValueError: No token of a table is allowed.
@@ -64,13 +64,13 @@ def on_condition(known: Sequence[tuple[Distribution, bytes]]) -> list[Distributi
 
 
 def _possible(ids: list[int], logprobs: list[float]) -> tuple[Ids, tuple[float, ...]]:
-    """Without what has no probability."""
+    """Without the tokens that have no probability."""
     count = sum(value > -math.inf for value in logprobs)
     return tuple(ids[:count]), tuple(logprobs[:count])
 
 
 def distributions(logits: torch.Tensor) -> list[Distribution]:
-    """What each row of `[rows, vocab]` says of the next token. Its memory is used for the result.
+    """The distribution of each row of `[rows, vocab]` logits, whose memory is reused for the result.
 
     Raises:
         FloatingPointError: A logit is NaN or infinite.
@@ -87,7 +87,7 @@ def distributions(logits: torch.Tensor) -> list[Distribution]:
 
 
 def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
-    """Log-probabilities of tokens, each in its distribution; one transfer per table, none for what is at hand."""
+    """Log-probabilities of tokens, each in its distribution; one transfer per table, none for the likeliest tokens."""
     by_table: dict[int, list[int]] = {}
     values = [0.0] * len(wanted)
     for index, (distribution, token) in enumerate(wanted):

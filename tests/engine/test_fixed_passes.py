@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections import namedtuple
 
 import pytest
 import torch
 
-from adafuse_core.engine import graphs, selftest
+from adafuse_core.engine import graphs, store_choice
+from adafuse_core.engine.fixed_passes import FixedPasses
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.selftest import Unfit, choose_store
+from adafuse_core.engine.pass_shapes import Shape, smallest_shape
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.slots import BLANK, Pool
-from adafuse_core.engine.steps import Steps, _shape
-from adafuse_core.engine.store import Ask
+from adafuse_core.engine.store_choice import Unfit, choose_store
 from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, check_distributions, fresh, read
 from tests.recording import traced
 
@@ -23,16 +23,16 @@ TREES = [family for family, (_, kind) in FAMILIES.items() if kind == "tree"]
 @pytest.fixture(autouse=True)
 def recording(monkeypatch):
     """Every model is one whose passes can be recorded."""
-    monkeypatch.setattr(selftest, "recorder", lambda _: traced)
+    monkeypatch.setattr(store_choice, "recorder", lambda _: traced)
 
 
 def recorded(family="llama", record=traced, monkeypatch=None):
-    """A model, its store, and the steps of that."""
+    """A model, its store, and the fixed passes of that."""
     model = build(family)
     if monkeypatch is not None:
-        monkeypatch.setattr(selftest, "recorder", lambda _: record)
+        monkeypatch.setattr(store_choice, "recorder", lambda _: record)
     store = choose_store(model, graphs=True, chunk=16).store
-    return model, store, store._steps
+    return model, store, store._fixed
 
 
 def calls(model):
@@ -49,10 +49,10 @@ def free(pool):
 
 @pytest.mark.parametrize("family", TREES)
 def test_recorded_passes_give_the_distributions_of_fresh_ones(family, record_property):
-    model, store, steps = recorded(family)
+    model, store, fixed = recorded(family)
     runs, before = calls(model), model.forwards
     count = check_distributions(store, build(family), family, rounds=8)
-    assert steps.problem is None
+    assert fixed.problem is None
     assert len(runs) < (model.forwards - before) * 0.75  # the others were replays
     record_property("distributions equal to fresh passes", count)
 
@@ -60,53 +60,53 @@ def test_recorded_passes_give_the_distributions_of_fresh_ones(family, record_pro
 @pytest.mark.parametrize("family", TREES)
 def test_many_sequences_are_one_recorded_pass(family):
     reference = build(family)
-    model, store, steps = recorded(family)
+    model, store, fixed = recorded(family)
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25, 11, 30)]
-    while waiting := [ask for memo in memos if not (ask := Ask(memo, [memo.ids])).known()]:
+    while waiting := [request for memo in memos if not (request := ReadRequest(memo, [memo.ids])).is_answered()]:
         store.read(waiting)
     for turn in range(5):
         before, runs = model.forwards, calls(model)
-        asks = [
-            Ask(memo, [(*memo.ids, turn + place), *([(*memo.ids, 90)] if place % 2 else [])])
+        requests = [
+            ReadRequest(memo, [(*memo.ids, turn + place), *([(*memo.ids, 90)] if place % 2 else [])])
             for place, memo in enumerate(memos)
         ]
-        store.read(asks)
+        store.read(requests)
         assert model.forwards == before + 1
         assert len(runs) == (0 if turn > 2 else len(runs))
-        for ask in asks:
-            for context in ask.contexts:
-                row = ask.memo.known(context)
+        for request in requests:
+            for context in request.contexts:
+                row = request.memo.known(context)
                 assert_close(row.table[row.row], fresh(reference, context))
-            store.commit(ask.memo, ask.contexts[0])
-    assert steps.problem is None
+            store.commit(request.memo, request.contexts[0])
+    assert fixed.problem is None
 
 
 def test_shapes_are_few_and_the_oldest_go(monkeypatch):
-    monkeypatch.setattr("adafuse_core.engine.steps._KEPT", 2)
-    _, store, steps = recorded()
+    monkeypatch.setattr("adafuse_core.engine.fixed_passes._KEPT", 2)
+    _, store, fixed = recorded()
     memo = Memo(PROMPT)
     read(store, memo, [PROMPT])
     for count in (1, 3, 9, 30, 2):
         ends = [(*PROMPT, token) for token in range(count)]
         assert_close(read(store, memo, ends), torch.stack([fresh(build("llama"), end) for end in ends]))
         memo.restart()
-        assert len(steps._steps) <= 2
+        assert len(fixed._passes) <= 2
 
 
 def test_pass_too_large_for_a_step_is_read_as_it_is():
-    _, store, steps = recorded()
+    _, store, fixed = recorded()
     memo = Memo(PROMPT)
     ends = [(*PROMPT, first, second) for first in range(9) for second in range(9)]
     read(store, memo, [PROMPT])
-    before = dict(steps._steps)
+    before = dict(fixed._passes)
     assert_close(read(store, memo, ends), torch.stack([fresh(build("llama"), end) for end in ends]))
-    assert steps._steps == before
+    assert fixed._passes == before
     assert_close(read(store, memo, [(*PROMPT, 1, 1, 1)])[0], fresh(build("llama"), (*PROMPT, 1, 1, 1)))
 
 
 def test_pool_grows_and_what_was_recorded_before_is_not_used_after(monkeypatch):
     monkeypatch.setattr("adafuse_core.engine.slots._FIRST_PLACES", 256)
-    _, store, steps = recorded()
+    _, store, fixed = recorded()
     reference = build("llama")
     memos = [Memo(PROMPT[:30]) for _ in range(12)]  # 94 places each
     context = memos[0].ids
@@ -117,14 +117,14 @@ def test_pool_grows_and_what_was_recorded_before_is_not_used_after(monkeypatch):
             assert_close(read(store, memos[0], [context])[0], fresh(reference, context))
             memos[0].node(context).distribution = None
         store.commit(memos[0], context)
-    assert steps.pool.moved
+    assert fixed.pool.moved
     for memo in memos[1:]:
         assert_close(read(store, memo, [(*memo.ids, 7)])[0], fresh(reference, (*memo.ids, 7)))
 
 
 def test_pool_without_memory_to_grow_fails_what_grew_and_goes_on(monkeypatch):
     monkeypatch.setattr("adafuse_core.engine.slots._FIRST_PLACES", 256)
-    _, store, steps = recorded()
+    _, store, fixed = recorded()
     reference = build("llama")
     first = Memo(PROMPT[:30])
     read(store, first, [first.ids])
@@ -141,37 +141,36 @@ def test_pool_without_memory_to_grow_fails_what_grew_and_goes_on(monkeypatch):
         short.setattr(Pool, "_enlarged", scarce)
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError):
-                store.read([Ask(other, [other.ids]) for other in others])
+                store.read([ReadRequest(other, [other.ids]) for other in others])
             calls_left[0] = 1
         assert_close(read(store, first, [(*first.ids, 7)])[0], fresh(reference, (*first.ids, 7)))
-    assert {len(keys) for keys, _ in steps.pool._layers.values()} >= {256}
+    assert {len(keys) for keys, _ in fixed.pool._layers.values()} >= {256}
     for other in others:
         assert_close(read(store, other, [(*other.ids, 8)])[0], fresh(reference, (*other.ids, 8)))
     del others, other, first
-    assert free(steps.pool) == steps.pool._size - 2
+    assert free(fixed.pool) == fixed.pool._size - 2
 
 
 def test_one_long_sequence_does_not_fill_up_many_short_ones():
-    part = namedtuple("Part", "tokens")([1])
-    assert _shape([part] * 3, [range(3000), range(40), range(40)]) is not None
-    assert _shape([part] * 9, [range(30_000), *[range(40)] * 8]) is None
-    assert _shape([part] * 9, [range(400), *[range(40)] * 8]) is not None
-    assert _shape([part], [range(200_000)]) is not None
-    assert _shape([part], [range(300_000)]) is None
+    assert smallest_shape([1] * 3, [3000, 40, 40]) == Shape(4, 1, 3072)
+    assert smallest_shape([1] * 9, [30_000, *[40] * 8]) is None
+    assert smallest_shape([1] * 9, [400, *[40] * 8]) == Shape(16, 1, 512)
+    assert smallest_shape([1], [200_000]) == Shape(1, 1, 2**18)
+    assert smallest_shape([1], [300_000]) is None
 
 
 def test_places_come_back_however_a_sequence_ends():
-    _, store, steps = recorded()
-    everything = free(steps.pool)
+    _, store, fixed = recorded()
+    everything = free(fixed.pool)
     memos = [Memo(PROMPT) for _ in range(3)]
     for memo in memos:
         read(store, memo, [(*PROMPT, 1, 2), (*PROMPT, 3)])
-    assert free(steps.pool) < everything
+    assert free(fixed.pool) < everything
     memos[0].restart()
     with pytest.raises(IndexError):
-        store.read([Ask(memos[1], [(*PROMPT, 10**6)])])
+        store.read([ReadRequest(memos[1], [(*PROMPT, 10**6)])])
     del memos[2], memo
-    assert free(steps.pool) == everything
+    assert free(fixed.pool) == everything
 
 
 def test_numbers_that_are_none_do_not_outlive_a_failed_pass():
@@ -179,7 +178,7 @@ def test_numbers_that_are_none_do_not_outlive_a_failed_pass():
     head = model.module.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())  # no longer that of the embeddings
     store = choose_store(model, graphs=True).store
-    pool, memo = store._steps.pool, Memo(PROMPT)
+    pool, memo = store._fixed.pool, Memo(PROMPT)
     read(store, memo, [PROMPT])
     embedding = model.module.get_input_embeddings().weight
     with torch.no_grad():
@@ -205,12 +204,12 @@ def test_model_that_can_not_be_recorded_runs_as_it_is(monkeypatch, caplog):
     def record(_):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(selftest, "recorder", lambda _: record)
+    monkeypatch.setattr(store_choice, "recorder", lambda _: record)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(Unfit, match="operation not permitted"):
         choose_store(build("llama"), graphs=True)
-    _, store, steps = recorded(monkeypatch=monkeypatch)  # later trouble: a shape that can't be recorded
-    steps._record = record
+    _, store, fixed = recorded(monkeypatch=monkeypatch)  # later trouble: a shape that can't be recorded
+    fixed._record = record
     memo = Memo(PROMPT)
     reference = build("llama")
     for turn in range(6):
@@ -218,11 +217,14 @@ def test_model_that_can_not_be_recorded_runs_as_it_is(monkeypatch, caplog):
         assert_close(read(store, memo, ends), torch.stack([fresh(reference, end) for end in ends]))
         store.commit(memo, ends[0])
     assert "passes are no longer recorded" in caplog.text
-    assert isinstance(steps.problem, RuntimeError)
+    assert isinstance(fixed.problem, RuntimeError)
 
 
 def test_recording_that_replays_something_else_is_found(monkeypatch):
-    monkeypatch.setattr(selftest, "recorder", lambda _: lambda run: lambda: None)  # leaves the last logits as they are
+    def record(_):
+        return lambda: None  # a replay that leaves the last logits as they are
+
+    monkeypatch.setattr(store_choice, "recorder", lambda _: record)
     with pytest.raises(Unfit, match="differ"):
         choose_store(build("llama"), graphs=True)
 
@@ -232,7 +234,7 @@ def test_graphs_are_refused_where_there_are_none(monkeypatch):
         choose_store(build("lfm2"), graphs=True)
     with pytest.raises(Unfit, match="kv_store='fork' has none"):
         choose_store(build("llama"), "fork", graphs=True)
-    monkeypatch.setattr(selftest, "recorder", graphs.recorder)
+    monkeypatch.setattr(store_choice, "recorder", graphs.recorder)
     with pytest.raises(Unfit, match="the model runs on cpu"):
         choose_store(build("llama"), graphs=True)
     assert str(choose_store(build("llama"))) == "tree (it reproduces fresh passes)"
@@ -256,13 +258,13 @@ def test_what_is_recorded_reads_no_number_and_mixes_no_devices(family):
         run()
         return lambda: seen.append(1)
 
-    steps = Steps(model, Pool(device), record)
-    sequence = _Sequence(steps.pool.rent())
+    fixed = FixedPasses(model, Pool(device), record)
+    sequence = _Sequence(fixed.pool.rent())
     for _ in range(3):
-        logits = steps.read([sequence, sequence])
+        logits = fixed.read([sequence, sequence])
         assert logits.shape == (6, model.vocab_size)
         assert logits.device == device
-    assert steps.problem is None
+    assert fixed.problem is None
     assert seen == [1, 1]
 
 
@@ -278,5 +280,5 @@ class _Sequence:
     def visible(self):
         return self._memory.places[:3]
 
-    def sight(self, window):
+    def mask(self, window):
         return torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, float("-inf")).numpy()

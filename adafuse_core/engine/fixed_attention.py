@@ -1,0 +1,78 @@
+"""Tree attention of a pass in a fixed shape: each row to the places of its sequence in the pool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from adafuse_core.engine.attention import Scores, TreePass, attend
+from adafuse_core.engine.pass_shapes import PassInputs, Shape
+from adafuse_core.engine.sequence_part import SequencePart
+from adafuse_core.engine.slots import Pool
+
+
+class FixedAttention(TreePass):
+    """Each layer copies keys and values of all rows from the pool, then attends under masks that were laid out before.
+
+    Args:
+        pool: Keys and values of all sequences.
+        shape: Of the passes.
+        inputs: Say which places are written and which are visible.
+    """
+
+    def __init__(self, pool: Pool, shape: Shape, inputs: PassInputs) -> None:
+        super().__init__()
+        self._pool = pool
+        self._shape = shape
+        self._inputs = inputs
+        self._parts: Sequence[SequencePart] = ()
+        self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}  # [rows, 1, tokens, slots]
+        self._repeated: dict[tuple[int | None, torch.dtype, int], torch.Tensor] = {}  # of this run
+
+    def load(self, parts: Sequence[SequencePart]) -> None:
+        """Lay out the masks for a pass over these parts."""
+        self._parts = parts
+        for (window, _), mask in self._masks.items():
+            mask.copy_(self._mask(window))
+
+    def unload(self) -> None:
+        """Let go of the sequences."""
+        self._parts = ()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._repeated.clear()
+
+    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
+        """`[1, heads, rows * tokens, dim]` -> `[1, rows * tokens, heads, dim]`."""
+        keys, values = self._pool.read(self._layer, self._inputs.visible)
+        heads, dim = query.shape[1], query.shape[3]
+        own = query.view(heads, self._shape.rows, self._shape.tokens, dim).transpose(0, 1)
+        key = (window, query.dtype)
+        if key not in self._masks:  # a run before the recorded one makes them
+            self._masks[key] = self._mask(window).to(query.device, query.dtype)
+
+        def mask(repeats: int) -> torch.Tensor:
+            if (*key, repeats) not in self._repeated:
+                self._repeated[*key, repeats] = self._masks[key].repeat(1, 1, repeats, 1)
+            return self._repeated[*key, repeats]
+
+        attended = attend(own, keys, values, mask, scores)
+        return attended.transpose(1, 2).flatten(0, 1)[None]
+
+    def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self._pool.write(layer, self._inputs.written, keys, values)
+
+    def _mask(self, window: int | None) -> torch.Tensor:
+        """`[rows, 1, tokens, slots]`: 0 where a token attends to a slot, else -inf."""
+        rows, tokens, slots = self._shape.rows, self._shape.tokens, self._shape.slots
+        mask = np.full((rows, 1, tokens, slots), -math.inf, np.float32)
+        for row, part in enumerate(self._parts):
+            own = part.mask(window)  # [tokens of the part, its slots]
+            mask[row, 0, : len(own), : own.shape[1]] = own
+            mask[row, 0, len(own) :, : own.shape[1]] = own[-1]
+        mask[len(self._parts) :, 0, :, 0] = 0  # unused rows attend to one slot of zeros; to attend to none gives NaN
+        return torch.from_numpy(mask)
