@@ -9,7 +9,6 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from adafuse_core.config import KV_STORES
 from adafuse_core.engine.fork import ForkStore
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.free_memory import tokens_in_free_memory
@@ -19,6 +18,7 @@ from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.sanity import is_causal
 from adafuse_core.engine.selftest import store_problem, tree_problem
 from adafuse_core.engine.store_choice import STORES, choose_store
+from adafuse_core.member_config import KV_STORES
 from tests import tiny
 
 SMALL = {**tiny._SHAPE, "vocab_size": 99}
