@@ -1,4 +1,4 @@
-"""The benchmarks run, say what ran where, and write what they print. Figures are not judged here."""
+"""The benchmarks run, say what ran where, and write what they print. Times are not judged here."""
 
 from __future__ import annotations
 
