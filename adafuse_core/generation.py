@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
 from adafuse_core.rounds import Round, Usage
 

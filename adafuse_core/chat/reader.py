@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.chat.dialects.base import Dialect, quoted
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.stopping import held_back
 

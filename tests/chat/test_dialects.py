@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adafuse_core.calls import ToolCall
 from adafuse_core.chat.dialects import DIALECTS, SHARED
-from adafuse_core.chat.messages import ToolCall
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.tools import Tools
 from adafuse_core.events import Finished, TextDelta, ToolCallDone

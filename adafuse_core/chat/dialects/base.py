@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adafuse_core.chat.messages import ToolCall
+from adafuse_core.calls import ToolCall
 
 
 @dataclass(frozen=True, kw_only=True)
