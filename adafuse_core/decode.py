@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from adafuse_core.budget import Budget, unanimous
-from adafuse_core.chat.grammar import Guide
+from adafuse_core.chat.guide import Guide
 from adafuse_core.config import GenerationParams
 from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 from adafuse_core.fusion import Chooser

@@ -11,6 +11,7 @@ from adafuse_core.chat.dialects import DIALECTS, spoken_by
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
+from adafuse_core.chat.thoughts import ThoughtTags, shared_tags, tags_in
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.members.base import Prompt
 from adafuse_core.text.tokens import Codec, Ids, Section
@@ -25,12 +26,12 @@ class Encoded:
     Args:
         ids: Of the whole prompt.
         section: Where the answer stands.
-        thinking: Whether the answer begins inside a thought.
+        thinking: The tags of the thought inside which the answer begins; None if it begins in no thought.
     """
 
     ids: Ids
     section: Section
-    thinking: bool = False
+    thinking: ThoughtTags | None = None
 
 
 class PromptEncoder:
@@ -67,6 +68,11 @@ class PromptEncoder:
         return self._template_dialect is not None and self.dialect == self._template_dialect
 
     @property
+    def thought_tags(self) -> ThoughtTags | None:
+        """How the member marks thoughts; None if its template tells nothing of it."""
+        return tags_in(str(self.tokenizer.chat_template))
+
+    @property
     def silent(self) -> int | None:
         """The control token that the member writes before its calls, if its dialect has one."""
         token = self.dialect.token if self.dialect else None
@@ -91,13 +97,13 @@ class PromptEncoder:
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
             ids, section = self.codec.encode_prompt(prompt)
-            thinking = False
+            thinking = None
         else:
             rendered = self._render(prompt, tools)
             if must_call and tools and self.silent is not None:
                 rendered += self.tokenizer.convert_ids_to_tokens(self.silent)
             ids, section = self.codec.encode_rendered(rendered)
-            thinking = rendered.rstrip().endswith("<think>")
+            thinking = self._tags if self._tags.begun_by(rendered) else None
         if not ids:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
         return Encoded(ids=ids, section=section, thinking=thinking)
@@ -109,6 +115,10 @@ class PromptEncoder:
     def count_text_tokens(self, text: str) -> int:
         """Length of a bare text in own tokens."""
         return self.codec.count(text)
+
+    @property
+    def _tags(self) -> ThoughtTags:
+        return shared_tags([self.thought_tags])
 
     @cached_property
     def _template_dialect(self) -> Dialect | None:
@@ -132,5 +142,6 @@ class PromptEncoder:
             tools=tools,
             mark=self.codec.as_text,
             variables=self._template_variables,
+            tags=self._tags,
             member=self.name,
         )

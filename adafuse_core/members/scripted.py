@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from adafuse_core.chat.dialects import DIALECTS
-from adafuse_core.chat.grammar import Grammar, Guide
+from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import (
     CancelledError,
@@ -80,6 +81,7 @@ class ScriptedMember:
         self.prompts: list[Prompt] = []
         self.dialect = DIALECTS[dialect]
         self.shows_tools = True
+        self.thought_tags = None
         self._reply = reply
         self._context_window = context_window
         self._chat = chat
@@ -173,7 +175,7 @@ class ScriptedPrefix:
     """One answer in the making."""
 
     place = "script"
-    thinking = False
+    thinking = None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafuse_core import ConfigError, Grammar
+from adafuse_core.chat.thoughts import THINK
 from adafuse_core.rounds import Span
 from tests.oracle import OracleGrammar
 
@@ -282,7 +283,7 @@ def test_a_guide_is_never_changed():
         guide.after(text)
         assert not guide.may_end
         assert guide.forced == Span(text="{")
-        assert guide.closing == "{}"
+        assert guide.short_ending == "{}"
 
 
 @given(st.text(alphabet='{}[]",: 0123456789eabé😀\\ntrufls-.', max_size=12), st.data())
@@ -298,7 +299,7 @@ def test_pieces_lead_where_the_whole_text_leads(text, data):
 
 
 def test_after_a_thought_the_answer_follows():
-    grammar = Grammar.json_schema(record(a=INTEGER)).after_thought()
+    grammar = THINK.after_thought(Grammar.json_schema(record(a=INTEGER)))
     answer = '{"a": 1}'
     assert accepts(grammar, f"hm {{ hm\n</think>\n\n{answer}")
     assert accepts(grammar, f"</think>{answer}")

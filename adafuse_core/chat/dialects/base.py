@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adafuse_core.calls import ToolCall
+from adafuse_core.chat.dialects.arguments import JSON, Arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,14 @@ class Dialect:
         name: Of the dialect.
         trigger: What an answer that calls tools begins with; `head` and `begin` begin with it.
         begin: Up to the tool's name.
-        middle: From the name to the arguments, a JSON object.
+        middle: From the name to the arguments.
         end: After the arguments.
         between: Between two calls; None where a turn has one call only.
         head: Before the first call.
         tail: After the last call.
-        token: A control token that models write before their calls. It has no text, so it is never in the answer.
+        arguments: The syntax of the arguments.
+        token: A control token that models write before their calls. Control tokens have no text, so the answer does
+            not contain it.
         after_text: Whether text may come before the calls.
         marks: What chat templates of this dialect contain, all of it.
         unmarked: What they don't contain.
@@ -36,6 +39,7 @@ class Dialect:
     between: str | None
     head: str = ""
     tail: str = ""
+    arguments: Arguments = JSON
     token: str | None = None
     after_text: bool = False
     marks: tuple[str, ...] = ()
@@ -52,7 +56,7 @@ class Dialect:
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as text."""
         texts = [
-            f"{self.begin}{quoted(call.name)}{self.middle}{json.dumps(call.arguments, ensure_ascii=False)}{self.end}"
+            f"{self.begin}{quoted(call.name)}{self.middle}{self.arguments.write(call.arguments)}{self.end}"
             for call in calls
         ]
         return self.head + (self.between or "\n").join(texts) + self.tail
