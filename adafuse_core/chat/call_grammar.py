@@ -1,26 +1,18 @@
-"""The grammar of an answer that may call tools, in a dialect.
-
-Each function that returns rules writes one kind of answer; they begin at `start`.
-"""
+"""The grammar of an answer that may call tools, in a dialect."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from adafuse_core.chat.dialects.base import Dialect, quoted
-from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.lark import ANY_TEXT, json_literals, literal, pattern
+from adafuse_core.chat.grammar import ANY_TEXT, Grammar, literal, pattern
 from adafuse_core.chat.thoughts import THINK, ThoughtTags
 from adafuse_core.chat.tools import Tools
 
 
 def answer_grammar(tools: Tools, dialect: Dialect, answer: Grammar | None = None, tags: ThoughtTags = THINK) -> Grammar:
-    """What an answer may be.
-
-    Args:
-        tools: What it may call.
-        dialect: How calls are written.
-        answer: What an answer without calls may be; None for any text.
-        tags: Around the thought that may begin an answer.
-    """
+    """What an answer may be: calls, or where they are not forced `answer`, or any text if that is None."""
     parts = tuple((f"arguments_{index}", part) for index, part in enumerate(tools.arguments(dialect.arguments)))
     if tools.forced:
         return Grammar(f"start: calls\n{_calls(tools, dialect)}", parts)
@@ -33,11 +25,14 @@ def answer_grammar(tools: Tools, dialect: Dialect, answer: Grammar | None = None
 
 def _calls(tools: Tools, dialect: Dialect) -> str:
     """Rules for one `call` from its name on, and for all `calls` of an answer."""
-    variants = " | ".join(
-        f"{literal(name + dialect.middle)} @arguments_{index}" for index, name in enumerate(map(quoted, tools.names))
-    )
     head = literal(dialect.head + dialect.begin)
+    variants = _variants(tools, "", dialect.middle, literal)
     return f"calls: {head} call {_more(tools, dialect)}\ncall: ({variants}) {literal(dialect.end)}\n"
+
+
+def _variants(tools: Tools, begin: str, middle: str, cut: Callable[[str], str]) -> str:
+    names = enumerate(map(quoted, tools.names))
+    return " | ".join(f"{cut(begin + name + middle)} @arguments_{index}" for index, name in names)
 
 
 def _more(tools: Tools, dialect: Dialect) -> str:
@@ -51,30 +46,26 @@ def _several(tools: Tools, dialect: Dialect) -> bool:
 
 
 def _calls_or_json(tools: Tools, dialect: Dialect) -> str:
-    """Calls, or else an answer of the grammar `@text`.
-
-    That grammar may be JSON too, which the engine cuts into parts greedily. So the fixed text of calls is cut alike.
-    """
-    variants = " | ".join(
-        f"{json_literals(dialect.begin + name + dialect.middle)} @arguments_{index}"
-        for index, name in enumerate(map(quoted, tools.names))
-    )
-    more = f"({json_literals(dialect.between or '')} call)*" if _several(tools, dialect) else ""
+    """Calls, or else the grammar `@text`. The engine takes JSON apart greedily, so the text of calls is cut alike."""
+    more = f"({_json_parts(dialect.between or '')} call)*" if _several(tools, dialect) else ""
+    variants = _variants(tools, dialect.begin, dialect.middle, _json_parts)
     return (
-        f"start: calls | @text\n"
-        f"calls: {json_literals(dialect.head)} call {more} {json_literals(dialect.tail)}\n"
-        f"call: ({variants}) {json_literals(dialect.end)}\n"
+        f"start: calls | @text\ncalls: {_json_parts(dialect.head)} call {more} {_json_parts(dialect.tail)}\n"
+        f"call: ({variants}) {_json_parts(dialect.end)}\n"
     )
+
+
+def _json_parts(text: str) -> str:
+    parts = re.findall(r'"(?:[^"\\]|\\.)*"|: |, |[^":,]|[:,]', text, re.DOTALL)
+    return " ".join(map(literal, parts))
 
 
 def _calls_after_text(tools: Tools, dialect: Dialect, tags: ThoughtTags) -> str:
     """Any text, then calls, if any. A call inside a thought is part of the thought."""
     rest = literal(dialect.begin.removeprefix(dialect.trigger))
     return (
-        f"start: answer | thought NEWLINES? answer\n"
-        f"answer: TEXT | before {rest} call {_more(tools, dialect)}\n"
-        f"{_calls(tools, dialect)}{tags.rules}"
-        f"before[lazy]: {tags.no_thought} {literal(dialect.trigger)}\n"
+        f"start: answer | thought NEWLINES? answer\nanswer: TEXT | before {rest} call {_more(tools, dialect)}\n"
+        f"{_calls(tools, dialect)}{tags.rules}before[lazy]: {tags.no_thought} {literal(dialect.trigger)}\n"
         f"TEXT: {ANY_TEXT}\n"
     )
 
@@ -82,8 +73,7 @@ def _calls_after_text(tools: Tools, dialect: Dialect, tags: ThoughtTags) -> str:
 def _calls_or_text(tools: Tools, dialect: Dialect, tags: ThoughtTags) -> str:
     """Calls, or else text that does not begin like a call."""
     return (
-        f"start: thought? (HEAD call {_more(tools, dialect)} | OTHER)\n"
-        f"{_calls(tools, dialect)}{tags.rules}"
+        f"start: thought? (HEAD call {_more(tools, dialect)} | OTHER)\n{_calls(tools, dialect)}{tags.rules}"
         f"HEAD: /\\n*/ {literal(dialect.head + dialect.begin)}\n"
         f"OTHER: {ANY_TEXT} & ~/\\n*{pattern(dialect.trigger)}(?s:.*)/\n"
     )

@@ -11,7 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 _MOST_CHOICES = 2000  # straight ahead
 _MOST_STATES = 1000  # breadth first
@@ -24,29 +24,8 @@ _OPENERS = b"[{(<-+"  # after others
 _ESCAPE = b"\\"  # after all others
 
 
-class _Target(NamedTuple):
-    """Where bytes lead."""
-
-    ends: bool  # whether the answer may end there
-    mask: bytes  # which bytes may follow there
-
-
+_Target = tuple[bool, bytes]  # where bytes lead: whether the answer may end there, and which bytes may follow there
 _Groups = dict[_Target, list[bytes]]  # bytes by where they lead
-
-
-class _Rank(NamedTuple):
-    """Sort key of a group; the lowest one closes something, if any does. The fields count in this order.
-
-    A delimiter leads to a state of its own; letters and digits all lead to one.
-    """
-
-    goes_on: bool  # the answer may not end there
-    escapes: bool
-    stays: bool  # the same bytes may follow as before
-    opens: bool
-    closer: int  # place among the closers
-    letter: bool  # one letter alone: of a word, or of an escape with four digits
-    size: int
 
 
 def find_ending(matcher: Any, literals: Sequence[bytes] = ()) -> bytes | None:
@@ -77,7 +56,9 @@ def _straight_ahead(matcher: Any, literals: Sequence[bytes]) -> tuple[bytes, boo
         mask = matcher.compute_bitmask()
         visits[mask, forced] += 1
         circles, patient = divmod(visits[mask, forced], _PATIENCE)
-        step = _best_step(matcher, literals) if patient else _other_step(matcher, literals, circles)
+        step = _delimiter(matcher) if patient else None
+        if step is None and (steps := _steps(matcher, literals)):
+            step = steps[0 if patient else circles % len(steps)]
         if step is None or len(text) > _LONGEST:
             return None
         matcher.consume_tokens(list(step))
@@ -87,15 +68,6 @@ def _straight_ahead(matcher: Any, literals: Sequence[bytes]) -> tuple[bytes, boo
         else:
             turned = True
     return None
-
-
-def _best_step(matcher: Any, literals: Sequence[bytes]) -> bytes | None:
-    return _delimiter(matcher) or next(iter(_steps(matcher, literals)), None)
-
-
-def _other_step(matcher: Any, literals: Sequence[bytes], circles: int) -> bytes | None:
-    steps = _steps(matcher, literals)
-    return steps[circles % len(steps)] if steps else None
 
 
 def _repeated(matcher: Any, mask: bytes, step: bytes) -> bytes:
@@ -150,8 +122,8 @@ def _delimiter(matcher: Any) -> bytes | None:
     for closer in _CLOSERS:
         if closer in allowed:
             _try(matcher, bytes([closer]), groups)
-            target, group = next(reversed(groups.items()))
-            if group == [bytes([closer])] and target.mask != matcher.compute_bitmask():
+            (_, mask), group = next(reversed(groups.items()))
+            if group == [bytes([closer])] and mask != matcher.compute_bitmask():
                 return group[0]
     return None
 
@@ -160,20 +132,23 @@ def _try(matcher: Any, step: bytes, groups: _Groups) -> None:
     """Put a step into the group of those that lead to the same state, if it may follow."""
     further = matcher.deep_copy()
     if further.try_consume_tokens(list(step)) == len(step):
-        target = _Target(further.is_accepting(), further.compute_bitmask())
-        groups.setdefault(target, []).append(step)
+        groups.setdefault((further.is_accepting(), further.compute_bitmask()), []).append(step)
 
 
-def _rank(target: _Target, group: list[bytes], mask: bytes) -> _Rank:
+def _rank(target: _Target, group: list[bytes], mask: bytes) -> tuple[bool | int, ...]:
+    """Sort key: lower means more likely to close something.
+
+    A delimiter leads to a state of its own; letters and digits all lead to one.
+    """
     alone = len(group) == 1 and len(group[0]) == 1
-    return _Rank(
-        goes_on=not target.ends,
-        escapes=group == [_ESCAPE],
-        stays=target.mask == mask,
-        opens=alone and group[0] in _OPENERS,
-        closer=_CLOSERS.index(group[0]) if alone and group[0] in _CLOSERS else len(_CLOSERS),
-        letter=alone and group[0].isalpha(),
-        size=len(group),
+    return (
+        not target[0],
+        group == [_ESCAPE],
+        target[1] == mask,  # the bytes change nothing
+        alone and group[0] in _OPENERS,
+        _CLOSERS.index(group[0]) if alone and group[0] in _CLOSERS else len(_CLOSERS),
+        alone and group[0].isalpha(),  # of a word, or of an escape with four digits
+        len(group),
     )
 
 

@@ -19,6 +19,8 @@ from adafuse_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+ANY_TEXT = "/(?s:.*)/"
+_OPERATORS = re.compile(r"[\\.+*?()|\[\]{}^$&~/#-]")
 _ESCAPED = {"/": r"\/", "\n": r"\n"}
 _LITERALS = re.compile(r'"((?:[^"\\]|\\.)*)"|((?:\\[^\w\s]|[^\\\s"()\[\]{}*+?|.^$&~/])+)')
 
@@ -114,6 +116,16 @@ class Grammar:
         for problem in problems:
             logger.warning("%s: %s", kind, problem)
         return self
+
+
+def literal(text: str) -> str:
+    """The expression of a rule for just this text."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def pattern(text: str) -> str:
+    """A regular expression, to stand between slashes, for just this text."""
+    return _OPERATORS.sub(r"\\\g<0>", text)
 
 
 def _expect_text(name: str, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.chat.dialects.base import Dialect, quoted
@@ -50,28 +50,19 @@ def read_answer(
             yield from text_events("", last=True)
             called = calls is not None and calls.count > 0
             whole = event.reason == "stop" and event.stop is None
-            yield Finished(
-                reason="tool_calls" if called and whole else event.reason, stop=event.stop, usage=event.usage
-            )
+            yield replace(event, reason="tool_calls") if called and whole else event
         else:
             yield event
 
 
 @dataclass
 class _Open:
-    """The call that is being written.
-
-    Args:
-        id: Made up here.
-        name: Of the tool.
-        text: Of the arguments, as far as it was written.
-        shown: What was yielded of the arguments, as JSON.
-    """
+    """The call that is being written."""
 
     id: str
     name: str
-    text: str = ""
-    shown: str = ""
+    text: str = ""  # of the arguments, as far as it was written
+    shown: str = ""  # JSON of the arguments that was yielded
 
 
 class _Calls:
@@ -144,14 +135,14 @@ class _Calls:
         call = self._open
         assert call is not None
         text = call.text + self._held
-        read = self._dialect.arguments.read(text)
-        call.text, self._held = text[: read.length], text[read.length :]
-        if piece := read.as_json[len(call.shown) :]:
+        arguments, end, as_json = self._dialect.arguments.read(text)
+        call.text, self._held = text[:end], text[end:]
+        if piece := as_json[len(call.shown) :]:
             yield ToolCallDelta(index=self.count, id=None, name=None, arguments=piece)
-        call.shown = read.as_json
-        if read.value is None:
+        call.shown = as_json
+        if arguments is None:
             return False
-        yield ToolCallDone(index=self.count, call=ToolCall(name=call.name, arguments=read.value, id=call.id))
+        yield ToolCallDone(index=self.count, call=ToolCall(name=call.name, arguments=arguments, id=call.id))
         self.count, self._open = self.count + 1, None
         return True
 

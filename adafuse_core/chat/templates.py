@@ -104,8 +104,9 @@ class _Template:
         """A text of the form that its rendering contains less often than all texts of the form together do."""
         parts = list(self._texts(form))
         for part in parts:
-            shown = {self.mark(part), _in_json(self.mark(part))}
-            if sum(map(text.count, shown)) < sum(self.mark(other).count(self.mark(part)) for other in parts):
+            marked = self.mark(part)
+            shown = {marked, json.dumps(marked, ensure_ascii=False)[1:-1]}  # some templates dump results as JSON
+            if sum(map(text.count, shown)) < sum(self.mark(other).count(marked) for other in parts):
                 return part
         return None
 
@@ -114,7 +115,7 @@ class _Template:
         for message in form:
             content = message.content.strip()
             if message.role == "assistant":  # templates of reasoning models leave old thoughts out
-                content = self.tags.answer_of(content).strip()
+                content = content.rpartition(self.tags.closing)[2].strip()
             if content:
                 yield content
             for call in message.tool_calls:
@@ -170,8 +171,3 @@ def _fold_system(messages: Messages) -> Messages:
     if rest and rest[0].role == "user":
         return (replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
     return (replace(system, role="user"), *rest)
-
-
-def _in_json(text: str) -> str:
-    """A text as templates show it that dump tool results as JSON."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -1,27 +1,18 @@
-"""Thoughts before answers: the tags around them, their grammar rules, and the reader that takes them off.
-
-The tags of another kind of model are one more value in `TAGS`.
-"""
+"""Thoughts before answers: the tags around them, their grammar rules, and the reader that takes them off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.lark import ANY_TEXT, literal, pattern
+from adafuse_core.chat.grammar import ANY_TEXT, Grammar, literal, pattern
 from adafuse_core.errors import TemplateError
 from adafuse_core.stopping import held_back
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtTags:
-    """The texts around a thought.
-
-    Args:
-        opening: Before it.
-        closing: After it.
-    """
+    """The texts before and after a thought."""
 
     opening: str
     closing: str
@@ -30,14 +21,10 @@ class ThoughtTags:
         """Whether a rendered prompt ends with the beginning of a thought."""
         return prompt.rstrip().endswith(self.opening)
 
-    def answer_of(self, text: str) -> str:
-        """An assistant's text without its thoughts."""
-        return text.rpartition(self.closing)[2]
-
     @property
     def rules(self) -> str:
         """Grammar rules: `thought`, with its tags, and the `NEWLINES` after it."""
-        return f"thought[lazy]: /\\s*{pattern(self.opening)}/ {self._rest}"
+        return self._rules(f"/\\s*{pattern(self.opening)}/ ")
 
     @property
     def no_thought(self) -> str:
@@ -46,33 +33,28 @@ class ThoughtTags:
 
     def after_thought(self, answer: Grammar) -> Grammar:
         """The rest of a thought that the prompt began, then the answer."""
-        rules = f"start: thought NEWLINES? @unthought\nthought[lazy]: {self._rest}"
-        return Grammar(rules, (("unthought", answer),))
+        return Grammar(f"start: thought NEWLINES? @unthought\n{self._rules()}", (("unthought", answer),))
 
-    @property
-    def _rest(self) -> str:
-        return f"{ANY_TEXT} {literal(self.closing)}\nNEWLINES: /\\n+/\n"
+    def _rules(self, opening: str = "") -> str:
+        return f"thought[lazy]: {opening}{ANY_TEXT} {literal(self.closing)}\nNEWLINES: /\\n+/\n"
 
 
 THINK = ThoughtTags(opening="<think>", closing="</think>")
-TAGS = (THINK,)
+TAGS = (THINK,)  # of other kinds of models: one more value each
 
 
-def tags_in(template: str) -> ThoughtTags | None:
-    """The tags that a chat template contains; None if it contains no known ones."""
-    return next((tags for tags in TAGS if tags.opening in template or tags.closing in template), None)
+def tags_in(template: str) -> ThoughtTags:
+    """The tags that a chat template contains; `THINK` if it contains none that are known."""
+    return next((tags for tags in TAGS if tags.closing in template), THINK)
 
 
-def shared_tags(tags: Iterable[ThoughtTags | None]) -> ThoughtTags:
-    """The tags by which an answer of several members is read: the first ones that a member's template contains."""
-    return next((known for known in tags if known is not None), THINK)
+def shared_tags(tags: Iterable[ThoughtTags]) -> ThoughtTags:
+    """The tags by which an answer of several members is read: the first others than `THINK`, if there are any."""
+    return next((other for other in tags if other != THINK), THINK)
 
 
 def begun_thought(begun: Mapping[str, ThoughtTags | None]) -> ThoughtTags | None:
-    """The thought inside which the answer begins, if it does.
-
-    Args:
-        begun: For each member the tags of the thought that its prompt begins, or None.
+    """The tags of the thought inside which the answer begins, if any; from what each member's prompt begins.
 
     Raises:
         TemplateError: The members do not agree.
@@ -89,12 +71,7 @@ def begun_thought(begun: Mapping[str, ThoughtTags | None]) -> ThoughtTags | None
 
 
 class ThoughtReader:
-    """Separates the thought at the beginning of an answer from the rest. The line ends beside tags belong to the tags.
-
-    Args:
-        tags: Around a thought.
-        inside: Whether the answer begins inside a thought.
-    """
+    """Separates the thought that begins an answer, or inside which it begins. Line ends beside tags belong to them."""
 
     def __init__(self, tags: ThoughtTags, *, inside: bool) -> None:
         self._tags = tags

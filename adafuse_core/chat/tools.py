@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from adafuse_core.chat.dialects.arguments import JSON, Arguments
+from adafuse_core.chat.dialects.base import JSON, Arguments
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
 

@@ -85,8 +85,8 @@ class PromptSide(Protocol):
         """Whether tools can be given to `open`. Otherwise messages have to describe them."""
 
     @property
-    def thought_tags(self) -> ThoughtTags | None:
-        """How the member marks thoughts; None if that is not known."""
+    def thought_tags(self) -> ThoughtTags:
+        """How the member marks thoughts."""
 
 
 class Member(PromptSide, Protocol):

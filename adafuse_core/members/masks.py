@@ -65,7 +65,7 @@ class Masks:
             context: Ids of prompt and answer.
             text: The answer's new text. It moves the grammar on, whatever ids write it.
         """
-        state = self._consume(self._committed[-1][1] if self._committed else self._start, self._spelled(text.encode()))
+        state = self._consume(self._committed[-1][1] if self._committed else self._start, text.encode())
         assert state is not None, f"{text!r} breaks the grammar"
         self._committed = [*self._committed[1 - _RECENT :], (context, state)]
         self._known.clear()
@@ -100,20 +100,18 @@ class Masks:
         prompt, text = (self._vocabulary.engine.decode_bytes(list(ids[shared:])) for ids in (self._prompt, context))
         if not text.startswith(prompt):
             return None
-        return self._consume(self._start, self._spelled(text[len(prompt) :].removeprefix(self._lead)))
+        return self._consume(self._start, text[len(prompt) :].removeprefix(self._lead))
 
     def _without_silent(self, context: Ids) -> Ids:
         at = len(self._prompt)
         silent = self._silent is not None and context[at : at + 1] == (self._silent,) and context[:at] == self._prompt
         return context[:at] + context[at + 1 :] if silent else context
 
-    def _consume(self, state: Any, ids: Iterable[int]) -> Any:
+    def _consume(self, state: Any, written: Ids | bytes) -> Any:
+        """The state after more tokens or bytes; None if the grammar does not allow them."""
         further = state.deep_copy()
-        ids = list(ids)
+        ids = self._vocabulary.spelled(written) if isinstance(written, bytes) else list(written)
         return further if further.try_consume_tokens(ids) == len(ids) else None
-
-    def _spelled(self, data: bytes) -> list[int]:
-        return self._vocabulary.spelled(data)
 
 
 def _bits(mask: bytes) -> int:

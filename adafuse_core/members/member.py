@@ -86,8 +86,8 @@ class ModelMember:
         return self._encoder.shows_tools
 
     @property
-    def thought_tags(self) -> ThoughtTags | None:
-        """How the member marks thoughts; None if its template tells nothing of it."""
+    def thought_tags(self) -> ThoughtTags:
+        """How the member marks thoughts."""
         return self._encoder.thought_tags
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:

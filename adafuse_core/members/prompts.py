@@ -11,7 +11,7 @@ from adafuse_core.chat.dialects import DIALECTS, spoken_by
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
-from adafuse_core.chat.thoughts import ThoughtTags, shared_tags, tags_in
+from adafuse_core.chat.thoughts import ThoughtTags, tags_in
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.members.base import Prompt
 from adafuse_core.text.tokens import Codec, Ids, Section
@@ -68,8 +68,8 @@ class PromptEncoder:
         return self._template_dialect is not None and self.dialect == self._template_dialect
 
     @property
-    def thought_tags(self) -> ThoughtTags | None:
-        """How the member marks thoughts; None if its template tells nothing of it."""
+    def thought_tags(self) -> ThoughtTags:
+        """How the member marks thoughts: as its template shows, or else in the usual way."""
         return tags_in(str(self.tokenizer.chat_template))
 
     @property
@@ -103,7 +103,7 @@ class PromptEncoder:
             if must_call and tools and self.silent is not None:
                 rendered += self.tokenizer.convert_ids_to_tokens(self.silent)
             ids, section = self.codec.encode_rendered(rendered)
-            thinking = self._tags if self._tags.begun_by(rendered) else None
+            thinking = self.thought_tags if self.thought_tags.begun_by(rendered) else None
         if not ids:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
         return Encoded(ids=ids, section=section, thinking=thinking)
@@ -115,10 +115,6 @@ class PromptEncoder:
     def count_text_tokens(self, text: str) -> int:
         """Length of a bare text in own tokens."""
         return self.codec.count(text)
-
-    @property
-    def _tags(self) -> ThoughtTags:
-        return shared_tags([self.thought_tags])
 
     @cached_property
     def _template_dialect(self) -> Dialect | None:
@@ -142,6 +138,6 @@ class PromptEncoder:
             tools=tools,
             mark=self.codec.as_text,
             variables=self._template_variables,
-            tags=self._tags,
+            tags=self.thought_tags,
             member=self.name,
         )

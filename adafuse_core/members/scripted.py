@@ -16,6 +16,7 @@ from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.messages import Message
+from adafuse_core.chat.thoughts import THINK
 from adafuse_core.errors import (
     CancelledError,
     ConfigError,
@@ -81,7 +82,7 @@ class ScriptedMember:
         self.prompts: list[Prompt] = []
         self.dialect = DIALECTS[dialect]
         self.shows_tools = True
-        self.thought_tags = None
+        self.thought_tags = THINK
         self._reply = reply
         self._context_window = context_window
         self._chat = chat

@@ -38,7 +38,8 @@ class Vocabulary:
         self._codec = codec
         self._lock = threading.Lock()
         self._engine: LLTokenizer | None = None
-        self._matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
+        # By a grammar's source the engine's state at its beginning, to be copied before it is used.
+        self.matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
 
     @property
     def engine(self) -> LLTokenizer:
@@ -52,10 +53,6 @@ class Vocabulary:
                 tokens += [b""] * (self.size - len(tokens))
                 self._engine = _engine(tokens + _BYTES, sorted(self._codec.special_ids))
             return self._engine
-
-    def matcher(self, source: str) -> Any:
-        """The engine's state at the beginning of a grammar, to be copied before it is used. Raises `ConfigError`."""
-        return self._matcher(source)
 
     @cached_property
     def blank_bits(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -238,6 +240,14 @@ def test_lark_rules_may_be_recursive():
 def test_rules_that_can_not_be_used_are_refused_with_their_reason(rules):
     with pytest.raises(ConfigError, match=r"the grammar can't be enforced: ."):
         Grammar.lark(rules)
+
+
+def test_a_grammar_can_be_copied_and_pickled_also_after_its_use():
+    grammar = THINK.after_thought(Grammar.json_schema(record(a=INTEGER)))
+    assert accepts(grammar, '</think>{"a": 1}')
+    for other in (copy.copy(grammar), copy.deepcopy(grammar), pickle.loads(pickle.dumps(grammar))):
+        assert other == grammar
+        assert accepts(other, '</think>{"a": 1}')
 
 
 def test_equal_grammars_are_one_key():

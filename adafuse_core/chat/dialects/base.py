@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from adafuse_core.calls import ToolCall
-from adafuse_core.chat.dialects.arguments import JSON, Arguments
+from adafuse_core.chat.grammar import Grammar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """A syntax for the arguments of a call.
+
+    Args:
+        example: How instructions show arguments, with PARAMETER for a name and VALUE for a value.
+        grammar: Of arguments that obey the JSON schema of an object, called like `Grammar.json_schema`.
+        write: Arguments as text.
+        read: What is known of arguments from a text that begins with them: their value, or None as long as they are not
+            complete; their length in characters; and their JSON so far, which more text only extends.
+    """
+
+    example: str
+    grammar: Callable[..., Grammar]
+    write: Callable[[Mapping[str, Any]], str]
+    read: Callable[[str], tuple[dict[str, Any] | None, int, str]]
+
+
+def _read_json(text: str) -> tuple[dict[str, Any] | None, int, str]:
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:  # not complete; or a number of thousands of digits
+        return None, len(text), text
+    return value, end, text[:end]
+
+
+JSON = Arguments(
+    example='{"PARAMETER": VALUE}',
+    grammar=Grammar.json_schema,
+    write=partial(json.dumps, ensure_ascii=False),
+    read=_read_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +60,7 @@ class Dialect:
         head: Before the first call.
         tail: After the last call.
         arguments: The syntax of the arguments.
-        token: A control token that models write before their calls. Control tokens have no text, so the answer does
-            not contain it.
+        token: A control token that models write before their calls. It has no text, so no answer contains it.
         after_text: Whether text may come before the calls.
         marks: What chat templates of this dialect contain, all of it.
         unmarked: What they don't contain.
@@ -47,11 +82,8 @@ class Dialect:
 
     def fits(self, template: str) -> bool:
         """Whether a chat template was written for this dialect."""
-        return (
-            bool(self.marks)
-            and all(mark in template for mark in self.marks)
-            and not any(mark in template for mark in self.unmarked)
-        )
+        marked = bool(self.marks) and all(mark in template for mark in self.marks)
+        return marked and not any(mark in template for mark in self.unmarked)
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as text."""
