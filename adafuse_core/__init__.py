@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adafuse_core.calls import InvalidToolCall, ToolCall
     from adafuse_core.chat.grammar import Grammar
-    from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall
+    from adafuse_core.chat.messages import Message
     from adafuse_core.config import EnsembleConfig, GenerationParams
     from adafuse_core.ensemble import Ensemble
     from adafuse_core.errors import (
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "adafuse_core.calls": ["InvalidToolCall", "ToolCall"],
     "adafuse_core.chat.grammar": ["Grammar"],
-    "adafuse_core.chat.messages": ["InvalidToolCall", "Message", "ToolCall"],
+    "adafuse_core.chat.messages": ["Message"],
     "adafuse_core.config": ["EnsembleConfig", "GenerationParams"],
     "adafuse_core.member_config": ["MemberConfig"],
     "adafuse_core.ensemble": ["Ensemble"],

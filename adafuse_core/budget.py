@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from adafuse_core.chat.grammar import Guide
+from adafuse_core.chat.guide import Guide
 from adafuse_core.errors import ConfigError, ContextOverflowError, MemberError
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, Round, Span
@@ -47,27 +47,27 @@ class Budget:
 
     def ending(self, guide: Guide | None) -> Round | None:
         """The way to a valid end, as a round; None where the answer may end as it stands, or there is no way."""
-        if guide is None or guide.may_end or not guide.closing:
+        if guide is None or guide.may_end or not guide.short_ending:
             return None
-        return unanimous(Span(text=guide.closing))
+        return unanimous(Span(text=guide.short_ending))
 
     def _check_room(self, guide: Guide) -> None:
         """Refuse what could never come to a valid end."""
-        if guide.closing is None:
+        if guide.short_ending is None:
             raise ConfigError(
                 "no answer was found that the grammar allows, so an end in time can't be promised",
                 hint="ask for less: long strings and lists that must be filled make the search long",
             )
-        shortest = f"the shortest answer that the grammar allows, such as {guide.closing!r}"
+        shortest = f"the shortest answer that the grammar allows, such as {guide.short_ending!r}"
         for prefix in self._prefixes:
-            if not prefix.fits(Span(text=""), guide.closing):
+            if not prefix.fits(Span(text=""), guide.short_ending):
                 raise ContextOverflowError(
                     f"after a prompt of {prefix.prompt_tokens} tokens the context window, or the memory for it, has no "
                     f"room for {shortest}",
                     member=prefix.name,
                     hint="shorten the prompt, ask for less, or leave this member out",
                 )
-        if self._tokens is not None and self._reference.cost(Span(text=""), guide.closing) > self._tokens:
+        if self._tokens is not None and self._reference.cost(Span(text=""), guide.short_ending) > self._tokens:
             raise ConfigError(
                 f"max_new_tokens={self._tokens} has no room for {shortest}",
                 hint="raise max_new_tokens, or ask for less",
@@ -83,7 +83,7 @@ class Budget:
                 hint="leave this member out, or leave tools and grammars out",
                 retryable=False,
             )
-        closing = "" if span.ends else after.closing
+        closing = "" if span.ends else after.short_ending
         if closing is not None and self._holds(span, closing, slack=_SLACK if closing else 0):
             return played, not span.ends and self._left() <= self._reference.cost(span)
         return replace(played, cut=self._last(span, guide)), True
@@ -95,7 +95,7 @@ class Budget:
             after = guide.after(clipped.text)
             fits = self._prefixes.fit(clipped)
             return clipped if fits and after is not None and after.may_end else Span(text="")
-        return Span(text=guide.closing or "")
+        return Span(text=guide.short_ending or "")
 
     def _holds(self, span: Span, closing: str, *, slack: int) -> bool:
         if self._tokens is not None and self._reference.cost(span, closing) + slack > self._left():

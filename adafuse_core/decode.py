@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from adafuse_core.budget import Budget, unanimous
-from adafuse_core.chat.grammar import Guide
+from adafuse_core.chat.guide import Guide
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 from adafuse_core.fusion import Chooser

@@ -23,8 +23,8 @@ from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.base import Member, Prompt, PromptSide
-from adafuse_core.members.introduction import introduce
 from adafuse_core.members.ready_made import check_ready_made, ready_made
+from adafuse_core.members.tool_prompts import show_tools
 from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score
 from adafuse_core.rounds import Scored, Span
 from adafuse_core.small_models import NAMES
@@ -224,7 +224,7 @@ class Ensemble:
         calls = Tools.of_request(tools, "auto", parallel=True)
         if calls is None or isinstance(checked, str):
             return {member.name: member.count_tokens(checked, tools) for member in self._prompt_sides}
-        _, shown, schemas = introduce(checked, calls, self._prompt_sides)
+        _, shown, schemas = show_tools(checked, calls, self._prompt_sides)
         return {member.name: member.count_tokens(shown, schemas) for member in self._prompt_sides}
 
     def count_text_tokens(self, text: str) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.rounds import Round, Usage
 
 

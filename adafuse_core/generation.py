@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
 from adafuse_core.rounds import Round, Usage
 
@@ -37,28 +37,16 @@ class Generation:
 
 def collect(events: Iterable[Event]) -> Generation:
     """Fold a stream into the whole answer."""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall | InvalidToolCall] = []
-    rounds: list[Round] = []
-    for event in events:
-        if isinstance(event, TextDelta):
-            texts.append(event.text)
-        elif isinstance(event, ReasoningDelta):
-            thoughts.append(event.text)
-        elif isinstance(event, ToolCallDone):
-            calls.append(event.call)
-        elif isinstance(event, RoundDone):
-            rounds.append(event.round)
-        elif isinstance(event, Finished):
-            finished = event
+    seen = list(events)
+    (finished,) = (event for event in seen if isinstance(event, Finished))
+    calls = [event.call for event in seen if isinstance(event, ToolCallDone)]
     return Generation(
-        text="".join(texts),
-        reasoning="".join(thoughts),
+        text="".join(event.text for event in seen if isinstance(event, TextDelta)),
+        reasoning="".join(event.text for event in seen if isinstance(event, ReasoningDelta)),
         tool_calls=tuple(call for call in calls if isinstance(call, ToolCall)),
         invalid_tool_calls=tuple(call for call in calls if isinstance(call, InvalidToolCall)),
         reason=finished.reason,
         stop=finished.stop,
         usage=finished.usage,
-        rounds=tuple(rounds),
+        rounds=tuple(event.round for event in seen if isinstance(event, RoundDone)),
     )

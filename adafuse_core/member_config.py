@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.checks import (
     expect,
     expect_choice,
@@ -21,7 +22,6 @@ from adafuse_core.checks import (
 from adafuse_core.errors import ConfigError
 
 KV_STORES = ("auto", "tree", "fork", "prefill")
-TOOL_DIALECTS = ("hermes", "llama3", "mistral", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class MemberConfig:
         chat_template: Jinja template in place of the tokenizer's own.
         template_kwargs: Variables handed to the chat template, such as `enable_thinking=False`.
         tool_dialect: How it writes tool calls: `"hermes"`, `"llama3"`, `"mistral"` or `"plain"`. Default: as its chat
-            template shows. Members that differ are all told the same one.
+            template shows. If members use different dialects, all are instructed in one shared dialect (hermes).
         end_tokens: Further token strings that end an answer, beside those the model declares.
         context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
         model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
@@ -98,7 +98,7 @@ class MemberConfig:
                 hint="set one of them",
             )
         if self.tool_dialect is not None:
-            expect_choice("tool_dialect", self.tool_dialect, TOOL_DIALECTS)
+            expect_choice("tool_dialect", self.tool_dialect, DIALECTS)
         expect_choice("kv_store", self.kv_store, KV_STORES)
         graphs = self.cuda_graphs
         expect(graphs is None or isinstance(graphs, bool), "cuda_graphs", graphs, "True, False or None")

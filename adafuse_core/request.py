@@ -8,18 +8,20 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message, conversation, encodable
 from adafuse_core.chat.reader import read_answer
+from adafuse_core.chat.thoughts import ThoughtTags, begun_thought, shared_tags
 from adafuse_core.chat.tools import Tools
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
-from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError, TemplateError
+from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.events import Event
 from adafuse_core.members.base import Member, Prefix, Prompt
-from adafuse_core.members.introduction import introduce
 from adafuse_core.members.prefixes import Prefixes
+from adafuse_core.members.tool_prompts import show_tools
 from adafuse_core.rounds import Scored, Span
 
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
@@ -68,7 +70,8 @@ class Request:
 
 def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
     """The events of an answer. However it ends, the members' memory of it is freed."""
-    dialect, prompt, schemas, grammar = _introduced(request, members)
+    tags = shared_tags(member.thought_tags for member in members)
+    dialect, prompt, schemas, grammar = _introduced(request, members, tags)
 
     def open_member(member: Member) -> Prefix:
         return member.open(
@@ -83,13 +86,13 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
 
     verify = config.speculation in ("auto", "verify")
     with closing(Prefixes.opened(members, open_member, verify=verify)) as prefixes:
-        thinking = _thinking(prefixes)
-        if grammar is not None and thinking:
-            grammar = grammar.after_thought()
+        begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
+        if grammar is not None and begun is not None:
+            grammar = begun.after_thought(grammar)
         events = decode(prefixes, config, request.params, None if grammar is None else grammar.guide())
         if not isinstance(prompt, str):
             names = () if request.tools is None else request.tools.names
-            events = read_answer(events, dialect=dialect, names=names, thinking=thinking)
+            events = read_answer(events, dialect=dialect, names=names, thinking=begun is not None, tags=tags)
         for event in events:
             if request.cancel.is_set():
                 raise CancelledError("the generation was cancelled")
@@ -128,27 +131,15 @@ def _check_fits(span: Span, prefixes: Prefixes) -> None:
 
 
 def _introduced(
-    request: Request, members: Sequence[Member]
+    request: Request, members: Sequence[Member], tags: ThoughtTags
 ) -> tuple[Dialect | None, Prompt, list[dict[str, Any]] | None, Grammar | None]:
     """How calls are written, what to open the members with, and what the answer may be."""
     if request.tools is None or isinstance(request.prompt, str):
         return None, request.prompt, None, request.grammar
-    dialect, prompt, schemas = introduce(request.prompt, request.tools, members)
+    dialect, prompt, schemas = show_tools(request.prompt, request.tools, members)
     if request.grammar is not None:  # whose text may look like a call
         dialect = replace(dialect, after_text=False)
-    return dialect, prompt, schemas, request.tools.grammar(dialect, request.grammar)
-
-
-def _thinking(prefixes: Prefixes) -> bool:
-    """Whether the answer begins inside a thought. All members must see it so."""
-    thinking = {prefix.thinking for prefix in prefixes}
-    if len(thinking) > 1:
-        names = [prefix.name for prefix in prefixes if prefix.thinking]
-        raise TemplateError(
-            f"the chat templates of {', '.join(names)} begin the answer with a thought, the others' don't",
-            hint="have all members think or none, such as by MemberConfig(template_kwargs={'enable_thinking': False})",
-        )
-    return thinking == {True}
+    return dialect, prompt, schemas, answer_grammar(request.tools, dialect, request.grammar, tags)
 
 
 def checked_prompt(prompt: PromptLike) -> Prompt:

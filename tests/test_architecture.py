@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "strategies": {"members"},
     "small_models": set(),
 }
-VALUES = {"checks", "errors", "config", "member_config", "rounds", "events"}
+VALUES = {"checks", "errors", "config", "member_config", "rounds", "calls", "events"}
 ABOVE = {"fusion": {"strategies"}, "stopping": {"chat"}}  # pure functions that a package may use
 
 

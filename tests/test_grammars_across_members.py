@@ -27,6 +27,7 @@ from adafuse_core import (
     TemplateError,
     small_models,
 )
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import SHARED
 from adafuse_core.chat.tools import Tools
 from adafuse_core.engine.distributions import distributions, masked
@@ -199,10 +200,10 @@ FLAT = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
 GRAMMARS = {
     "schema": ({}, Grammar.json_schema(SCHEMA)),
     "pattern": ({}, Grammar.regex(r" ?((The quick|été 日本|[a-z]{1,6}|\n\n- x),? ?){2,4}\.")),
-    "auto": ({"tools": [FLAT]}, Tools.of_request([FLAT], "auto", parallel=True).grammar(SHARED, None)),
+    "auto": ({"tools": [FLAT]}, answer_grammar(Tools.of_request([FLAT], "auto", parallel=True), SHARED)),
     "any": ({"tools": [FLAT], "tool_choice": "any", "parallel_tool_calls": False}, None),
 }
-GRAMMARS["any"] = (GRAMMARS["any"][0], Tools.of_request([FLAT], "any", parallel=False).grammar(SHARED, None))
+GRAMMARS["any"] = (GRAMMARS["any"][0], answer_grammar(Tools.of_request([FLAT], "any", parallel=False), SHARED))
 SETTINGS = [(0.3, 3, 1), (0.3, 3, 3), (0.8, 2, 1), (0.8, 2, 3)]  # tau, M, B
 
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from adafuse_core import Ensemble, MemberConfig, small_models
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.tools import Tools
 from tests.oracle import CAP, OracleMember, oracle_text
@@ -32,7 +33,7 @@ def differences(ensemble, oracle, prompts, settings, max_new_tokens):
     for prompt, tools in prompts:
         for tau, max_words, branches in settings:
             options = {"tau": tau, "max_words": max_words, "branches": branches}
-            grammar = tools and Tools.of_request(tools, "auto", parallel=True).grammar(DIALECTS["hermes"], None)
+            grammar = tools and answer_grammar(Tools.of_request(tools, "auto", parallel=True), DIALECTS["hermes"])
             given = {"tools": tools, "grammar": grammar, "max_new_tokens": max_new_tokens}
             expected = oracle_text(oracle, prompt, **given, **options)
             real = Ensemble(ensemble.config, **options)

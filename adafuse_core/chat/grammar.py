@@ -1,7 +1,6 @@
-"""Grammars for answers: what text is allowed, and how far an answer has come in it.
+"""Grammars for answers: what text is allowed.
 
-A grammar speaks of text alone. What it means for a member's tokens is worked out in `members.masks`. Parsing is
-llguidance's.
+A grammar is about text alone; `members.masks` works out what it means for a member's tokens. Parsing is llguidance's.
 """
 
 from __future__ import annotations
@@ -9,25 +8,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Self
 
-from adafuse_core.chat.closing import shortest_end
+from adafuse_core.chat.guide import Guide
+from adafuse_core.chat.json_schemas import json_rules
 from adafuse_core.errors import ConfigError
-from adafuse_core.rounds import Span
 
 logger = logging.getLogger(__name__)
 
 ANY_TEXT = "/(?s:.*)/"
+_OPERATORS = re.compile(r"[\\.+*?()|\[\]{}^$&~/#-]")
 _ESCAPED = {"/": r"\/", "\n": r"\n"}
-# JSON as `json.dumps` writes it, which is what models are trained on; and no room for endless blanks.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
-_OF_ONE_OBJECT = ("allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas")  # beside `properties`
-_NOT_CLOSED = (*_OF_ONE_OBJECT, "patternProperties", "additionalProperties", "unevaluatedProperties")
-_NESTED = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")  # schemas, or lists of them
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")  # schemas by name
 _LITERALS = re.compile(r'"((?:[^"\\]|\\.)*)"|((?:\\[^\w\s]|[^\\\s"()\[\]{}*+?|.^$&~/])+)')
 
 
@@ -48,7 +42,7 @@ class Grammar:
         """JSON that obeys a schema, written as `json.dumps` writes it.
 
         Objects with `properties` take no others unless the schema says `additionalProperties`, or several of its parts
-        speak of one object.
+        describe one object.
 
         Args:
             schema: A JSON Schema.
@@ -57,14 +51,7 @@ class Grammar:
         Raises:
             ConfigError: The schema is no schema, or can't be enforced.
         """
-        if not isinstance(schema, Mapping):
-            raise ConfigError(f"got {schema!r} as JSON schema, expected a mapping")
-        try:
-            closed = schema if _combines(schema) else _closed(schema)
-            text = json.dumps({**closed, "x-guidance": {**_JSON_STYLE, "lenient": lenient}})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"the JSON schema {schema!r} is not plain JSON: {error}") from error
-        return cls(f"start: %json {text}")._checked("JSON schema", hint="leave out what can't be enforced")
+        return cls(json_rules(schema, lenient=lenient))._checked("JSON schema", hint="leave out what can't be enforced")
 
     @classmethod
     def json_object(cls) -> Self:
@@ -97,12 +84,17 @@ class Grammar:
 
     def guide(self) -> Guide:
         """The beginning of an answer."""
-        return Guide(_matcher(self.source()).deep_copy(), self._literals())
+        return Guide(self._matcher.deep_copy(), self._literals())
 
-    def after_thought(self) -> Grammar:
-        """The same after the rest of a thought that the prompt began."""
-        rules = f'start: thought NEWLINES? @unthought\nthought[lazy]: {ANY_TEXT} "</think>"\nNEWLINES: /\\n+/\n'
-        return Grammar(rules, (("unthought", self),))
+    @cached_property
+    def _matcher(self) -> Any:
+        from adafuse_core.text.vocabulary import byte_vocabulary, new_matcher
+
+        return new_matcher(byte_vocabulary(), self.source())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the matcher, which can be neither copied nor pickled."""
+        return {"rules": self.rules, "parts": self.parts}
 
     def _literals(self) -> tuple[bytes, ...]:
         """Texts that the rules name; those of JSON schemas show by single bytes."""
@@ -126,84 +118,14 @@ class Grammar:
         return self
 
 
-class Guide:
-    """How far an answer has come in its grammar. Never changed: what follows is another guide.
-
-    Args:
-        matcher: The engine's state, on bytes as tokens.
-        literals: Texts that the grammar names, as bytes.
-    """
-
-    def __init__(self, matcher: Any, literals: Sequence[bytes] = ()) -> None:
-        self._matcher = matcher
-        self._literals = literals
-
-    @cached_property
-    def may_end(self) -> bool:
-        """Whether the answer may end here."""
-        return bool(self._matcher.is_accepting())
-
-    @cached_property
-    def closing(self) -> str | None:
-        """A short text after which the answer may end; None if none was found."""
-        end = shortest_end(self._matcher, self._literals)
-        return None if end is None else end.decode()
-
-    @cached_property
-    def forced(self) -> Span | None:
-        """What follows here in every answer; None if there is a choice."""
-        text = self._matcher.compute_ff_bytes().decode("utf-8", "ignore")  # a last character may have its first bytes
-        after = self.after(text) if text else self
-        ends = after is not None and bool(after._matcher.is_stopped())
-        return Span(text=text, ends=ends) if text or ends else None
-
-    def after(self, text: str) -> Guide | None:
-        """The guide after more text; None if the grammar does not allow it."""
-        matcher = self._matcher.deep_copy()
-        data = list(text.encode())
-        return Guide(matcher, self._literals) if matcher.try_consume_tokens(data) == len(data) else None
+def literal(text: str) -> str:
+    """The expression of a rule for just this text."""
+    return json.dumps(text, ensure_ascii=False)
 
 
-@lru_cache(maxsize=64)
-def _matcher(source: str) -> Any:
-    from llguidance import LLMatcher
-
-    matcher = LLMatcher(_bytes(), source, log_level=0)
-    if matcher.is_error():
-        raise ConfigError(f"the grammar can't be used: {matcher.get_error().splitlines()[0]}")
-    return matcher
-
-
-@lru_cache(maxsize=1)
-def _bytes() -> Any:
-    from adafuse_core.text.vocabulary import byte_vocabulary
-
-    return byte_vocabulary()
-
-
-def _closed(schema: Any) -> Any:
-    """The schema, its objects closed to properties that it does not name: models would make some up."""
-    if not isinstance(schema, Mapping):
-        return [_closed(item) for item in schema] if isinstance(schema, list | tuple) else schema
-    inner = dict(schema)
-    for key in _NESTED:
-        if key in schema:
-            inner[key] = _closed(schema[key])
-    for key in _NAMED:
-        if isinstance(schema.get(key), Mapping):
-            inner[key] = {name: _closed(part) for name, part in schema[key].items()}
-    named = isinstance(schema.get("properties"), Mapping) and not any(key in schema for key in _NOT_CLOSED)
-    return {**inner, "additionalProperties": False} if named else inner
-
-
-def _combines(schema: Any) -> bool:
-    """Whether several parts of the schema speak of one object, so that none of them may close it to the others."""
-    if not isinstance(schema, Mapping):
-        return isinstance(schema, list | tuple) and any(map(_combines, schema))
-    beside = schema.get("properties") and any(key in schema for key in _OF_ONE_OBJECT)
-    several = isinstance(schema.get("allOf"), list | tuple) and len(schema["allOf"]) > 1
-    named = (part for key in _NAMED if isinstance(schema.get(key), Mapping) for part in schema[key].values())
-    return bool(beside) or several or any(_combines(schema.get(key)) for key in _NESTED) or any(map(_combines, named))
+def pattern(text: str) -> str:
+    """A regular expression, to stand between slashes, for just this text."""
+    return _OPERATORS.sub(r"\\\g<0>", text)
 
 
 def _expect_text(name: str, value: Any) -> None:

@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
+from adafuse_core.calls import ToolCall
 from adafuse_core.errors import PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolCall:
-    """An assistant's request to run a tool."""
-
-    name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    id: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class InvalidToolCall:
-    """A call that can't be run.
-
-    Args:
-        name: Of the tool, as far as it was written.
-        arguments: Their text, as far as it was written.
-        id: Of the call.
-        error: What is wrong.
-    """
-
-    name: str | None
-    arguments: str
-    id: str | None
-    error: str
 
 
 @dataclass(frozen=True, kw_only=True)

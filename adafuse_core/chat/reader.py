@@ -1,22 +1,26 @@
-"""Reads an answer as it is written: thoughts, text, and tool calls, piece by piece."""
+"""Takes an answer apart while it is written: thoughts, text, and tool calls, piece by piece."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.chat.dialects.base import Dialect, quoted
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
+from adafuse_core.chat.thoughts import THINK, ThoughtReader, ThoughtTags
 from adafuse_core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.stopping import held_back
 
-_THINK, _THOUGHT = "<think>", "</think>"
-
 
 def read_answer(
-    events: Iterator[Event], *, dialect: Dialect | None, names: Sequence[str], thinking: bool
+    events: Iterator[Event],
+    *,
+    dialect: Dialect | None,
+    names: Sequence[str],
+    thinking: bool,
+    tags: ThoughtTags = THINK,
 ) -> Iterator[Event]:
     """The events of an answer, its text taken apart.
 
@@ -25,8 +29,10 @@ def read_answer(
         dialect: How calls are written; None if there are none.
         names: Of the tools that may be called.
         thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
+        tags: Around a thought.
     """
-    thoughts, calls = _Thoughts(thinking), None if dialect is None else _Calls(dialect, names)
+    thoughts = ThoughtReader(tags, inside=thinking)
+    calls = None if dialect is None else _Calls(dialect, names)
 
     def text_events(text: str, *, last: bool) -> Iterator[Event]:
         thought, text = thoughts.read(text, last=last)
@@ -44,49 +50,9 @@ def read_answer(
             yield from text_events("", last=True)
             called = calls is not None and calls.count > 0
             whole = event.reason == "stop" and event.stop is None
-            yield Finished(
-                reason="tool_calls" if called and whole else event.reason, stop=event.stop, usage=event.usage
-            )
+            yield replace(event, reason="tool_calls") if called and whole else event
         else:
             yield event
-
-
-class _Thoughts:
-    """Takes a thought off the beginning of an answer; the tags and the line ends beside them belong to neither."""
-
-    def __init__(self, thinking: bool) -> None:
-        self._stage = "thought" if thinking else "start"
-        self._held = ""
-
-    def read(self, text: str, *, last: bool) -> tuple[str, str]:
-        """New text; returns what is surely thought, and what is surely answer."""
-        text, self._held = self._held + text, ""
-        if self._stage == "start":
-            if not last and _THINK.startswith(text.lstrip()[: len(_THINK)]) and len(text.lstrip()) < len(_THINK):
-                self._held = text
-                return "", ""
-            self._stage = "answer"
-            if text.lstrip().startswith(_THINK):
-                self._stage, text = "opened", text.lstrip()[len(_THINK) :]
-        if self._stage == "opened" and (text := text.lstrip("\n")):
-            self._stage = "thought"
-        thought = ""
-        if self._stage == "thought":
-            thought, closed, rest = text.partition(_THOUGHT)
-            if not closed:
-                return self._unclosed(thought, last)
-            self._stage, thought, text = "closed", thought.rstrip("\n"), rest
-        if self._stage == "closed" and (text := text.lstrip("\n")):
-            self._stage = "answer"
-        return thought, text if self._stage == "answer" else ""
-
-    def _unclosed(self, text: str, last: bool) -> tuple[str, str]:
-        body = text.rstrip("\n") if not last else text
-        keep = 0 if last else held_back(text, (_THOUGHT,)) or len(text) - len(body)
-        if keep:  # line ends before a tag that has begun
-            keep += len(text[:-keep]) - len(text[:-keep].rstrip("\n"))
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], ""
 
 
 @dataclass
@@ -95,23 +61,24 @@ class _Open:
 
     id: str
     name: str
-    arguments: str = ""
+    text: str = ""  # of the arguments, as far as it was written
+    shown: str = ""  # JSON of the arguments that was yielded
 
 
 class _Calls:
-    """Follows the fixed text of a dialect. A grammar holds it, so only an early end can spoil a call."""
+    """Finds calls by the fixed text of a dialect. The grammar ensures that text, so only an early end spoils a call."""
 
     def __init__(self, dialect: Dialect, names: Sequence[str]) -> None:
         self._dialect = dialect
         self._heads = tuple(f"{dialect.head}{dialect.begin}{quoted(name)}{dialect.middle}" for name in names)
-        self._begun = False  # text is over, calls have begun
-        self._fresh = True  # nothing was read before
+        self._begun = False  # the first call was found: no text follows
+        self._fresh = True  # no text was yielded
         self._open: _Open | None = None
-        self._held = ""
+        self._held = ""  # text that is not decided yet
         self.count = 0
 
     def read(self, text: str, *, last: bool) -> Iterator[Event]:
-        """New text of the answer."""
+        """Take new text of the answer."""
         self._held += text
         if not self._begun and (shown := self._text_before(last)):
             yield TextDelta(text=shown)
@@ -124,7 +91,7 @@ class _Calls:
             yield from self._break_off()
 
     def _text_before(self, last: bool) -> str:
-        """Takes the text that no call can begin in."""
+        """Take the text in which no call can begin."""
         if (at := self._start(last)) >= 0:
             self._begun = True
             text, self._held = self._held[:at], self._held[at:]
@@ -135,7 +102,7 @@ class _Calls:
         return text
 
     def _start(self, last: bool) -> int:
-        """Where calls begin; -1 if they don't, or that is not decided."""
+        """Where calls begin; -1 if no call begins, or if that is not decided yet."""
         if self._dialect.after_text:
             return self._held.find(self._dialect.trigger)
         body = self._held.lstrip("\n")
@@ -144,7 +111,7 @@ class _Calls:
         return len(self._held) - len(body) if called else -1
 
     def _undecided(self) -> int:
-        """Characters at the end that may belong to a call. Line ends that lead to one are its own."""
+        """How many characters at the end may belong to a call. Line ends before a call belong to it."""
         if not self._dialect.after_text:
             body = self._held.lstrip("\n")
             return len(self._held) if self._fresh and any(head.startswith(body) for head in self._heads) else 0
@@ -153,7 +120,7 @@ class _Calls:
         return keep + len(body) - len(body.rstrip("\n"))
 
     def _begin(self) -> Generator[Event, None, bool]:
-        """Reads up to the arguments of the next call; whether it got there."""
+        """Read up to the arguments of the next call; returns whether they were reached."""
         start = self._held.find(self._dialect.begin)
         name, found, rest = self._held[start + len(self._dialect.begin) :].partition(self._dialect.middle)
         if start < 0 or not found:
@@ -164,17 +131,15 @@ class _Calls:
         return True
 
     def _argue(self) -> Generator[Event, None, bool]:
-        """Reads arguments; whether they are complete."""
+        """Read arguments; returns whether they are complete."""
         call = self._open
         assert call is not None
-        text = call.arguments + self._held
-        try:
-            arguments, end = json.JSONDecoder().raw_decode(text)
-        except ValueError:  # not complete; or a number of thousands of digits
-            arguments, end = None, len(text)
-        if piece := text[len(call.arguments) : end]:
+        text = call.text + self._held
+        arguments, end, as_json = self._dialect.arguments.read(text)
+        call.text, self._held = text[:end], text[end:]
+        if piece := as_json[len(call.shown) :]:
             yield ToolCallDelta(index=self.count, id=None, name=None, arguments=piece)
-        call.arguments, self._held = text[:end], text[end:]
+        call.shown = as_json
         if arguments is None:
             return False
         yield ToolCallDone(index=self.count, call=ToolCall(name=call.name, arguments=arguments, id=call.id))
@@ -182,21 +147,26 @@ class _Calls:
         return True
 
     def _break_off(self) -> Iterator[Event]:
-        """What is left of a call that was not finished."""
-        call, rest = self._open, self._held
-        if call is None and self.count > 0:  # the first thing of another call is what stands between
-            rest = _beyond(self._dialect.end, rest)
-            rest = "" if self._dialect.tail.startswith(rest) else _beyond(self._dialect.between or "", rest)
-        if call is None and not rest:
+        """Report the call inside which the answer ended, if it did."""
+        call, error = self._open, "the answer ended inside this call"
+        if call is not None:
+            broken = InvalidToolCall(name=call.name, arguments=call.text, id=call.id, error=error)
+        elif rest := self._beyond_calls():
+            broken = InvalidToolCall(name=None, arguments=rest, id=_new_id(), error=error)
+        else:
             return
-        name, arguments = (call.name, call.arguments) if call else (None, rest)
-        error = "the answer ended inside this call"
-        invalid = InvalidToolCall(name=name, arguments=arguments, id=call.id if call else _new_id(), error=error)
-        yield ToolCallDone(index=self.count, call=invalid)
+        yield ToolCallDone(index=self.count, call=broken)
+
+    def _beyond_calls(self) -> str:
+        """What is held of a next call, without the fixed text between it and the last one."""
+        if self.count == 0:
+            return self._held
+        rest = _beyond(self._dialect.end, self._held)
+        return "" if self._dialect.tail.startswith(rest) else _beyond(self._dialect.between or "", rest)
 
 
 def _beyond(fixed: str, text: str) -> str:
-    """What of a text goes beyond a fixed beginning; nothing, if it ended inside that."""
+    """A text without its fixed beginning; nothing, if the text ended inside that."""
     return "" if fixed.startswith(text) else text.removeprefix(fixed)
 
 

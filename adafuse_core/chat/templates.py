@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adafuse_core.chat.messages import Message
+from adafuse_core.chat.thoughts import THINK, ThoughtTags
+from adafuse_core.chat.tool_text import calls_as_text
 from adafuse_core.errors import TemplateError
 
 Messages = tuple[Message, ...]
-Render = Callable[[Messages], str]
 
 
 def render_chat(
@@ -26,6 +27,7 @@ def render_chat(
     tools: Sequence[dict[str, Any]] | None = None,
     mark: Callable[[Any], Any] = lambda value: value,
     variables: dict[str, Any] | None = None,
+    tags: ThoughtTags = THINK,
     member: str | None = None,
 ) -> str:
     """The prompt for a conversation, ready for the assistant's answer.
@@ -36,39 +38,22 @@ def render_chat(
         tools: JSON schemas of tools, in OpenAI's form.
         mark: Applied to every text the user controls before it is rendered (`Codec.as_text`).
         variables: Further template variables.
+        tags: Around thoughts in assistant messages, which the template may leave out.
         member: Name for errors.
 
     Raises:
         TemplateError: No form of the conversation can be rendered whole, or tools are ignored.
     """
-
-    def render(form: Messages, tools: Sequence[dict[str, Any]] | None = tools) -> str:
-        text = tokenizer.apply_chat_template(
-            [mark(message.to_dict()) for message in form],
-            tools=mark(list(tools)) if tools else None,
-            tokenize=False,
-            add_generation_prompt=True,
-            **(variables or {}),
-        )
-        return str(text)
-
+    template = _Template(tokenizer=tokenizer, mark=mark, variables=variables or {}, tags=tags)
     problems = []
     for form in _forms(tuple(messages)):
-        try:
-            text = render(form)
-        except Exception as error:  # templates are programs: they fail in any way
-            problems.append(str(error) or type(error).__name__)
-            continue
-        if (lost := _lost(list(_texts(form)), text, mark)) is not None:
-            problems.append(f"it drops {lost[:60]!r}")
-            continue
-        without_calls = tuple(replace(message, tool_calls=()) for message in form)
-        if without_calls != form and _gives(text, render, without_calls):
-            problems.append("it drops tool calls")
-            continue
-        if tools and _gives(text, render, form, None):
+        text, problem = template.render_whole(form, tools)
+        if problem is not None:
+            problems.append(problem)
+        elif tools and template.renders(form, None, text):
             raise TemplateError("the chat template ignores tools", member=member, hint="use a template that shows them")
-        return text
+        else:
+            return text
     raise TemplateError(
         f"the chat template can't render this conversation: {problems[0]}",
         member=member,
@@ -76,12 +61,73 @@ def render_chat(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Template:
+    """A chat template, and whether what it renders is whole. The fields are arguments of `render_chat`."""
+
+    tokenizer: Any
+    mark: Callable[[Any], Any]
+    variables: dict[str, Any]
+    tags: ThoughtTags
+
+    def render_whole(self, form: Messages, tools: Sequence[dict[str, Any]] | None) -> tuple[str, str | None]:
+        """The rendering of a form, and what is wrong with it; None if nothing is."""
+        try:
+            text = self._render(form, tools)
+        except Exception as error:  # templates are programs: they fail in any way
+            return "", str(error) or type(error).__name__
+        if (lost := self._lost(form, text)) is not None:
+            return text, f"it drops {lost[:60]!r}"
+        without_calls = tuple(replace(message, tool_calls=()) for message in form)
+        if without_calls != form and self.renders(without_calls, tools, text):
+            return text, "it drops tool calls"
+        return text, None
+
+    def renders(self, form: Messages, tools: Sequence[dict[str, Any]] | None, text: str) -> bool:
+        """Whether a poorer form has the same rendering, so that the template ignores the difference."""
+        try:
+            return self._render(form, tools) == text
+        except Exception:
+            return False
+
+    def _render(self, form: Messages, tools: Sequence[dict[str, Any]] | None) -> str:
+        text = self.tokenizer.apply_chat_template(
+            [self.mark(message.to_dict()) for message in form],
+            tools=self.mark(list(tools)) if tools else None,
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.variables,
+        )
+        return str(text)
+
+    def _lost(self, form: Messages, text: str) -> str | None:
+        """A text of the form that its rendering contains less often than all texts of the form together do."""
+        parts = list(self._texts(form))
+        for part in parts:
+            marked = self.mark(part)
+            shown = {marked, json.dumps(marked, ensure_ascii=False)[1:-1]}  # some templates dump results as JSON
+            if sum(map(text.count, shown)) < sum(self.mark(other).count(marked) for other in parts):
+                return part
+        return None
+
+    def _texts(self, form: Messages) -> Iterable[str]:
+        """Every text that a rendering must contain. Templates may trim."""
+        for message in form:
+            content = message.content.strip()
+            if message.role == "assistant":  # templates of reasoning models leave old thoughts out
+                content = content.rpartition(self.tags.closing)[2].strip()
+            if content:
+                yield content
+            for call in message.tool_calls:
+                yield call.name
+
+
 def _forms(messages: Messages) -> Iterable[Messages]:
     """The conversation as it is, then plainer and plainer."""
     yield messages
     gathered = _gather_system(messages)
     yield gathered
-    without_tools = _gather_system(_tools_as_text(messages))
+    without_tools = _gather_system(calls_as_text(messages))
     for form in (gathered, _fold_system(gathered), without_tools, _fold_system(without_tools)):
         yield _merge_runs(form)
         yield _open_with_user(_merge_runs(form))
@@ -125,54 +171,3 @@ def _fold_system(messages: Messages) -> Messages:
     if rest and rest[0].role == "user":
         return (replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
     return (replace(system, role="user"), *rest)
-
-
-def _tools_as_text(messages: Messages) -> Messages:
-    """Tool calls and results as ordinary turns."""
-    plain = []
-    for message in messages:
-        if message.role == "tool":
-            label = f"Result of {message.name}" if message.name else "Tool result"
-            plain.append(Message(role="user", content=f"{label}: {message.content}"))
-        elif message.tool_calls:
-            calls = "\n".join(
-                f"Call of {call.name}: {json.dumps(call.arguments, ensure_ascii=False)}" for call in message.tool_calls
-            )
-            plain.append(Message(role="assistant", content=f"{message.content}\n{calls}".strip()))
-        else:
-            plain.append(message)
-    return tuple(plain)
-
-
-def _lost(parts: Sequence[str], text: str, mark: Callable[[Any], Any]) -> str | None:
-    """A part that stands in the text less often than in all parts together."""
-    for part in parts:
-        shown = {mark(part), _in_json(mark(part))}
-        if sum(map(text.count, shown)) < sum(mark(other).count(mark(part)) for other in parts):
-            return part
-    return None
-
-
-def _gives(text: str, render: Callable[..., str], *arguments: Any) -> bool:
-    """Whether a poorer conversation is rendered as the same text, so that the template ignores the difference."""
-    try:
-        return text == render(*arguments)
-    except Exception:
-        return False
-
-
-def _in_json(text: str) -> str:
-    """A text as templates show it that dump tool results as JSON."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _texts(messages: Messages) -> Iterable[str]:
-    """Every text that a rendering must contain. Templates may trim."""
-    for message in messages:
-        content = message.content.strip()
-        if message.role == "assistant":  # templates of reasoning models leave old thoughts out
-            content = content.rpartition("</think>")[2].strip()
-        if content:
-            yield content
-        for call in message.tool_calls:
-            yield call.name

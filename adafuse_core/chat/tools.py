@@ -1,22 +1,16 @@
-"""Tools of a request: which may be called, how members are told of them, and what a call may be."""
+"""Tools of a request: which may be called, and how often."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from adafuse_core.chat.dialects import SHARED
-from adafuse_core.chat.dialects.base import Dialect, quoted
-from adafuse_core.chat.grammar import ANY_TEXT, Grammar
-from adafuse_core.chat.messages import Message
+from adafuse_core.chat.dialects.base import JSON, Arguments
+from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
 
 CHOICES = ("auto", "any", "required", "none")
-_THOUGHT = f'thought[lazy]: /\\s*<think>/ {ANY_TEXT} "</think>"\nNEWLINES: /\\n+/\n'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +28,7 @@ class Tools:
     forced: bool
     only: str | None
     parallel: bool
+    _grammars: dict[Arguments, tuple[Grammar, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of_request(cls, schemas: Sequence[Mapping[str, Any]] | None, choice: str, parallel: bool) -> Self | None:
@@ -55,7 +50,7 @@ class Tools:
             return None
         only = None if choice in CHOICES else choice
         tools = cls(schemas=checked, forced=choice != "auto", only=only, parallel=parallel and only is None)
-        _ = tools._arguments  # a schema that can't be enforced is told at once
+        tools.arguments(JSON)  # a schema that can't be enforced is refused at once, whatever the dialect
         return tools
 
     @property
@@ -63,103 +58,19 @@ class Tools:
         """Of the tools that may be called."""
         return tuple(function["name"] for function in self._callable)
 
-    def grammar(self, dialect: Dialect, answer: Grammar | None) -> Grammar:
-        """What an answer may be.
-
-        Args:
-            dialect: How calls are written.
-            answer: What an answer without calls may be; None for any text.
-        """
-        calls = self._calls(dialect)
-        parts = tuple((f"arguments_{index}", grammar) for index, grammar in enumerate(self._arguments))
-        if self.forced:
-            return Grammar(f"start: calls\n{calls}", parts)
-        if answer is not None:
-            return Grammar(f"start: calls | @text\n{self._calls_beside_json(dialect)}", (*parts, ("text", answer)))
-        if dialect.after_text:  # but what stands in a thought is no call
-            rest = _text(dialect.begin.removeprefix(dialect.trigger))
-            return Grammar(
-                f"start: answer | thought NEWLINES? answer\nanswer: TEXT | before {rest} call {self._more(dialect)}\n"
-                f"{calls}{_THOUGHT}before[lazy]: ({ANY_TEXT} & ~/\\s*<think>(?s:.*)/) {_text(dialect.trigger)}\n"
-                f"TEXT: {ANY_TEXT}\n",
-                parts,
+    def arguments(self, syntax: Arguments) -> tuple[Grammar, ...]:
+        """What the arguments of each tool that may be called may be."""
+        if syntax not in self._grammars:
+            self._grammars[syntax] = tuple(
+                syntax.grammar(function["parameters"], lenient=not function.get("strict"))
+                for function in self._callable
             )
-        return Grammar(
-            f"start: thought? (HEAD call {self._more(dialect)} | OTHER)\n{calls}{_THOUGHT}"
-            f"HEAD: /\\n*/ {_text(dialect.head + dialect.begin)}\n"
-            f"OTHER: {ANY_TEXT} & ~/\\n*{_regex(dialect.trigger)}(?s:.*)/\n",
-            parts,
-        )
+        return self._grammars[syntax]
 
-    @cached_property
+    @property
     def _callable(self) -> list[dict[str, Any]]:
         functions = [tool["function"] for tool in self.schemas]
         return [function for function in functions if self.only in (None, function["name"])]
-
-    @cached_property
-    def _arguments(self) -> list[Grammar]:
-        return [
-            Grammar.json_schema(function["parameters"], lenient=not function.get("strict"))
-            for function in self._callable
-        ]
-
-    def _calls(self, dialect: Dialect) -> str:
-        """Rules for one call from its name on, and for all calls of an answer."""
-        variants = " | ".join(
-            f"{_text(name + dialect.middle)} @arguments_{index}" for index, name in enumerate(map(quoted, self.names))
-        )
-        head = _text(dialect.head + dialect.begin)
-        return f"calls: {head} call {self._more(dialect)}\ncall: ({variants}) {_text(dialect.end)}\n"
-
-    def _calls_beside_json(self, dialect: Dialect) -> str:
-        """The same where answers may be JSON too: the engine takes text apart greedily, so both need the same parts."""
-        variants = " | ".join(
-            f"{_json_parts(dialect.begin + name + dialect.middle)} @arguments_{index}"
-            for index, name in enumerate(map(quoted, self.names))
-        )
-        between = f"({_json_parts(dialect.between or '')} call)*" if self._several(dialect) else ""
-        return (
-            f"calls: {_json_parts(dialect.head)} call {between} {_json_parts(dialect.tail)}\n"
-            f"call: ({variants}) {_json_parts(dialect.end)}\n"
-        )
-
-    def _more(self, dialect: Dialect) -> str:
-        more = f"({_text((dialect.between or '') + dialect.begin)} call)*" if self._several(dialect) else ""
-        return f"{more} {_text(dialect.tail)}" if dialect.tail else more
-
-    def _several(self, dialect: Dialect) -> bool:
-        return self.parallel and dialect.between is not None
-
-
-def told(messages: Sequence[Message], tools: Tools, dialect: Dialect = SHARED) -> tuple[Message, ...]:
-    """A conversation in which tools, calls and results are text of a dialect, for templates that don't speak it."""
-    return (Message(role="system", content=_instructions(tools, dialect)), *_as_text(messages, dialect))
-
-
-def _as_text(messages: Sequence[Message], dialect: Dialect) -> list[Message]:
-    plain = []
-    for message in messages:
-        if message.role == "tool":
-            label = f"Result of {message.name}:\n" if message.name else ""
-            plain.append(Message(role="user", content=f"<tool_response>\n{label}{message.content}\n</tool_response>"))
-        elif message.tool_calls:
-            text = f"{message.content}\n{dialect.write(message.tool_calls)}".strip()
-            plain.append(replace(message, content=text, tool_calls=()))
-        else:
-            plain.append(message)
-    return plain
-
-
-def _instructions(tools: Tools, dialect: Dialect) -> str:
-    """What members are told who know tools by no template of their own."""
-    functions = [tool["function"] for tool in tools.schemas]
-    shown = "\n".join(json.dumps(function, ensure_ascii=False) for function in functions)
-    form = f'{dialect.head}{dialect.begin}NAME{dialect.middle}{{"PARAMETER": VALUE}}{dialect.end}{dialect.tail}'
-    return (
-        f"You can call these tools, each described as JSON:\n{shown}\n\n"
-        f"When a tool helps, answer with a call in exactly this form:\n{form}\n\n"
-        f"Its result follows between <tool_response> and </tool_response>. Then answer in your own words."
-    )
 
 
 def _schema(tool: Any) -> dict[str, Any]:
@@ -173,19 +84,3 @@ def _schema(tool: Any) -> dict[str, Any]:
         raise ConfigError(f"the parameters of tool {name!r} are {parameters!r}, expected the JSON schema of an object")
     whole = {"type": "object", "properties": {}, **parameters}
     return {"type": "function", "function": {**function, "parameters": whole}}
-
-
-def _text(text: str) -> str:
-    """A literal of the grammar."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _json_parts(text: str) -> str:
-    """Literals of the grammar, one for each part of JSON."""
-    parts = re.findall(r'"(?:[^"\\]|\\.)*"|: |, |[^":,]|[:,]', text, re.DOTALL)
-    return " ".join(map(_text, parts))
-
-
-def _regex(text: str) -> str:
-    """A regular expression that matches just this text."""
-    return "".join(f"\\{char}" if not char.isalnum() and not char.isspace() and char != '"' else char for char in text)

@@ -10,6 +10,7 @@ from adafuse_core.backends.base import Abilities
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message
+from adafuse_core.chat.thoughts import ThoughtTags
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 
 Prompt = str | Sequence[Message]
@@ -28,7 +29,7 @@ class Prefix(Protocol):
 
     name: str
     weight: float
-    thinking: bool  # whether the prompt ends with the beginning of a thought
+    thinking: ThoughtTags | None  # of the thought that the prompt begins; None if it begins none
     place: str  # where it computes: members of one place take turns, others work at the same time
 
     def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = NOTHING) -> Draft:
@@ -110,7 +111,11 @@ class PromptSide(Protocol):
 
     @property
     def shows_tools(self) -> bool:
-        """Whether tools can be given to `open`. Otherwise they have to be told in messages."""
+        """Whether tools can be given to `open`. Otherwise messages have to describe them."""
+
+    @property
+    def thought_tags(self) -> ThoughtTags:
+        """How the member marks thoughts."""
 
 
 class Member(PromptSide, Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 from adafuse_core.backends.base import Backend
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.thoughts import ThoughtTags
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.members.base import Prompt
 from adafuse_core.members.blame import Blame
@@ -85,6 +86,11 @@ class ModelMember:
         """Whether the chat template shows tools, and calls in the member's dialect."""
         return self._encoder.shows_tools
 
+    @property
+    def thought_tags(self) -> ThoughtTags:
+        """How the member marks thoughts."""
+        return self._encoder.thought_tags
+
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Length of a prompt in own tokens, template included."""
         return self._encoder.count_tokens(prompt, tools)
@@ -120,7 +126,7 @@ class ModelMember:
             )
         encoded = self._encoder.encode(prompt, tools, must_call=must_call)
         if grammar is not None and encoded.thinking:
-            grammar = grammar.after_thought()
+            grammar = encoded.thinking.after_thought(grammar)
         ids, section = encoded.ids, encoded.section
         if max(ids) >= self.abilities.vocab_size:
             raise PromptError(

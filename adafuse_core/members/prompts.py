@@ -11,6 +11,7 @@ from adafuse_core.chat.dialects import DIALECTS, spoken_by
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
+from adafuse_core.chat.thoughts import ThoughtTags, tags_in
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.members.base import Prompt
 from adafuse_core.text.ids import Ids
@@ -26,12 +27,12 @@ class Encoded:
     Args:
         ids: Of the whole prompt.
         section: Where the answer stands.
-        thinking: Whether the answer begins inside a thought.
+        thinking: The tags of the thought inside which the answer begins; None if it begins in no thought.
     """
 
     ids: Ids
     section: Section
-    thinking: bool = False
+    thinking: ThoughtTags | None = None
 
 
 class PromptEncoder:
@@ -68,6 +69,11 @@ class PromptEncoder:
         return self._template_dialect is not None and self.dialect == self._template_dialect
 
     @property
+    def thought_tags(self) -> ThoughtTags:
+        """How the member marks thoughts: as its template shows, or else in the usual way."""
+        return tags_in(str(self.tokenizer.chat_template))
+
+    @property
     def silent(self) -> int | None:
         """The control token that the member writes before its calls, if its dialect has one."""
         token = self.dialect.token if self.dialect else None
@@ -92,13 +98,13 @@ class PromptEncoder:
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
             ids, section = self.codec.encode_prompt(prompt)
-            thinking = False
+            thinking = None
         else:
             rendered = self._render(prompt, tools)
             if must_call and tools and self.silent is not None:
                 rendered += self.tokenizer.convert_ids_to_tokens(self.silent)
             ids, section = self.codec.encode_rendered(rendered)
-            thinking = rendered.rstrip().endswith("<think>")
+            thinking = self.thought_tags if self.thought_tags.begun_by(rendered) else None
         if not ids:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
         return Encoded(ids=ids, section=section, thinking=thinking)
@@ -133,5 +139,6 @@ class PromptEncoder:
             tools=tools,
             mark=self.codec.as_text,
             variables=self._template_variables,
+            tags=self.thought_tags,
             member=self.name,
         )

@@ -14,8 +14,10 @@ from typing import Any
 
 from adafuse_core.backends.base import Abilities
 from adafuse_core.chat.dialects import DIALECTS
-from adafuse_core.chat.grammar import Grammar, Guide
+from adafuse_core.chat.grammar import Grammar
+from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.messages import Message
+from adafuse_core.chat.thoughts import THINK
 from adafuse_core.errors import (
     CancelledError,
     ContextOverflowError,
@@ -92,6 +94,7 @@ class ScriptedMember:
             cache="none",
             max_context=context_window,
         )
+        self.thought_tags = THINK
         self._reply = reply
         self._context_window = context_window
         self._chat = chat
@@ -186,7 +189,7 @@ class ScriptedMember:
 class ScriptedPrefix:
     """One answer in the making."""
 
-    thinking = False
+    thinking = None
 
     def __init__(
         self,

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterable
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
-from llguidance import LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 
+from adafuse_core.errors import ConfigError
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 
+_RECENT = 32  # grammars that a vocabulary keeps
 _LARGE = 1 << 14  # tokens: from here on the engine's precomputed slices are worth the time they take
 _BYTES = [bytes([value]) for value in range(256)]
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -34,12 +38,14 @@ class Vocabulary:
         self._codec = codec
         self._lock = threading.Lock()
         self._engine: LLTokenizer | None = None
+        # By a grammar's source the engine's state at its beginning, to be copied before it is used.
+        self.matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
 
     @property
     def engine(self) -> LLTokenizer:
-        """The vocabulary as the grammar engine reads it, made at the first use: large ones take seconds.
+        """The vocabulary in the form of the grammar engine, made at the first use: large ones take seconds.
 
-        Behind the vocabulary's own tokens stands one for each byte, so that any text can be read.
+        The vocabulary's own tokens are followed by one for each byte, so that any text can be read.
         """
         with self._lock:
             if self._engine is None:
@@ -47,6 +53,12 @@ class Vocabulary:
                 tokens += [b""] * (self.size - len(tokens))
                 self._engine = _engine(tokens + _BYTES, sorted(self._codec.special_ids))
             return self._engine
+
+    @cached_property
+    def blank_bits(self) -> int:
+        """The tokens that begin with a blank, as bits."""
+        engine = self.engine
+        return bits_of(index for index in range(self.size) if engine.decode_bytes([index])[:1] == b" ")
 
     def spelled(self, data: bytes) -> list[int]:
         """Bytes as tokens of the engine, each by itself."""
@@ -67,9 +79,27 @@ class Vocabulary:
         return b"" if INCOMPLETE in text else text.encode()
 
 
+@cache
 def byte_vocabulary() -> LLTokenizer:
-    """Bytes as tokens. For what concerns the text alone."""
+    """Bytes as tokens, for what concerns the text alone."""
     return _engine(_BYTES, [])
+
+
+def new_matcher(engine: LLTokenizer, source: str) -> LLMatcher:
+    """The engine's state at the beginning of a grammar. Raises `ConfigError`."""
+    matcher = LLMatcher(engine, source, log_level=0)
+    if matcher.is_error():
+        raise ConfigError(f"the grammar can't be used: {matcher.get_error().splitlines()[0]}")
+    return matcher
+
+
+def bits_of(indices: Iterable[int]) -> int:
+    """An integer with these bits set."""
+    flags = bytearray()
+    for index in indices:
+        flags.extend(bytes(max(0, index // 8 + 1 - len(flags))))
+        flags[index // 8] |= 1 << index % 8
+    return int.from_bytes(flags, "little")
 
 
 def _engine(tokens: list[bytes], special_ids: list[int]) -> LLTokenizer:
@@ -85,7 +115,7 @@ class _Bytes:
 
     def __init__(self, tokens: list[bytes], special_ids: list[int]) -> None:
         self.tokens = [*tokens, b""]
-        self.eos_token_id = len(tokens)  # a token of its own: where an answer may end is asked for otherwise
+        self.eos_token_id = len(tokens)  # never allowed in a mask: `LLMatcher.is_accepting` tells where answers may end
         self.special_token_ids = [*special_ids, *(index for index, token in enumerate(self.tokens) if not token)]
 
     def __call__(self, text: bytes) -> list[int]:

@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langchain_core.utils.json import parse_partial_json
 
-from adafuse_core.chat.messages import InvalidToolCall
+from adafuse_core.calls import InvalidToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_integrations.langchain.trace import describe, tokens
 

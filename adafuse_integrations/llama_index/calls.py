@@ -13,7 +13,7 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 from pydantic_core import from_json
 
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.errors import ConfigError
 
 _OPENAI_NAMES = {"required": "any"}

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adafuse_core.calls import ToolCall
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import DIALECTS, SHARED
-from adafuse_core.chat.messages import ToolCall
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.tools import Tools
 from adafuse_core.events import Finished, TextDelta, ToolCallDone
@@ -22,7 +23,7 @@ EMPTY = Usage(prompt_tokens={}, completion_tokens={}, rounds=0)
 
 
 def grammar(dialect, choice="any", parallel=True):
-    return Tools.of_request(TOOLS, choice, parallel).grammar(dialect, None)
+    return answer_grammar(Tools.of_request(TOOLS, choice, parallel), dialect)
 
 
 def accepts(rules, text):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import pickle
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafuse_core import ConfigError, Grammar
+from adafuse_core.chat.thoughts import THINK
 from adafuse_core.rounds import Span
 from tests.oracle import OracleGrammar
 
@@ -239,6 +242,14 @@ def test_rules_that_can_not_be_used_are_refused_with_their_reason(rules):
         Grammar.lark(rules)
 
 
+def test_a_grammar_can_be_copied_and_pickled_also_after_its_use():
+    grammar = THINK.after_thought(Grammar.json_schema(record(a=INTEGER)))
+    assert accepts(grammar, '</think>{"a": 1}')
+    for other in (copy.copy(grammar), copy.deepcopy(grammar), pickle.loads(pickle.dumps(grammar))):
+        assert other == grammar
+        assert accepts(other, '</think>{"a": 1}')
+
+
 def test_equal_grammars_are_one_key():
     first, second = (Grammar.json_schema(record(a=INTEGER)) for _ in range(2))
     assert len({first, second, Grammar.regex("a")}) == 2
@@ -282,7 +293,7 @@ def test_a_guide_is_never_changed():
         guide.after(text)
         assert not guide.may_end
         assert guide.forced == Span(text="{")
-        assert guide.closing == "{}"
+        assert guide.short_ending == "{}"
 
 
 @given(st.text(alphabet='{}[]",: 0123456789eabé😀\\ntrufls-.', max_size=12), st.data())
@@ -298,7 +309,7 @@ def test_pieces_lead_where_the_whole_text_leads(text, data):
 
 
 def test_after_a_thought_the_answer_follows():
-    grammar = Grammar.json_schema(record(a=INTEGER)).after_thought()
+    grammar = THINK.after_thought(Grammar.json_schema(record(a=INTEGER)))
     answer = '{"a": 1}'
     assert accepts(grammar, f"hm {{ hm\n</think>\n\n{answer}")
     assert accepts(grammar, f"</think>{answer}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from adafuse_core.chat.messages import Message, ToolCall, conversation
+from adafuse_core.calls import ToolCall
+from adafuse_core.chat.messages import Message, conversation
 from adafuse_core.errors import PromptError
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.dialects.hermes import DIALECT as HERMES
-from adafuse_core.chat.messages import InvalidToolCall, ToolCall
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.events import Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.rounds import Round, Usage

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adafuse_core.chat.messages import Message, ToolCall, conversation
+from adafuse_core.calls import ToolCall
+from adafuse_core.chat.messages import Message, conversation
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.errors import TemplateError
 from adafuse_core.text.tokens import Codec

@@ -8,14 +8,16 @@ import logging
 import pytest
 
 from adafuse_core import ConfigError, Ensemble, Grammar, InvalidToolCall, PromptError, ToolCall
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import DIALECTS, SHARED
 from adafuse_core.chat.messages import conversation
-from adafuse_core.chat.tools import Tools, told
+from adafuse_core.chat.tool_text import with_tool_instructions
+from adafuse_core.chat.tools import Tools
 from adafuse_core.errors import MemberError, TemplateError
 from adafuse_core.events import TextDelta
-from adafuse_core.members.introduction import introduce
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.scripted import ScriptedMember
+from adafuse_core.members.tool_prompts import show_tools
 from tests import tiny
 from tests.chat.test_templates import ALTERNATES, DROPS_TOOLS, NO_SYSTEM, SYSTEM_THEN_ALTERNATES
 
@@ -37,7 +39,7 @@ def call_of(arguments, name="get_weather", dialect=SHARED):
 
 
 def forced(parameters, **more):
-    return Tools.of_request([tool(parameters=parameters, **more)], "any", parallel=True).grammar(SHARED, None)
+    return answer_grammar(Tools.of_request([tool(parameters=parameters, **more)], "any", parallel=True), SHARED)
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def test_arguments_obey_the_parameters(name):
     grammar = forced(parameters)
     assert accepts(grammar, call_of(right))
     assert wrong is None or not accepts(grammar, call_of(wrong))
-    assert grammar.guide().after(grammar.guide().closing).may_end
+    assert grammar.guide().after(grammar.guide().short_ending).may_end
 
 
 def test_what_can_not_be_enforced_is_left_out_of_a_tool_that_is_not_strict(caplog):
@@ -165,7 +167,7 @@ def test_what_can_not_be_enforced_is_left_out_of_a_tool_that_is_not_strict(caplo
 def test_an_answer_calls_or_obeys_its_own_grammar(name):
     dialect = DIALECTS[name]
     answer = Grammar.json_schema({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
-    grammar = Tools.of_request([tool()], "auto", parallel=True).grammar(dialect, answer)
+    grammar = answer_grammar(Tools.of_request([tool()], "auto", parallel=True), dialect, answer)
     assert accepts(grammar, call_of({"city": "Paris"}, dialect=dialect))
     assert accepts(grammar, '{"name": "get_weather"}')
     assert accepts(grammar, '{"name": "<tool_call>"}')
@@ -224,10 +226,10 @@ def encoder(name, dialect=None):
 
 
 def prompts(names, messages=HISTORY, tools=None, dialects=None):
-    """How members are introduced to tools, and the prompt of each."""
+    """How members are shown tools, and the prompt of each."""
     members = [encoder(name, dialect) for name, dialect in zip(names, dialects or [None] * len(names), strict=True)]
     calls = Tools.of_request(tools or [tool(description="Tells the weather.")], "auto", parallel=True)
-    dialect, shown, schemas = introduce(messages, calls, members)
+    dialect, shown, schemas = show_tools(messages, calls, members)
     texts = [m.tokenizer.decode(m.encode(shown, schemas).ids, skip_special_tokens=False) for m in members]
     return dialect, schemas, texts
 
@@ -287,20 +289,21 @@ def test_a_dialect_that_was_set_may_agree_with_the_others_template():
 
 def test_messages_are_left_as_they_were():
     before = repr(HISTORY)
-    plain = told(HISTORY, Tools.of_request([tool()], "auto", parallel=True))
+    plain = with_tool_instructions(HISTORY, Tools.of_request([tool()], "auto", parallel=True))
     assert repr(HISTORY) == before
     assert not any(message.tool_calls or message.role == "tool" for message in plain)
 
 
 def test_a_call_without_text_is_told_alone():
     messages = conversation([*ASK, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}])
-    assert told(messages, Tools.of_request([tool()], "auto", parallel=True))[2].content == call_of({}, "f")
+    plain = with_tool_instructions(messages, Tools.of_request([tool()], "auto", parallel=True))
+    assert plain[2].content == call_of({}, "f")
 
 
 def test_a_member_without_a_template_is_refused():
     tokenizer = tiny.byte_level(chat=False)
     members = [encoder("hermes"), PromptEncoder(name="bare", tokenizer=tokenizer)]
-    _, shown, schemas = introduce(HISTORY, Tools.of_request([tool()], "auto", parallel=True), members)
+    _, shown, schemas = show_tools(HISTORY, Tools.of_request([tool()], "auto", parallel=True), members)
     with pytest.raises(TemplateError, match=r"'bare'.*no chat template"):
         members[1].encode(shown, schemas)
 

@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from adafuse_core import Grammar, small_models
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tools import Tools
@@ -51,7 +52,7 @@ TOOL = {
     "type": "function",
     "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}},
 }
-CALLS = Tools.of_request([TOOL], "auto", parallel=True).grammar(DIALECTS["hermes"], None)
+CALLS = answer_grammar(Tools.of_request([TOOL], "auto", parallel=True), DIALECTS["hermes"])
 CASES = {  # a grammar and answers that obey it
     "schema": (
         Grammar.json_schema(SCHEMA),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from adafuse_core import small_models
+from adafuse_core import Grammar, small_models
 from adafuse_core.text.tokens import Codec
 from adafuse_core.text.vocabulary import Vocabulary, byte_vocabulary
 from tests import tiny
@@ -101,3 +103,15 @@ def test_the_engine_is_made_once_and_not_before_it_is_needed():
     vocab = Vocabulary(tokenizer, Codec(tokenizer), size=len(tokenizer))
     assert vocab._engine is None
     assert vocab.engine is vocab.engine
+
+
+def test_a_vocabulary_keeps_its_grammars_and_nothing_keeps_the_vocabulary():
+    tokenizer = tiny.byte_level()
+    vocab = Vocabulary(tokenizer, Codec(tokenizer), size=len(tokenizer))
+    source = Grammar.regex("a+").source()
+    assert vocab.matcher(source) is vocab.matcher(source)
+    assert vocab.blank_bits
+    kept = weakref.ref(vocab)
+    del vocab
+    gc.collect()
+    assert kept() is None

@@ -6,7 +6,7 @@ from adafuse_core.chat.dialects import hermes, llama3, mistral, plain
 from adafuse_core.chat.dialects.base import Dialect
 
 DIALECTS: dict[str, Dialect] = {module.DIALECT.name: module.DIALECT for module in (hermes, llama3, mistral, plain)}
-SHARED = hermes.DIALECT  # told to all members where they have no dialect in common
+SHARED = hermes.DIALECT  # in which members are instructed that have no dialect in common
 
 
 def spoken_by(template: str) -> Dialect | None:

@@ -32,8 +32,9 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
 from adafuse_core import errors as core
+from adafuse_core.calls import ToolCall
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import Message, ToolCall
+from adafuse_core.chat.messages import Message
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember

@@ -18,7 +18,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from adafuse_core.chat.messages import InvalidToolCall, Message, ToolCall
+from adafuse_core.calls import InvalidToolCall, ToolCall
+from adafuse_core.chat.messages import Message
 from adafuse_core.errors import PromptError
 from adafuse_core.events import Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage

@@ -12,7 +12,9 @@ from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field
 
 from adafuse_core import Grammar
+from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import DIALECTS
+from adafuse_core.chat.thoughts import THINK
 from adafuse_core.chat.tools import Tools
 from tests.oracle import OracleGrammar
 
@@ -62,24 +64,25 @@ def walks(grammar, count, longest, start=""):
 @pytest.mark.parametrize("model", MODELS)
 def test_from_everywhere_in_json_the_end_is_valid(model):
     for text, guide in walks(Grammar.json_schema(model.model_json_schema()), 60, 200):
-        assert guide.closing is not None, text
-        model.model_validate_json(text + guide.closing)
-        assert guide.after(guide.closing).may_end
+        assert guide.short_ending is not None, text
+        model.model_validate_json(text + guide.short_ending)
+        assert guide.after(guide.short_ending).may_end
 
 
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("choice", ["auto", "any", "order"])
 def test_from_everywhere_in_calls_the_end_is_valid(name, choice):
     dialect = DIALECTS[name]
-    grammar = Tools.of_request([tool(model) for model in MODELS], choice, parallel=True).grammar(dialect, None)
+    tools = Tools.of_request([tool(model) for model in MODELS], choice, parallel=True)
+    grammar = answer_grammar(tools, dialect)
     for text, guide in walks(grammar, 25, 300, start=dialect.trigger):
-        assert guide.closing is not None, text
-        assert guide.after(guide.closing).may_end
+        assert guide.short_ending is not None, text
+        assert guide.after(guide.short_ending).may_end
 
 
 def test_an_answer_that_may_end_needs_no_more():
-    assert Grammar.json_object().guide().after("{}").closing == ""
-    assert Grammar.regex("a*").guide().closing == ""
+    assert Grammar.json_object().guide().after("{}").short_ending == ""
+    assert Grammar.regex("a*").guide().short_ending == ""
 
 
 SHORTEST = {
@@ -98,14 +101,14 @@ SHORTEST = {
     "free text with a mark": (Grammar.regex("Thought: .*\nAction: (go|stop)"), "Thought: hm", "\nAction: go"),
     "lark": (Grammar.lark('start: rest NAME\nrest[lazy]: /(?s:.*)/ "</done>"\nNAME: /[a-z]+/'), "hm </do", "</done>a"),
     "counted": (Grammar.regex("[0-9]{30}"), "123", "0" * 27),
-    "thought": (Grammar.json_object().after_thought(), "hm </thi", "</think>{}"),
+    "thought": (THINK.after_thought(Grammar.json_object()), "hm </thi", "</think>{}"),
 }
 
 
 @pytest.mark.parametrize("name", SHORTEST)
 def test_the_way_is_the_shortest(name):
     grammar, text, closing = SHORTEST[name]
-    assert len(grammar.guide().after(text).closing) == len(closing)
+    assert len(grammar.guide().after(text).short_ending) == len(closing)
     assert grammar.guide().after(text + closing).may_end
 
 
@@ -124,7 +127,7 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_long_ways_are_found(name):
     grammar = Grammar.json_schema(LONG[name])
-    value = json.loads(grammar.guide().closing)
+    value = json.loads(grammar.guide().short_ending)
     assert len(value) == LONG[name].get("minLength", LONG[name].get("minItems", 200))
 
 
@@ -133,7 +136,7 @@ FAST = {
     "free text": Grammar.regex("(?s:.*)END"),
     "counted": Grammar.regex("[a-z]{2000}"),
     "counted loop": Grammar.regex("(ab|ba){99}"),
-    "thought": Grammar.json_schema(Order.model_json_schema()).after_thought(),
+    "thought": THINK.after_thought(Grammar.json_schema(Order.model_json_schema())),
     "keys": Grammar.json_schema({"properties": {str(key): {"type": "string"} for key in range(50)}}),
 }
 
@@ -142,9 +145,9 @@ FAST = {
 def test_a_way_is_found_fast(name):
     guide = FAST[name].guide()
     started = time.thread_time()  # whatever else runs
-    assert guide.closing is not None
+    assert guide.short_ending is not None
     assert time.thread_time() - started < 1  # milliseconds, really
 
 
 def test_none_is_told_where_none_is_found():
-    assert Grammar.regex("(?s:.*)[E][N][D]").guide().closing is None
+    assert Grammar.regex("(?s:.*)[E][N][D]").guide().short_ending is None

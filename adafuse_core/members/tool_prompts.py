@@ -1,4 +1,4 @@
-"""How members learn of tools: by their own templates where they speak one dialect, by the same words otherwise."""
+"""How members are shown the tools of a request: by their own templates if all share a dialect, else by instructions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 from adafuse_core.chat.dialects import SHARED
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
-from adafuse_core.chat.tools import Tools, told
+from adafuse_core.chat.tool_text import with_tool_instructions
+from adafuse_core.chat.tools import Tools
 from adafuse_core.members.base import PromptSide
 
 
-def introduce(
+def show_tools(
     messages: Sequence[Message], tools: Tools, members: Sequence[PromptSide]
 ) -> tuple[Dialect, Sequence[Message], list[dict[str, Any]] | None]:
     """Find the dialect in which all members can call the same tools.
 
     Returns:
         The dialect, the messages to open the members with, and the tools to open them with; None where the
-        messages tell of them.
+        messages hold instructions instead.
     """
     spoken = {member.dialect for member in members}
     common = spoken.pop() if len(spoken) == 1 else None
     if common is not None and all(member.shows_tools for member in members):
         return common, messages, list(tools.schemas)
     dialect = common or SHARED
-    return dialect, told(messages, tools, dialect), None
+    return dialect, with_tool_instructions(messages, tools, dialect), None
