@@ -91,3 +91,8 @@ class Usage:
     prompt_tokens: dict[str, int]
     completion_tokens: dict[str, int]
     rounds: int
+
+    def first(self) -> tuple[str, int, int]:
+        """The first member, in whose tokens budgets are counted, and its tokens of prompt and answer."""
+        name = next(iter(self.prompt_tokens))
+        return name, self.prompt_tokens[name], self.completion_tokens[name]

@@ -6,7 +6,7 @@ in the last chunk alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adafuse_core.rounds import Round, Usage
@@ -45,3 +45,8 @@ def describe(played: Round) -> dict[str, Any]:
 def tokens(usage: Usage) -> dict[str, dict[str, int]]:
     """Tokens of prompt and answer, each member's in its own."""
     return {"prompt_tokens": dict(usage.prompt_tokens), "completion_tokens": dict(usage.completion_tokens)}
+
+
+def usage(told: Mapping[str, Any]) -> Usage:
+    """What `tokens` tells, read back; without the rounds."""
+    return Usage(**told, rounds=0)

@@ -35,8 +35,8 @@ from adafuse_core.ensemble import Ensemble
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
+from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain import AdaFuseLLM
-from adafuse_integrations.worker import Worker
 from tests import tiny
 
 ROOT = Path(__file__).parents[3]

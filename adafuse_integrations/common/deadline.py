@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from adafuse_core.errors import CancelledError
-from adafuse_integrations.langchain.errors import ModelTimeoutError
+from adafuse_core.errors import CancelledError, DeadlineError
 
 
 class Deadline:
@@ -20,7 +19,7 @@ class Deadline:
 
     @contextmanager
     def enforced(self, cancel: threading.Event) -> Iterator[None]:
-        """Set the event when time is up, and raise `ModelTimeoutError` for the cancelling that follows."""
+        """Set the event when time is up, and raise `DeadlineError` for the cancelling that follows."""
         if self._seconds is None:
             yield
             return
@@ -38,7 +37,7 @@ class Deadline:
         except CancelledError as error:
             if not expired.is_set():
                 raise
-            raise ModelTimeoutError(
+            raise DeadlineError(
                 f"the answer was not complete after timeout={self._seconds} seconds",
                 member=error.member,
                 hint="give it more time, or a smaller max_tokens",
