@@ -28,9 +28,10 @@ def add_ensemble_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", help="of all models, such as bfloat16")
     group.add_argument("--device", help="of all models, such as cuda:0")
     for option in (*_ENSEMBLE.values(), *GENERATION.values()):
-        told = option.description.replace("%", "%%")
-        flag = "--" + option.name.replace("_", "-")
-        group.add_argument(flag, default=None, help=f"{told} (default: {option.default!r})", **_reading(option))
+        told = (
+            option.description if option.default in (None, ()) else f"{option.description} (default: {option.default})"
+        )
+        group.add_argument("--" + option.name.replace("_", "-"), help=told.replace("%", "%%"), **_reading(option))
 
 
 def build_ensemble(args: argparse.Namespace) -> Ensemble:
