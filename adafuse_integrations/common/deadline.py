@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adafuse_core.errors import CancelledError, DeadlineError
 
 
 class Deadline:
-    """So many seconds from now, or no end if None."""
+    """A moment after which a call is ended.
 
-    def __init__(self, seconds: float | None) -> None:
+    Args:
+        seconds: How long from now; None for no end.
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
 
     @contextmanager
     def enforced(self, cancel: threading.Event) -> Iterator[None]:
@@ -29,7 +35,7 @@ class Deadline:
             expired.set()
             cancel.set()
 
-        timer = threading.Timer(max(0.0, self._began + self._seconds - time.monotonic()), expire)
+        timer = threading.Timer(max(0.0, self._began + self._seconds - self._clock()), expire)
         timer.daemon = True
         timer.start()
         try:
