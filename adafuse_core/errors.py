@@ -84,3 +84,7 @@ class NonFiniteLogitsError(MemberError):
 
 class CancelledError(AdaFuseError):
     """The generation was cancelled from outside while a member was at work."""
+
+
+class DeadlineError(CancelledError):
+    """A generation took longer than its timeout, and was ended."""

@@ -212,3 +212,8 @@ class Usage:
             "completion_tokens": dict(self.completion_tokens),
             "rounds": self.rounds,
         }
+
+    def first(self) -> tuple[str, int, int]:
+        """The first member, in whose tokens budgets are counted, and its tokens of prompt and answer."""
+        name = next(iter(self.prompt_tokens))
+        return name, self.prompt_tokens[name], self.completion_tokens[name]

@@ -59,6 +59,22 @@ def test_an_integration_knows_no_other_framework(package, others):
         assert not any(name.split(".")[0].startswith(others) for name in imports(path)), path
 
 
+@pytest.mark.parametrize("path", files("adafuse_integrations/common"), ids=lambda path: path.name)
+def test_what_adapters_share_knows_none_of_them_nor_their_frameworks(path):
+    names = set(imports(path))
+    assert not {name.split(".")[0] for name in names} & FRAMEWORKS
+    own = {name for name in names if name.startswith("adafuse_integrations.")}
+    assert all(name.startswith("adafuse_integrations.common.") for name in own), own
+
+
+@pytest.mark.parametrize("package", ["langchain", "llama_index", "cli"])
+def test_integrations_share_through_the_common_package_alone(package):
+    for path in files(f"adafuse_integrations/{package}"):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("adafuse_integrations.")}
+        shows = {"langchain", "llama_index"} if path.name == "demo.py" else set()
+        assert used <= {package, "common"} | shows, path
+
+
 def loaded_by(statement):
     """Top-level modules in memory after a statement, in a process of its own."""
     code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
@@ -72,9 +88,10 @@ def loaded_by(statement):
         ("import adafuse_core", {"torch", "transformers", "tokenizers"}),
         ("from adafuse_core import Ensemble; Ensemble()", {"torch", "transformers", "tokenizers"}),
         ("import adafuse_integrations", {"torch", "transformers", "langchain_core", "llama_index"}),
+        ("import adafuse_integrations.common.options", {"torch", "pydantic", "langchain_core", "llama_index"}),
         ("import adafuse_integrations.langchain", {"torch", "llama_index"}),
         ("import adafuse_integrations.llama_index", {"torch", "langchain_core"}),
-        ("import adafuse_integrations.cli.main", {"torch", "langchain_core", "llama_index"}),
+        ("import adafuse_integrations.cli.main", {"torch", "pydantic", "langchain_core", "llama_index"}),
     ],
 )
 def test_importing_loads_no_more_than_it_must(statement, absent):

@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Self
 
 from adafuse_core.chat.guide import Guide
@@ -84,17 +83,9 @@ class Grammar:
 
     def guide(self) -> Guide:
         """The beginning of an answer."""
-        return Guide(self._matcher.deep_copy(), self._literals())
+        from adafuse_core.text.vocabulary import byte_matchers
 
-    @cached_property
-    def _matcher(self) -> Any:
-        from adafuse_core.text.vocabulary import byte_vocabulary, new_matcher
-
-        return new_matcher(byte_vocabulary(), self.source())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the matcher, which can be neither copied nor pickled."""
-        return {"rules": self.rules, "parts": self.parts}
+        return Guide(byte_matchers()(self.source()).deep_copy(), self._literals())
 
     def _literals(self) -> tuple[bytes, ...]:
         """Texts that the rules name; those of JSON schemas show by single bytes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from llguidance import LLMatcher, LLTokenizer
 from adafuse_core.errors import ConfigError
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 
-_RECENT = 32  # grammars that a vocabulary keeps
+_RECENT = 64  # grammars that a vocabulary keeps
 _LARGE = 1 << 14  # tokens: from here on the engine's precomputed slices are worth the time they take
 _BYTES = [bytes([value]) for value in range(256)]
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -80,9 +80,13 @@ class Vocabulary:
 
 
 @cache
-def byte_vocabulary() -> LLTokenizer:
-    """Bytes as tokens, for what concerns the text alone."""
-    return _engine(_BYTES, [])
+def byte_matchers() -> Callable[[str], LLMatcher]:
+    """Matchers on bytes as tokens, by a grammar's source, for what concerns the text alone.
+
+    One constant of the process. It keeps the grammars that were compiled last, and no model.
+    """
+    engine = _engine(_BYTES, [])
+    return lru_cache(_RECENT)(lambda source: new_matcher(engine, source))
 
 
 def new_matcher(engine: LLTokenizer, source: str) -> LLMatcher:

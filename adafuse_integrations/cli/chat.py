@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import assert_never
 
 from rich.console import Console
 from rich.text import Text
 
-from adafuse_core import AdaFuseError, ContextOverflowError, Event, TextDelta
+from adafuse_core import (
+    AdaFuseError,
+    ContextOverflowError,
+    Event,
+    Finished,
+    ReasoningDelta,
+    RoundDone,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallDone,
+)
 from adafuse_integrations.cli.options import build_ensemble
 from adafuse_integrations.cli.painter import Painter
 
@@ -59,8 +70,13 @@ class _Recorder:
     def record(self, events: Iterator[Event]) -> Iterator[Event]:
         """The events, unchanged."""
         for event in events:
-            if isinstance(event, TextDelta):
-                self.text += event.text
+            match event:
+                case TextDelta():
+                    self.text += event.text
+                case ReasoningDelta() | ToolCallDelta() | ToolCallDone() | RoundDone() | Finished():
+                    pass  # no part of what was said
+                case _:
+                    assert_never(event)
             yield event
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import assert_never
 
 from rich.console import Console
 from rich.text import Text
 
-from adafuse_core import Event, Finished, ReasoningDelta, RoundDone, TextDelta
+from adafuse_core import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _AGREED = "bold"
@@ -46,14 +47,19 @@ class Painter:
         """Print an answer as it comes; returns its last event."""
         text = ""
         for event in events:
-            if isinstance(event, TextDelta):
-                text = event.text
-            elif isinstance(event, RoundDone):
-                self.show(text, event.round.winner.proposers)
-                text = ""
-            elif isinstance(event, ReasoningDelta):
-                self._console.print(Text(event.text, "dim"), end="", soft_wrap=True)
-            elif isinstance(event, Finished):
-                self._console.print(text)
-                return event
+            match event:
+                case TextDelta():
+                    text = event.text
+                case RoundDone():
+                    self.show(text, event.round.winner.proposers)
+                    text = ""
+                case ReasoningDelta():
+                    self._console.print(Text(event.text, "dim"), end="", soft_wrap=True)
+                case Finished():
+                    self._console.print(text)
+                    return event
+                case ToolCallDelta() | ToolCallDone():
+                    raise AssertionError(f"the command line gives no tools, but one was called: {event}")
+                case _:
+                    assert_never(event)
         raise AssertionError("a stream ends with Finished")

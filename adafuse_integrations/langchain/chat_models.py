@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
@@ -21,8 +21,8 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 
 from adafuse_core.errors import ConfigError
+from adafuse_integrations.common.deadline import Deadline
 from adafuse_integrations.langchain.asking import OPTIONS, as_choice, as_tools, asked
-from adafuse_integrations.langchain.deadline import Deadline
 from adafuse_integrations.langchain.message_chunks import message_chunks, whole
 from adafuse_integrations.langchain.messages import to_messages
 from adafuse_integrations.langchain.model import EnsembleModel
@@ -49,8 +49,9 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         members: Model names, paths, mappings of `MemberConfig` fields, or `MemberConfig`s.
         model: Names of the members that answer, joined by `+`; all by default. Also an option of a call. Without
             `members` it names the models to load.
-        strategy, tau, max_words, branches, max_word_tokens, member, speculation: As in `EnsembleConfig`.
-        max_new_tokens (or `max_tokens`), stop, temperature, seed: As in `GenerationParams`. Also options of a call.
+        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`.
+        **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
+            Also options of a call.
         timeout: Most seconds that a call may take, from its start to its last chunk. Also an option of a call.
         max_retries: How often a call is tried again if a member fails before the first word.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
@@ -132,6 +133,10 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
     streaming: bool = Field(default=False, description="Whether `invoke` streams, so that callbacks hear each word.")
 
     model_config = EnsembleModel.model_config
+
+    if TYPE_CHECKING:  # most options are inherited from where type checkers don't see them
+
+        def __init__(self, **options: Any) -> None: ...
 
     # --- generation ---
 

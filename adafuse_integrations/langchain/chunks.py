@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, assert_never
 
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta
-from adafuse_integrations.langchain.trace import describe, tokens
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_integrations.langchain.trace import tokens, usage
 
 
 def chunks(events: Iterable[Event], *, trace: bool) -> Iterator[GenerationChunk]:
@@ -29,18 +29,23 @@ def chunks(events: Iterable[Event], *, trace: bool) -> Iterator[GenerationChunk]
     """
     text, info = "", _no_info()
     for event in events:
-        if isinstance(event, TextDelta):
-            text += event.text
-        elif isinstance(event, ReasoningDelta):
-            info["reasoning"] = info.get("reasoning", "") + event.text
-        elif isinstance(event, RoundDone):
-            info["adafuse"]["rounds"] += [describe(event.round)] if trace else []
-            if text or "reasoning" in info:
-                yield GenerationChunk(text=text, generation_info=info)
-                text, info = "", _no_info()
-        elif isinstance(event, Finished):
-            ending = {"finish_reason": event.reason, "stop": event.stop, "usage": tokens(event.usage)}
-            yield GenerationChunk(text=text, generation_info={**info, **ending})
+        match event:
+            case TextDelta():
+                text += event.text
+            case ReasoningDelta():
+                info["reasoning"] = info.get("reasoning", "") + event.text
+            case RoundDone():
+                info["adafuse"]["rounds"] += [event.round.to_dict()] if trace else []
+                if text or "reasoning" in info:
+                    yield GenerationChunk(text=text, generation_info=info)
+                    text, info = "", _no_info()
+            case Finished():
+                ending = {"finish_reason": event.reason, "stop": event.stop, "usage": tokens(event.usage)}
+                yield GenerationChunk(text=text, generation_info={**info, **ending})
+            case ToolCallDelta() | ToolCallDone():
+                raise AssertionError(f"an LLM is given no tools, but called one: {event}")
+            case _:
+                assert_never(event)
 
 
 def folded(pieces: Sequence[GenerationChunk]) -> Generation:
@@ -51,11 +56,9 @@ def folded(pieces: Sequence[GenerationChunk]) -> Generation:
 
 def result(answers: Sequence[Generation], model_name: str) -> LLMResult:
     """Answers to several prompts; token counts are those of the first member."""
-    usage = {"prompt_tokens": 0, "completion_tokens": 0}
-    for answer in answers:
-        for kind in usage:
-            usage[kind] += next(iter((answer.generation_info or {})["usage"][kind].values()))
-    total = {**usage, "total_tokens": sum(usage.values())}
+    firsts = [usage((answer.generation_info or {})["usage"]).first() for answer in answers]
+    read, written = sum(first[1] for first in firsts), sum(first[2] for first in firsts)
+    total = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     return LLMResult(
         generations=[[answer] for answer in answers],
         llm_output={"model_name": model_name, "token_usage": total},

@@ -18,13 +18,14 @@ class ModelNotFoundError(core.ModelNotFoundError, langchain.ModelNotFoundError):
     """There is no model of that name or at that path."""
 
 
-class ModelTimeoutError(core.CancelledError, langchain.ModelTimeoutError):
+class ModelTimeoutError(core.DeadlineError, langchain.ModelTimeoutError):
     """A call took longer than its `timeout`, and was ended."""
 
 
 _KINDS: dict[type[core.AdaFuseError], type[core.AdaFuseError]] = {
     core.ContextOverflowError: ContextOverflowError,
     core.ModelNotFoundError: ModelNotFoundError,
+    core.DeadlineError: ModelTimeoutError,
 }
 
 

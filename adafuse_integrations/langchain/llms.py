@@ -6,10 +6,10 @@ A thin shell: it translates arguments, chunks and errors, and joins the core at 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from functools import partial
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.request import PromptLike
+from adafuse_integrations.common.deadline import Deadline
 from adafuse_integrations.langchain.chunks import chunks, folded, result
-from adafuse_integrations.langchain.deadline import Deadline
 from adafuse_integrations.langchain.messages import check_text
 from adafuse_integrations.langchain.model import EnsembleModel
 
@@ -44,8 +44,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         members: Model names, paths, mappings of `MemberConfig` fields, or `MemberConfig`s.
         model: Names of the members that answer, joined by `+`; all by default. Without `members` it names the
             models to load.
-        strategy, tau, max_words, branches, max_word_tokens, member, speculation: As in `EnsembleConfig`.
-        max_new_tokens (or `max_tokens`), stop, temperature, seed: As in `GenerationParams`.
+        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`.
+        **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
         prompt_format: `"chat"` sends the prompt as a user message through each member's chat template,
             `"raw"` lets the members continue it as it stands, `"auto"` is chat if every member has a template.
         system: System message that goes before the prompt in chat format.
@@ -84,6 +84,10 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
     system: str | None = Field(default=None, description="System message, in chat format.")
 
     model_config = EnsembleModel.model_config
+
+    if TYPE_CHECKING:  # most options are inherited from where type checkers don't see them
+
+        def __init__(self, **options: Any) -> None: ...
 
     @model_validator(mode="after")
     def _check_prompt_format(self) -> Self:
@@ -136,9 +140,9 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
+        self._expect_folded(stop, kwargs)
         reporter = run_manager if len(prompts) == 1 else None  # it belongs to the first prompt alone
-        answers = [folded(list(self._stream(prompt, stop, reporter, **kwargs))) for prompt in prompts]
-        return result(answers, self.model_name)
+        return result([folded(list(self._told(prompt, reporter))) for prompt in prompts], self.model_name)
 
     async def _agenerate(
         self,
@@ -147,10 +151,9 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
+        self._expect_folded(stop, kwargs)
         reporter = run_manager if len(prompts) == 1 else None
-        answers = [
-            folded([chunk async for chunk in self._astream(prompt, stop, reporter, **kwargs)]) for prompt in prompts
-        ]
+        answers = [folded([chunk async for chunk in self._atold(prompt, reporter)]) for prompt in prompts]
         return result(answers, self.model_name)
 
     def _stream(
@@ -160,12 +163,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        llm = self._with_options(stop, kwargs)
-        with closing(llm._chunks(prompt, Deadline(llm.timeout))) as pieces:
-            for chunk in pieces:
-                if run_manager is not None:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        yield from self._with_options(stop, kwargs)._told(prompt, run_manager)
 
     async def _astream(
         self,
@@ -174,11 +172,26 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        llm = self._with_options(stop, kwargs)
-        async with aclosing(self._worker.iterate(partial(llm._chunks, prompt, Deadline(llm.timeout)))) as pieces:
+        async with aclosing(self._with_options(stop, kwargs)._atold(prompt, run_manager)) as pieces:
             async for chunk in pieces:
-                if run_manager is not None:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _told(self, prompt: str, reporter: CallbackManagerForLLMRun | None) -> Generator[GenerationChunk]:
+        """The chunks of an answer by the fields; callbacks hear of each."""
+        with closing(self._chunks(prompt, Deadline(self.timeout))) as pieces:
+            for chunk in pieces:
+                if reporter is not None:
+                    reporter.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _atold(
+        self, prompt: str, reporter: AsyncCallbackManagerForLLMRun | None
+    ) -> AsyncGenerator[GenerationChunk]:
+        """As `_told`, on a thread of the worker."""
+        async with aclosing(self._worker.iterate(partial(self._chunks, prompt, Deadline(self.timeout)))) as pieces:
+            async for chunk in pieces:
+                if reporter is not None:
+                    await reporter.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
     def _chunks(
@@ -213,6 +226,11 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         rest = {name: value for name, value in kwargs.items() if name in _LANGCHAIN}
         options = {name: value for name, value in kwargs.items() if name not in _LANGCHAIN}
         return self._with_options(stop, options), rest
+
+    def _expect_folded(self, stop: list[str] | None, options: dict[str, Any]) -> None:
+        """`generate` made fields of them."""
+        assert not options, options
+        assert (stop or []) == self.stop, stop
 
     # --- what LangChain asks ---
 

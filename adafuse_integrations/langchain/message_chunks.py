@@ -7,7 +7,7 @@ a message apart by their place in the chunk.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from langchain_core.messages import AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import UsageMetadata
@@ -18,7 +18,7 @@ from langchain_core.utils.json import parse_partial_json
 
 from adafuse_core.calls import InvalidToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
-from adafuse_integrations.langchain.trace import describe, tokens
+from adafuse_integrations.langchain.trace import tokens
 
 _PROVIDER = {"model_provider": "adafuse"}
 _SPOILERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # what makes a text no JSON object, however much of it is read
@@ -37,14 +37,15 @@ def message_chunks(events: Iterable[Event], model_name: str, *, trace: bool) -> 
     """
     pieces, rounds = _Pieces(), list[dict[str, Any]]()
     for event in events:
-        if isinstance(event, Finished):
-            yield from _with_trace(pieces.taken(), rounds)
-            yield _last(event, rounds, pieces.invalid, model_name)
-        elif isinstance(event, RoundDone):
-            rounds += [describe(event.round)] if trace else []
-            yield from _with_trace(pieces.taken(), rounds)
-        else:
-            pieces.add(event)
+        match event:
+            case RoundDone():
+                rounds += [event.round.to_dict()] if trace else []
+                yield from _with_trace(pieces.taken(), rounds)
+            case Finished():
+                yield from _with_trace(pieces.taken(), rounds)
+                yield _last(event, rounds, pieces.invalid, model_name)
+            case _:
+                pieces.add(event)
 
 
 def whole(chunks: Sequence[ChatGenerationChunk]) -> ChatGeneration:
@@ -72,16 +73,20 @@ class _Pieces:
         self._places: dict[int, int] = {}  # of calls among the blocks
         self._written: dict[int, str] = {}  # arguments of the calls so far
 
-    def add(self, event: Event) -> None:
+    def add(self, event: TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone) -> None:
         """Take a piece of text, reasoning or a call."""
-        if isinstance(event, TextDelta):
-            self._push("text", AIMessageChunk(content=event.text))
-        elif isinstance(event, ReasoningDelta):
-            self._push("reasoning", AIMessageChunk(content="", additional_kwargs={"reasoning_content": event.text}))
-        elif isinstance(event, ToolCallDelta):
-            self._push_call(event.index, event.arguments, event.id, event.name)
-        elif isinstance(event, ToolCallDone) and isinstance(event.call, InvalidToolCall):
-            self._spoil(event.index, event.call)
+        match event:
+            case TextDelta():
+                self._push("text", AIMessageChunk(content=event.text))
+            case ReasoningDelta():
+                self._push("reasoning", AIMessageChunk(content="", additional_kwargs={"reasoning_content": event.text}))
+            case ToolCallDelta():
+                self._push_call(event.index, event.arguments, event.id, event.name)
+            case ToolCallDone():
+                if isinstance(event.call, InvalidToolCall):  # the pieces of a right one are all there
+                    self._spoil(event.index, event.call)
+            case _:
+                assert_never(event)
 
     def taken(self) -> list[AIMessageChunk]:
         """All pieces; none are kept."""
@@ -127,9 +132,8 @@ def _with_trace(pieces: Sequence[AIMessageChunk], rounds: list[dict[str, Any]]) 
 def _last(
     finished: Finished, rounds: list[dict[str, Any]], invalid: list[dict[str, Any]], model_name: str
 ) -> ChatGenerationChunk:
-    usage = tokens(finished.usage)
-    read, written = (next(iter(counts.values())) for counts in usage.values())
-    adafuse: dict[str, Any] = {"rounds": [*rounds], "usage": usage, "counted_by": next(iter(usage["prompt_tokens"]))}
+    counted_by, read, written = finished.usage.first()
+    adafuse: dict[str, Any] = {"rounds": [*rounds], "usage": tokens(finished.usage), "counted_by": counted_by}
     if invalid:
         adafuse["invalid_tool_calls"] = invalid
     message = AIMessageChunk(

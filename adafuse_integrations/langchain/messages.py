@@ -16,6 +16,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from adafuse_core.chat import openai
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import PromptError
 
@@ -26,8 +27,6 @@ _ROLES: dict[type[BaseMessage], str] = {
     ToolMessage: "tool",
     FunctionMessage: "tool",
 }
-_NAMES = {"developer": "system", "human": "user", "ai": "assistant", "function": "tool"}  # in a `ChatMessage`
-_KNOWN = ("system", "user", "assistant", "tool")
 _THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
 _CALLS = ("tool_call", "tool_use")
 _INVALID = "invalid_tool_call"
@@ -45,15 +44,7 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     Raises:
         PromptError: A block holds an image, audio, video or a file, or is of an unknown kind; or a role is unknown.
     """
-    turns: list[Message] = []
-    tools: dict[str, str] = {}  # by the id of the call
-    for message in messages:
-        for turn in _turns(message):
-            if turn["role"] == "tool" and turn["name"] is None:
-                turn["name"] = tools.get(turn["tool_call_id"] or "")
-            turns.append(Message.from_any(turn))
-            tools.update({call.id: call.name for call in turns[-1].tool_calls if call.id})
-    return turns
+    return openai.with_tool_names(Message.from_any(turn) for message in messages for turn in _turns(message))
 
 
 def check_text(messages: Sequence[BaseMessage]) -> None:
@@ -94,10 +85,7 @@ def _turns(message: BaseMessage) -> Iterator[dict[str, Any]]:
 
 def _role(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
-        role = _NAMES.get(message.role, message.role)
-        if role in _KNOWN:
-            return role
-        raise PromptError(f"got a message of role {message.role!r}, expected one of {', '.join((*_KNOWN, *_NAMES))}")
+        return openai.role(message.role)
     for kind, role in _ROLES.items():
         if isinstance(message, kind):
             return role

@@ -9,7 +9,6 @@ import dataclasses
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,24 +16,26 @@ from langchain_core.language_models.base import BaseLanguageModel, LangSmithPara
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from adafuse_core import __version__
+from adafuse_core.chat import openai
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.ensemble import Ensemble, default_config
-from adafuse_core.errors import ConfigError, MemberError
+from adafuse_core.errors import ConfigError
 from adafuse_core.events import Event
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.request import PromptLike
-from adafuse_integrations.langchain.deadline import Deadline
+from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.fields import OptionFields
+from adafuse_integrations.common.identity import plain
+from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
+from adafuse_integrations.common.retries import with_retries
+from adafuse_integrations.common.selection import selected, with_token
+from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain.errors import shared_errors
-from adafuse_integrations.langchain.identity import plain
-from adafuse_integrations.langchain.selection import selected, with_token
-from adafuse_integrations.worker import Worker
 
 MemberLike = str | Path | dict[str, Any] | MemberConfig
 
-_DEFAULTS = default_config()
-_GENERATION = tuple(field.name for field in dataclasses.fields(GenerationParams))
-_ENSEMBLE = tuple(field.name for field in dataclasses.fields(EnsembleConfig) if field.name != "generation")
 _OWN = ("model", "timeout")  # options of a call that are no generation options
+_THREADS = 4  # async calls at a time; each more makes an event loop wait longer for the interpreter lock
 
 if TYPE_CHECKING:
     LanguageModel = BaseLanguageModel[Any]
@@ -42,31 +43,17 @@ else:
     LanguageModel = BaseLanguageModel  # as an argument of its own, `Any` would make another class
 
 
-class EnsembleModel(LanguageModel):
+class EnsembleModel(OptionFields, LanguageModel):
     """An ensemble in the form of a LangChain model: what needs no prompt and no chunk."""
 
     model: str | None = Field(default=None, description="Names of the members that answer, joined by '+'.")
     members: list[MemberLike] = Field(
-        default_factory=lambda: list[MemberLike](_DEFAULTS.members), description="The language models of the ensemble."
-    )
-    strategy: str = Field(default=_DEFAULTS.strategy, description="How the members are fused.")
-    tau: float = Field(default=_DEFAULTS.tau, description="Confidence threshold (τ).")
-    max_words: int = Field(default=_DEFAULTS.max_words, description="Most words drafted per round (M).")
-    branches: int = Field(default=_DEFAULTS.branches, description="First tokens tried where a member is unsure (B).")
-    max_word_tokens: int = Field(default=_DEFAULTS.max_word_tokens, description="Most tokens of one word.")
-    member: str | None = Field(default=_DEFAULTS.member, description="The member that decodes if strategy='single'.")
-    speculation: str = Field(default=_DEFAULTS.speculation, description="How members guess ahead; speed only.")
-
-    max_new_tokens: int | None = Field(
-        default=_DEFAULTS.generation.max_new_tokens, description="Longest answer, in tokens of the first member."
+        default_factory=lambda: list[MemberLike](default_config().members),
+        description="The language models of the ensemble.",
     )
     stop: list[str] = Field(
-        default_factory=lambda: list(_DEFAULTS.generation.stop), description="Strings that end the answer."
+        default_factory=lambda: list(GenerationParams.stop), description="Strings that end the answer."
     )
-    temperature: float = Field(
-        default=_DEFAULTS.generation.temperature, description="0 commits the best candidate of a round, above draws."
-    )
-    seed: int | None = Field(default=_DEFAULTS.generation.seed, description="Makes the draws repeatable.")
 
     trace: bool = Field(default=True, description="Whether answers tell who proposed each word, and how it scored.")
     timeout: float | None = Field(default=None, gt=0, description="Most seconds that a call may take.")
@@ -78,7 +65,7 @@ class EnsembleModel(LanguageModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    _worker: Worker = PrivateAttr(default_factory=Worker)
+    _worker: Worker = PrivateAttr(default_factory=lambda: Worker(_THREADS))
     _built: Ensemble | None = PrivateAttr(default=None)  # from the fields, at the first call
     _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)  # of ready-made members, in caches
 
@@ -107,12 +94,9 @@ class EnsembleModel(LanguageModel):
     @classmethod
     def _read_arguments(cls, values: Any) -> Any:
         """Take `max_tokens` for `max_new_tokens`, and what is not set from a ready-made ensemble or a model's name."""
-        values = _renamed(values)
+        values = openai.generation_options(values)
         if isinstance(ensemble := values.get("ensemble"), Ensemble):
-            config, generation = ensemble.config, ensemble.config.generation
-            given = {name: getattr(config, name) for name in _ENSEMBLE}
-            given |= {name: getattr(generation, name) for name in _GENERATION}
-            values = {**given, **values}
+            values = as_fields(ensemble.config, values)
         elif isinstance(values.get("model"), str) and "members" not in values:
             values["members"] = values["model"].split("+")
         return values
@@ -137,8 +121,8 @@ class EnsembleModel(LanguageModel):
 
     def _options(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """The generation fields with what a call changes."""
-        fields = {name: getattr(self, name) for name in _GENERATION}
-        return {**fields, **({} if stop is None else {"stop": stop}), **_renamed(options)}
+        stopped = {} if stop is None else {"stop": stop}
+        return {**generation_values(self), **stopped, **openai.generation_options(options)}
 
     def _params(self, stop: list[str] | None = None, options: Mapping[str, Any] | None = None) -> GenerationParams:
         """The same, checked; unknown options raise `ConfigError`."""
@@ -170,29 +154,19 @@ class EnsembleModel(LanguageModel):
         """
         cancel = threading.Event() if cancel is None else cancel
         with shared_errors(), deadline.enforced(cancel):
-            ensemble = self._running()
+            ensemble, params = self._running(), dataclasses.asdict(self._params())
             prompt = ask(ensemble)
-            for retries_left in reversed(range(self.max_retries + 1)):
-                told = False
-                try:
-                    stream = ensemble.stream(prompt, cancel=cancel, **asked, **dataclasses.asdict(self._params()))
-                    with closing(stream):
-                        for event in stream:
-                            told = True
-                            yield event
-                    return
-                except MemberError:
-                    if told or not retries_left:
-                        raise
+            yield from with_retries(lambda: ensemble.stream(prompt, cancel=cancel, **asked, **params), self.max_retries)
 
     def _whole_config(self) -> EnsembleConfig:
         """The fields as a config; those of generation go with each call."""
-        return EnsembleConfig.from_any({name: getattr(self, name) for name in _ENSEMBLE})
+        return EnsembleConfig.from_any(ensemble_values(self))
 
     def _config(self) -> EnsembleConfig:
         """The same of the members that answer, and with what they need to be loaded."""
         config = self._whole_config()
-        members = [with_token(member, self.api_key) for member in selected(config.members, self.model)]
+        token = None if self.api_key is None else self.api_key.get_secret_value()
+        members = [with_token(member, token) for member in selected(config.members, self.model)]
         return dataclasses.replace(config, members=tuple(members))
 
     def _running(self) -> Ensemble:
@@ -213,8 +187,8 @@ class EnsembleModel(LanguageModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """All that an answer depends on, in plain JSON and without secrets."""
-        params = {name: getattr(self, name) for name in (*_ENSEMBLE, *_GENERATION)}
-        params["members"] = [dataclasses.asdict(member) for member in self._config().members]
+        params = {**self._config().to_dict(), **generation_values(self)}
+        del params["generation"]
         if self.ensemble is not None and self.ensemble.ready_made:
             params["ensemble"] = self._key  # names and settings don't tell ready-made members apart
         return cast(dict[str, Any], plain(params))
@@ -259,16 +233,6 @@ class EnsembleModel(LanguageModel):
         for ensemble in (self.ensemble, self._built):
             memo[id(ensemble)] = ensemble  # models are shared, never copied
         return super().__deepcopy__(memo)
-
-
-def _renamed(options: Any) -> dict[str, Any]:
-    """`max_tokens` is LangChain's usual name for `max_new_tokens`."""
-    renamed: dict[str, Any] = dict(options)
-    if "max_tokens" in renamed:
-        if "max_new_tokens" in renamed:
-            raise ConfigError("got both max_tokens and max_new_tokens", hint="they mean the same: give one of them")
-        renamed["max_new_tokens"] = renamed.pop("max_tokens")
-    return renamed
 
 
 def _is_timeout(seconds: Any) -> bool:

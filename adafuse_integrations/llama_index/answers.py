@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, assert_never
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -78,15 +77,16 @@ def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None], *, t
     numbers = count()
     rounds: list[dict[str, Any]] = []
     for event in events:
-        if isinstance(event, RoundDone):
-            on_round(next(numbers), event.round)
-            rounds += [dataclasses.asdict(event.round)] if trace else []
-            if answer.has_news:
-                yield answer.chunk({"round": rounds[-1]} if trace else {})
-        elif isinstance(event, Finished):
-            yield answer.chunk(_outcome(event) | ({"rounds": rounds} if trace else {}))
-        else:
-            answer.take(event)
+        match event:
+            case RoundDone():
+                on_round(next(numbers), event.round)
+                rounds += [event.round.to_dict()] if trace else []
+                if answer.has_news:
+                    yield answer.chunk({"round": rounds[-1]} if trace else {})
+            case Finished():
+                yield answer.chunk(_outcome(event) | ({"rounds": rounds} if trace else {}))
+            case _:
+                answer.take(event)
 
 
 @dataclass
@@ -102,17 +102,20 @@ class _Answer:
 
     def take(self, event: TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone) -> None:
         self.has_news = True
-        if isinstance(event, TextDelta):
-            self.text += event.text
-            self.delta += event.text
-        elif isinstance(event, ReasoningDelta):
-            self.thinking += event.text
-            self.thinking_delta += event.text
-        elif isinstance(event, ToolCallDelta):
-            begun = self.calls.get(event.index) or Call(id=event.id or "", name=event.name or "")
-            self.calls[event.index] = begun.extended(event.arguments)
-        else:
-            self.calls[event.index] = Call.done(event.call)
+        match event:
+            case TextDelta():
+                self.text += event.text
+                self.delta += event.text
+            case ReasoningDelta():
+                self.thinking += event.text
+                self.thinking_delta += event.text
+            case ToolCallDelta():
+                begun = self.calls.get(event.index) or Call(id=event.id or "", name=event.name or "")
+                self.calls[event.index] = begun.extended(event.arguments)
+            case ToolCallDone():
+                self.calls[event.index] = Call.done(event.call)
+            case _:
+                assert_never(event)
 
     def chunk(self, raw: dict[str, Any]) -> Chunk:
         made = Chunk(
@@ -134,8 +137,9 @@ def _outcome(finished: Finished) -> dict[str, Any]:
     by_member = {
         name: _counts(usage.prompt_tokens[name], usage.completion_tokens[name]) for name in usage.prompt_tokens
     }
+    _, read, written = usage.first()
     return {
-        "usage": next(iter(by_member.values())),
+        "usage": _counts(read, written),
         "usage_by_member": by_member,
         "finish_reason": finished.reason,
         "stop": finished.stop,

@@ -14,9 +14,8 @@ from llama_index.core.tools.types import BaseTool
 from pydantic_core import from_json
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
+from adafuse_core.chat import openai
 from adafuse_core.errors import ConfigError
-
-_OPENAI_NAMES = {"required": "any"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,21 +85,15 @@ def choice(given: Any, *, required: bool) -> str:
     """What must be called, in the core's words: "auto", "any", "none" or the name of a tool.
 
     Args:
-        given: The same, or OpenAI's forms "required" and `{"type": "function", "function": {"name": ...}}`.
+        given: In any form that `adafuse_core.chat.openai` reads.
         required: Whether a call has to be made.
 
     Raises:
-        ConfigError: It is none of these, or a call is both required and ruled out.
+        ConfigError: It is in none of them, or a call is both required and ruled out.
     """
-    named = "auto" if given is None else given
-    if isinstance(given, Mapping):
-        function = given.get("function", given)
-        named = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(named, str) or not named:
-        raise ConfigError(f"got tool_choice={given!r}, expected 'auto', 'any', 'none' or the name of a tool")
+    named = openai.tool_choice(given) or "auto"
     if required and named == "none":
         raise ConfigError("got tool_required=True with tool_choice='none'", hint="give one of them")
-    named = _OPENAI_NAMES.get(named, named)
     return "any" if required and named == "auto" else named
 
 

@@ -21,8 +21,9 @@ class EnsembleWord:
         ends: Whether the answer ends after it.
         proposers: The members that proposed it.
         margins: Per member, top-1 minus top-2 probability at the start of each word it looked at.
-        scores: Per member, its mean NLL of the text in nats per token. Empty where there was nothing to choose.
-        score: Their weighted mean; None where there was nothing to choose.
+        scores: Per member, what the scoring rule makes of its log-probabilities: by default nats per token. Empty where
+            there was nothing to choose.
+        score: What the pool makes of them, by default their weighted mean; None where there was nothing to choose.
     """
 
     round: int
@@ -36,16 +37,15 @@ class EnsembleWord:
     @classmethod
     def of(cls, number: int, played: Round) -> Self:
         """The report on a round."""
-        members = [draft.member for draft in played.drafts]
-        scored = bool(played.fused)
+        told = played.to_dict()
         return cls(
             round=number,
             text=played.span.text,
             ends=played.span.ends,
             proposers=played.winner.proposers,
             margins={draft.member: draft.margins for draft in played.drafts},
-            scores=dict(zip(members, played.scores[played.chosen], strict=True)) if scored else {},
-            score=played.fused[played.chosen] if scored else None,
+            scores=told["member_scores"] or {},
+            score=told["score"],
         )
 
 

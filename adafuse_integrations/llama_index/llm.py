@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -26,31 +25,28 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator
 
+from adafuse_core.chat import openai
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.ensemble import Ensemble, default_config
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
+from adafuse_integrations.common.fields import OptionFields
+from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
 from adafuse_integrations.llama_index.answers import Chunk
+from adafuse_integrations.llama_index.declared import Declared
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
 from adafuse_integrations.llama_index.runs import OnWord, Response, Runs, Start, checked_listeners
 from adafuse_integrations.llama_index.tool_calling import ToolCalling
 
-logger = logging.getLogger(__name__)
-
-_STRUCTURE = ("strategy", "tau", "max_words", "branches", "max_word_tokens", "member", "speculation")
-_GENERATION = ("max_new_tokens", "temperature", "stop", "seed")
 _OF_CHATS = ("tools", "tool_choice", "parallel_tool_calls")  # options of a call beside those
-_TEMPLATE_TOKENS = 64  # what a chat template writes around a question and its context
-_LEAST_ROOM = 600  # tokens for context and question below which LlamaIndex's refine mode gives up
 
 
-class AdaFuseLLM(CustomLLM, ToolCalling):
+class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     """Several open language models that answer as one, for LlamaIndex.
 
     Example:
@@ -90,8 +86,8 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
     Args:
         members: Model names, paths, mappings or `MemberConfig`s. Default: the two small models shipped
             with the package.
-        strategy: As of `EnsembleConfig`, like the next six.
-        max_new_tokens: As of `GenerationParams`, like the next three.
+        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`.
+        **generation options: Every field of `GenerationParams`, such as `max_new_tokens` and `stop`.
         context_window: What LlamaIndex may fill. Default: the smallest window that the members' config files
             declare, less 64 tokens for the chat template; 3900 if none is declared.
         is_chat_model: Whether LlamaIndex should send messages. Set it to False for members without a
@@ -109,20 +105,12 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
 
     model_config = ConfigDict(extra="forbid")
 
+    if TYPE_CHECKING:  # most options are inherited from where type checkers don't see them
+
+        def __init__(self, **options: Any) -> None: ...
+
     members: list[Any] | None = Field(default=None, description="Models of the ensemble.")
-    strategy: str = Field(default=EnsembleConfig.strategy, description="How the members are fused.")
-    tau: float = Field(default=EnsembleConfig.tau, description="Confidence threshold.")
-    max_words: int = Field(default=EnsembleConfig.max_words, description="Most words drafted per round.")
-    branches: int = Field(default=EnsembleConfig.branches, description="First tokens tried where unsure.")
-    max_word_tokens: int = Field(default=EnsembleConfig.max_word_tokens, description="Most tokens of one word.")
-    member: str | None = Field(default=EnsembleConfig.member, description="Who decodes with strategy 'single'.")
-    speculation: str = Field(default=EnsembleConfig.speculation, description="How members guess ahead.")
-    max_new_tokens: int | None = Field(
-        default=GenerationParams.max_new_tokens, description="Longest answer, in tokens of the first member."
-    )
-    temperature: float = Field(default=GenerationParams.temperature, description="0 commits the best candidate.")
     stop: str | tuple[str, ...] | None = Field(default=GenerationParams.stop, description="Strings that end it.")
-    seed: int | None = Field(default=GenerationParams.seed, description="Makes draws repeatable.")
     context_window: int | None = Field(default=None, description="What LlamaIndex may fill.", gt=0)
     is_chat_model: bool = Field(default=True, description="Whether LlamaIndex should send messages.")
     is_function_calling_model: bool | Literal["auto"] = Field(
@@ -136,7 +124,7 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
 
     _given: Ensemble | None = PrivateAttr(default=None)  # by from_ensemble
     _built: Ensemble | None = PrivateAttr(default=None)  # from the fields
-    _known: tuple[tuple[MemberConfig, ...], int | None, bool] | None = PrivateAttr(default=None)  # of these members
+    _declared: Declared | None = PrivateAttr(default=None)  # by the members' files
     _runs: Runs = PrivateAttr(default_factory=Runs)
 
     @field_validator("members", mode="before")
@@ -161,10 +149,7 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
         Raises:
             ConfigError: An option would change the ensemble.
         """
-        config = ensemble.config
-        taken = {name: getattr(config, name) for name in _STRUCTURE}
-        taken |= {name: getattr(config.generation, name) for name in _GENERATION}
-        llm = cls(**{"members": list(config.members), **taken, **options})
+        llm = cls(**as_fields(ensemble.config, options))
         llm._given = ensemble
         _ = llm.ensemble
         return llm
@@ -193,7 +178,7 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex wants to know before it asks. Reads config and tokenizer files once; loads no weights."""
         return LLMMetadata(
-            context_window=self.context_window or self._declared_window(),
+            context_window=self.context_window or self._files.room(chat=self.is_chat_model),
             num_output=-1 if self.max_new_tokens is None else self.max_new_tokens,
             is_chat_model=self.is_chat_model,
             is_function_calling_model=self._calls_functions(),
@@ -278,50 +263,28 @@ class AdaFuseLLM(CustomLLM, ToolCalling):
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields, overridden by a call's options, as `Ensemble.stream` takes them."""
-        given = dict(given)
-        if "max_tokens" in given:
-            if "max_new_tokens" in given:
-                raise ConfigError("max_tokens and max_new_tokens are both given", hint="they mean the same; give one")
-            given["max_new_tokens"] = given.pop("max_tokens")
+        given = openai.generation_options(given)
         of_the_stream = {name: given.pop(name) for name in (*_OF_CHATS, "grammar") if name in given}
         return {**vars(self._config().generation.updated(given)), "grammar": self.grammar, **of_the_stream}
 
     def _config(self) -> EnsembleConfig:
         """The fields as the core's config, checked."""
-        return EnsembleConfig(
-            members=default_config().members if self.members is None else self.members,  # type: ignore[arg-type]
-            generation=GenerationParams(**{name: getattr(self, name) for name in _GENERATION}),
-            **{name: getattr(self, name) for name in _STRUCTURE},
-        )
-
-    def _declared_window(self) -> int:
-        """The smallest window of the members, less what their templates take."""
-        window, _ = self._declared()
-        if window is None:
-            return DEFAULT_CONTEXT_WINDOW
-        return max(1, window - _TEMPLATE_TOKENS) if self.is_chat_model else window
+        given = ensemble_values(self)
+        members = default_config().members if self.members is None else self.members
+        return EnsembleConfig.from_any({**given, "members": members, "generation": generation_values(self)})
 
     def _calls_functions(self) -> bool:
         if self.is_function_calling_model != "auto":
             return self.is_function_calling_model
-        return self.is_chat_model and not writes_messages(self) and self._declared()[1]
+        return self.is_chat_model and not writes_messages(self) and self._files.tools
 
-    def _declared(self) -> tuple[int | None, bool]:
-        """Smallest window, and whether all templates show tools: by the members' files, read once per set of them."""
-        members = self.ensemble.config.members
-        if self._known is None or self._known[0] != members:
-            self._known = members, self.ensemble.context_window, self.ensemble.supports_tools()
-            self._warn_if_narrow(self._known[1])
-        return self._known[1:]
-
-    def _warn_if_narrow(self, window: int | None) -> None:
-        if window is not None and window - (self.max_new_tokens or 0) < _LEAST_ROOM:
-            logger.warning(
-                "a context window of %d tokens less %s for the answer is little for query engines; "
-                "lower max_new_tokens, or use members with longer windows",
-                window,
-                self.max_new_tokens,
-            )
+    @property
+    def _files(self) -> Declared:
+        """What the members' files declare, read once per set of members."""
+        ensemble = self.ensemble
+        if self._declared is None or self._declared.members != ensemble.config.members:
+            self._declared = Declared.by(ensemble, max_new_tokens=self.max_new_tokens)
+        return self._declared
 
     def _tokenize(self, text: str) -> list[int]:
         return list(range(max(self.ensemble.count_text_tokens(text).values())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,26 +11,15 @@ from llama_index.core.base.llms.types import (
     ChatMessage,
     CitableBlock,
     CitationBlock,
-    MessageRole,
     TextBlock,
     ThinkingBlock,
     ToolCallBlock,
 )
 from pydantic import BaseModel
 
+from adafuse_core.chat import openai
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import PromptError
-
-_ROLES = {
-    MessageRole.SYSTEM: "system",
-    MessageRole.DEVELOPER: "system",
-    MessageRole.USER: "user",
-    MessageRole.ASSISTANT: "assistant",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-    MessageRole.FUNCTION: "tool",
-    MessageRole.TOOL: "tool",
-}
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
@@ -43,14 +31,7 @@ def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     Raises:
         PromptError: As of `to_message`.
     """
-    turns: list[Message] = []
-    names: dict[str | None, str] = {}
-    for turn in map(to_message, messages):
-        names |= {call.id: call.name for call in turn.tool_calls if call.id is not None}
-        if turn.role == "tool" and turn.name is None and turn.tool_call_id in names:
-            turn = dataclasses.replace(turn, name=names[turn.tool_call_id])
-        turns.append(turn)
-    return turns
+    return openai.with_tool_names(map(to_message, messages))
 
 
 def to_message(message: ChatMessage) -> Message:
@@ -65,7 +46,7 @@ def to_message(message: ChatMessage) -> Message:
     """
     if not isinstance(message, ChatMessage):
         raise PromptError(f"got {message!r} as a message, expected a ChatMessage")
-    role = _ROLES[message.role]
+    role = openai.role(message.role.value)
     return Message.from_any(
         {
             "role": role,

@@ -15,12 +15,14 @@ from llama_index_instrumentation.span import active_span_id
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.rounds import Round
+from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.llama_index.answers import Chunk, chunks
 from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
 from adafuse_integrations.llama_index.prompts import Ask
-from adafuse_integrations.worker import Worker
 
 dispatcher = get_dispatcher(__name__)
+
+_THREADS = 4  # async calls at a time; each more makes an event loop wait longer for the interpreter lock
 
 OnWord = Callable[[EnsembleWord], Any]
 Response = TypeVar("Response", CompletionResponse, ChatResponse)
@@ -32,7 +34,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._cancels: set[threading.Event] = set()
-        self._worker = Worker()
+        self._worker = Worker(_THREADS)
 
     def __len__(self) -> int:
         return len(self._cancels)

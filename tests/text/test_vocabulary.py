@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from adafuse_core import Grammar, small_models
 from adafuse_core.text.tokens import Codec
-from adafuse_core.text.vocabulary import Vocabulary, byte_vocabulary
+from adafuse_core.text.vocabulary import Vocabulary, byte_matchers
 from tests import tiny
 from tests.oracle import token_bytes
 from tests.text import vocabularies
@@ -93,9 +93,11 @@ def test_tokenizers_that_the_engine_can_not_read_are_asked_themselves(make):
     assert len(known) > len(tokenizer) // 4
 
 
-def test_bytes_are_a_vocabulary_of_their_own():
-    engine = byte_vocabulary()
-    assert [engine.decode_bytes([value]) for value in range(255)] == [bytes([value]) for value in range(255)]
+def test_bytes_are_a_vocabulary_of_their_own_and_grammars_on_them_are_compiled_once():
+    source = Grammar.regex("[ab]+").source()
+    matcher = byte_matchers()(source)
+    assert byte_matchers()(source) is matcher
+    assert int.from_bytes(matcher.compute_bitmask(), "little") == 1 << ord("a") | 1 << ord("b")
 
 
 def test_the_engine_is_made_once_and_not_before_it_is_needed():

@@ -1,4 +1,4 @@
-"""Models that make no sense: whatever holds for their answers holds for any."""
+"""Models on scripted members, and on members that make no sense: what holds for those holds for any."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import shutil
 
 import pytest
 import torch
+from langchain_core.tools import tool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from adafuse_core import small_models
+from adafuse_core import Ensemble, small_models
+from tests.integrations.stepped import Stepped
+
+TEXT = "one two. Observation: three\n\n\tfour  five\nsix </s> seven"
+STOPPED = "one "
+QUESTION = "What is the capital of France?"
+
+_OF_MEMBERS = ("delay", "fail_after", "context_window", "ends_answer", "steps")
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +33,45 @@ def random_members(tmp_path_factory):
             AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         folders.append(str(folder))
     return folders
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return "12 degrees and rainy"
+
+
+@tool
+def calculator(expression: str) -> str:
+    """Work out an arithmetic expression."""
+    return {"12 * 7": "84"}[expression]
+
+
+def scripted(kind, reply=TEXT, *, members=2, margin=0.0, **options):
+    """A model on members that write the same, one word a round, and the first of them."""
+    given = {name: options.pop(name) for name in _OF_MEMBERS if name in options}
+    crew = [Stepped(name, reply, margin=margin, **given) for name in ("left", "right", "third")[:members]]
+    return kind.from_ensemble(Ensemble(members=crew), **options), crew[0]
+
+
+def endless(kind, *, steps, **options):
+    """A model that writes a word for each step that it may make, and waits then; and its first member."""
+    return scripted(kind, "word ", ends_answer=False, steps=steps, max_tokens=None, **options)
+
+
+def crew(llm):
+    """All members of a model."""
+    return llm._running().members
+
+
+def held(llm):
+    """Tokens whose keys and values are in memory, of a model on real members."""
+    return sum(member.backend.tokens_held() for member in crew(llm))
+
+
+def text_of(answer):
+    return answer if isinstance(answer, str) else answer.text
+
+
+async def collected(stream):
+    return [piece async for piece in stream]

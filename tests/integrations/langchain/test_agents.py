@@ -41,26 +41,14 @@ from typing_extensions import TypedDict
 
 from adafuse_core.errors import MemberError
 from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse
+from tests.integrations.langchain.conftest import QUESTION, calculator, get_weather
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # events of version 3
 
 WEATHER = "What is the weather in Paris?"
 TWO_THINGS = "What is the weather in Paris and what is 12 times 7?"
 TOLD = "It is 12 degrees and rainy in Paris and 12 * 7 is 84."
-CAPITAL = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather in a city."""
-    return "12 degrees and rainy"
-
-
-@tool
-def calculator(expression: str) -> str:
-    """Work out an arithmetic expression."""
-    return {"12 * 7": "84"}[expression]
 
 
 @tool
@@ -177,8 +165,8 @@ def test_a_conversation_goes_on_from_a_checkpoint():
     agent = create_agent(ChatAdaFuse(), [get_weather], checkpointer=InMemorySaver())
     thread = {"configurable": {"thread_id": "1"}}
     agent.invoke(asking(WEATHER), thread)
-    state = agent.invoke(asking(CAPITAL), thread)
-    assert [message.text for message in state["messages"] if isinstance(message, HumanMessage)] == [WEATHER, CAPITAL]
+    state = agent.invoke(asking(QUESTION), thread)
+    assert [message.text for message in state["messages"] if isinstance(message, HumanMessage)] == [WEATHER, QUESTION]
     assert state["messages"][-1].text
     kept = agent.get_state(thread).values["messages"][1]
     assert called([kept]) == [("get_weather", {"city": "Paris"})]
@@ -273,7 +261,7 @@ def test_a_limit_of_calls_ends_the_loop():
 async def test_an_agent_answers_in_a_form(strategy, schema, members, random_members):
     llm = ChatAdaFuse(max_tokens=40, **({"members": random_members} if members == "random" else {}))
     agent = create_agent(llm, [], response_format=strategy(schema) if strategy else schema)
-    for question in ("Hello!", CAPITAL):
+    for question in ("Hello!", QUESTION):
         answer = (await agent.ainvoke(asking(question)))["structured_response"]
         assert TypeAdapter(schema).validate_python(answer, strict=True) == answer
 
@@ -283,7 +271,7 @@ def test_an_agent_with_tools_and_a_form_says_nothing_else(strategy, random_membe
     llm = ChatAdaFuse(members=random_members, max_tokens=40)
     agent = create_agent(llm, [raise_flag], response_format=strategy(Stay))
     said, arguments = [], {"raise_flag": raise_flag.args_schema, "Stay": Stay}
-    for question in ("Hello!", WEATHER, CAPITAL):
+    for question in ("Hello!", WEATHER, QUESTION):
         with suppress(GraphRecursionError):  # it may call for ever: its weights are random
             for update in agent.stream(asking(question), {"recursion_limit": 5}, stream_mode="updates"):
                 said += update.get("model", {}).get("messages", [])[:1]
@@ -300,7 +288,7 @@ def test_an_agent_with_tools_and_a_form_says_nothing_else(strategy, random_membe
 async def test_a_chain_gives_objects(method):
     prompt = ChatPromptTemplate.from_messages([("system", "Be brief."), ("user", "{question}")])
     chain = prompt | ChatAdaFuse(max_tokens=40).with_structured_output(Stay, method=method)
-    questions = [{"question": CAPITAL}, {"question": "Hello!"}]
+    questions = [{"question": QUESTION}, {"question": "Hello!"}]
     answers = chain.batch(questions)
     assert all(isinstance(answer, Stay) for answer in answers)
     assert await chain.abatch(questions) == answers
@@ -387,7 +375,7 @@ def long_talk(count):
     talk = []
     for number in range(count):
         talk += [HumanMessage(f"Tell story {number}. " + "word " * 40), AIMessage(f"Story {number}. " + "word " * 40)]
-    return {"messages": [*talk, HumanMessage(CAPITAL)]}
+    return {"messages": [*talk, HumanMessage(QUESTION)]}
 
 
 @pytest.mark.parametrize("turns", [4, 24])
@@ -404,7 +392,7 @@ async def test_a_long_conversation_is_summed_up(turns):
     state = await agent.ainvoke(long_talk(turns), {"callbacks": [heard]})
     summary, question, answer = state["messages"]
     assert summary.text.startswith("Here is a summary")
-    assert (question.text, answer.text) == (CAPITAL, PARIS)
+    assert (question.text, answer.text) == (QUESTION, PARIS)
     overflow = ["ContextOverflowError"] if turns == 24 else []  # then the middle of what is to be summed up is left out
     assert heard.outcomes == [*overflow, "answer", "answer"]
 
@@ -416,10 +404,10 @@ def narrow():
 
 
 def test_what_is_too_long_goes_to_those_who_can_read_it(narrow):
-    question = "Please read this with care. " * 12 + CAPITAL
+    question = "Please read this with care. " * 12 + QUESTION
     safe = narrow.with_fallbacks([ChatAdaFuse()], exceptions_to_handle=(ContextOverflowError,))
     for llm in (safe, narrow):
-        assert llm.invoke(CAPITAL).text == PARIS
+        assert llm.invoke(QUESTION).text == PARIS
     assert safe.invoke(question).text == "".join(chunk.text for chunk in safe.stream(question)) != ""
     assert safe.invoke(question).text == ChatAdaFuse().invoke(question).text
     with pytest.raises(ContextOverflowError, match="'birch'"):

@@ -8,9 +8,8 @@ import json
 import pickle
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Sys
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
-from langchain_core.tools import tool
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
@@ -39,25 +37,22 @@ from adafuse_core.ensemble import Ensemble
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
 from adafuse_integrations.langchain import ChatAdaFuse
+from tests.integrations.langchain import conftest
+from tests.integrations.langchain.conftest import (
+    QUESTION,
+    STOPPED,
+    TEXT,
+    calculator,
+    collected,
+    crew,
+    get_weather,
+)
+from tests.integrations.stepped import stopped, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # events of version 3
 
 ROOT = Path(__file__).parents[3]
-TEXT = "one two. Observation: three\n\n\tfour  five\nsix </s> seven"
-STOPPED = "one "
-QUESTION = "What is the capital of France?"
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather in a city."""
-    return "12 degrees and rainy"
-
-
-@tool
-def calculator(expression: str) -> str:
-    """Work out an arithmetic expression."""
-    return {"12 * 7": "84"}[expression]
+scripted = partial(conftest.scripted, ChatAdaFuse)
 
 
 class City(BaseModel):
@@ -69,15 +64,6 @@ class City(BaseModel):
 
 PARIS = '{"name": "Paris", "people": 2}'
 CALL_WEATHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-
-
-def scripted(reply=TEXT, **options):
-    """A chat model of two members that write the same, one word a round, and the first of them."""
-    member = {
-        key: options.pop(key) for key in ("delay", "fail_after", "context_window", "ends_answer") if key in options
-    }
-    members = [ScriptedMember(name, reply, margin=0.0, **member) for name in ("left", "right")]
-    return ChatAdaFuse.from_ensemble(Ensemble(members=members), **options), members[0]
 
 
 def echo(messages):
@@ -111,10 +97,6 @@ class Heard(BaseCallbackHandler):
 
     def text_by_prompt(self):
         return dict(self.tokens.values())
-
-
-async def collected(stream):
-    return [piece async for piece in stream]
 
 
 def text_of(chunks):
@@ -468,44 +450,48 @@ def test_identifying_params_differ_wherever_answers_may(change):
 # --- cancelling ---
 
 
-@pytest.fixture
-def endless():
-    """A chat model that writes for ever, slowly, and its first member."""
-    return scripted("word ", ends_answer=False, delay=0.01, max_tokens=None)
+def endless(*, steps):
+    """A chat model that writes a word for each step that it may make, and waits then; and its first member."""
+    return conftest.endless(ChatAdaFuse, steps=steps)
 
 
-def assert_still(member):
-    """It drafts no more, but for the step that it is in."""
-    before = member.drafts
-    time.sleep(0.1)
-    assert member.drafts <= before + 1
-
-
-def test_closing_a_stream_ends_the_generation(endless):
-    llm, member = endless
+def test_closing_a_stream_ends_the_generation():
+    llm, member = endless(steps=3)
     stream = llm.stream("go")
     next(stream)
+    assert [len(other.running) for other in crew(llm)] == [1, 1]
+    drafted = member.drafts
     stream.close()
-    assert_still(member)
+    assert not any(other.running for other in crew(llm))
+    assert member.drafts == drafted
 
 
-async def test_leaving_an_async_stream_ends_the_generation(endless):
-    llm, member = endless
+def test_closing_a_stream_frees_the_memory_of_models():
+    llm = ChatAdaFuse()
+    stream = llm.stream(QUESTION)
+    next(stream)
+    assert conftest.held(llm) > 0
+    stream.close()
+    assert conftest.held(llm) == 0
+
+
+async def test_leaving_an_async_stream_ends_the_generation():
+    llm, member = endless(steps=1)
     async for _ in llm.astream("go"):
         break
-    await asyncio.sleep(0.02)
-    assert_still(member)
+    await stopped(*crew(llm))
+    assert member.drafts <= 2
 
 
-async def test_cancelling_ainvoke_ends_the_generation(endless):
-    llm, member = endless
+async def test_cancelling_ainvoke_ends_the_generation():
+    llm, member = endless(steps=3)
     task = asyncio.create_task(llm.ainvoke("go"))
-    while member.drafts < 3:
-        await asyncio.sleep(0.005)
+    await until(lambda: member.drafts == 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert_still(member)
+    await stopped(*crew(llm))
+    assert member.drafts == 3
 
 
 async def test_the_default_executor_of_the_loop_is_left_alone():

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import dataclasses
 import json
 import pickle
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,26 +27,19 @@ from pydantic import ValidationError
 
 from adafuse_core import errors as core
 from adafuse_core.chat.messages import Message
-from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
+from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain import AdaFuseLLM
-from adafuse_integrations.worker import Worker
 from tests import tiny
+from tests.integrations.langchain import conftest
+from tests.integrations.langchain.conftest import QUESTION, STOPPED, TEXT, collected, crew
+from tests.integrations.stepped import LONG, stopped, until
 
 ROOT = Path(__file__).parents[3]
-TEXT = "one two. Observation: three\n\n\tfour  five\nsix </s> seven"
-
-
-def scripted(reply=TEXT, **options):
-    """An LLM of two members that write the same, one word a round, and the first of them."""
-    member = {
-        key: options.pop(key) for key in ("delay", "fail_after", "context_window", "ends_answer") if key in options
-    }
-    members = [ScriptedMember(name, reply, margin=0.0, **member) for name in ("left", "right")]
-    return AdaFuseLLM.from_ensemble(Ensemble(members=members), **options), members[0]
+scripted = partial(conftest.scripted, AdaFuseLLM)
 
 
 def echo(prompt):
@@ -82,10 +72,6 @@ class Heard(BaseCallbackHandler):
         return {self.prompts[run]: "".join(tokens) for run, tokens in self.tokens.items()}
 
 
-async def collected(stream):
-    return [piece async for piece in stream]
-
-
 @pytest.fixture(scope="module")
 def pair(tiny_models):
     """Arguments for two random models whose tokenizers disagree."""
@@ -96,15 +82,8 @@ def pair(tiny_models):
 # --- arguments ---
 
 
-def test_defaults_are_those_of_the_core():
-    llm, config = AdaFuseLLM(), Ensemble().config
-    for field in dataclasses.fields(EnsembleConfig):
-        if field.name not in ("generation", "members"):
-            assert getattr(llm, field.name) == getattr(config, field.name)
-    for field in dataclasses.fields(GenerationParams):
-        default = getattr(GenerationParams(), field.name)
-        assert getattr(llm, field.name) == (list(default) if isinstance(default, tuple) else default)
-    assert [member.label for member in llm.members] == list(Ensemble().names)
+def test_by_default_the_members_are_the_small_models():
+    assert [member.label for member in AdaFuseLLM().members] == list(Ensemble().names)
 
 
 def test_members_are_names_mappings_or_configs(tmp_path):
@@ -224,8 +203,6 @@ def test_raw_format_continues_the_prompt_as_it_stands():
 
 
 # --- stop and other options of a call ---
-
-STOPPED = "one "
 
 
 async def test_stop_across_words_cuts_on_every_path_and_never_shows():
@@ -455,36 +432,18 @@ async def test_a_bad_prompt_of_a_batch_fails_alone():
         await llm.abatch(prompts)
 
 
-async def test_a_batch_runs_no_more_at_a_time_than_it_may():
-    guard, running, peak = threading.Lock(), 0, 0
-
-    class Counted(ScriptedMember):
-        def open(self, *arguments, **options):
-            nonlocal running, peak
-            with guard:
-                running += 1
-                peak = max(peak, running)
-            prefix = super().open(*arguments, **options)
-            close = prefix.close
-
-            def closed():
-                nonlocal running
-                with guard:
-                    running -= 1
-                close()
-
-            prefix.close = closed
-            return prefix
-
-    llm = AdaFuseLLM.from_ensemble(Ensemble(members=[Counted("a", "one two", delay=0.01)]))
-    for limit in (1, 2):
-        peak = 0
-        llm.batch(["go"] * 6, {"max_concurrency": limit})
-        assert peak == limit
-        peak = 0
-        await llm.abatch(["go"] * 6, {"max_concurrency": limit})
-        assert peak == limit
-    assert running == 0
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("way", ["batch", "abatch"])
+async def test_a_batch_runs_no_more_at_a_time_than_it_may(way, limit):
+    llm, member = scripted("one two", members=1, steps=0)
+    prompts, config = ["go"] * 6, {"max_concurrency": limit}
+    answers = asyncio.to_thread(llm.batch, prompts, config) if way == "batch" else llm.abatch(prompts, config)
+    task = asyncio.create_task(answers)
+    await until(lambda: len(member.running) == limit)
+    member.let(len(prompts) * 2)
+    assert await task == ["one two"] * 6
+    assert member.most == limit
+    assert not member.running
 
 
 # --- cache ---
@@ -554,80 +513,86 @@ def test_identifying_params_differ_wherever_answers_may(change):
 # --- cancelling, threads, event loops ---
 
 
-@pytest.fixture
-def endless():
-    """An LLM that writes for ever, slowly, and its first member."""
-    return scripted("word ", ends_answer=False, delay=0.01, max_tokens=None)
+def endless(*, steps):
+    """An LLM that writes a word for each step that it may make, and waits then; and its first member."""
+    return conftest.endless(AdaFuseLLM, steps=steps)
 
 
-def assert_still(member):
-    """It drafts no more, but for the step that it is in."""
-    before = member.drafts
-    time.sleep(0.15)
-    assert member.drafts <= before + 1
-
-
-def test_closing_a_stream_ends_the_generation(endless):
-    llm, member = endless
+def test_closing_a_stream_ends_the_generation():
+    llm, member = endless(steps=3)
     stream = llm.stream("go")
     next(stream)
+    assert [len(other.running) for other in crew(llm)] == [1, 1]
+    drafted = member.drafts
     stream.close()
-    assert_still(member)
+    assert not any(other.running for other in crew(llm))
+    assert member.drafts == drafted
 
 
-async def test_leaving_an_async_stream_ends_the_generation(endless):
-    llm, member = endless
+def test_closing_a_stream_frees_the_memory_of_models(pair):
+    llm = AdaFuseLLM(**pair)
+    stream = llm.stream("The quick")
+    next(stream)
+    assert conftest.held(llm) > 0
+    stream.close()
+    assert conftest.held(llm) == 0
+
+
+async def test_leaving_an_async_stream_ends_the_generation():
+    llm, member = endless(steps=1)
     async for _ in llm.astream("go"):
         break
-    await asyncio.sleep(0.02)
-    assert_still(member)
+    await stopped(*crew(llm))
+    assert member.drafts <= 2
 
 
-async def test_cancelling_ainvoke_ends_the_generation(endless):
-    llm, member = endless
+async def test_cancelling_ainvoke_ends_the_generation():
+    llm, member = endless(steps=3)
     task = asyncio.create_task(llm.ainvoke("go"))
-    while member.drafts < 3:
-        await asyncio.sleep(0.005)
+    await until(lambda: member.drafts == 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert_still(member)
+    await stopped(*crew(llm))
+    assert member.drafts == 3
 
 
 async def test_cancelling_reaches_into_the_step_that_is_running():
     llm, member = scripted(delay=30.0)
     llm._worker = Worker(threads=1)
     tasks = [asyncio.create_task(llm.ainvoke("go")) for _ in range(3)]  # one runs, two wait for the thread
-    while not member.prompts:
-        await asyncio.sleep(0.005)
+    await until(lambda: member.prompts)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     assert len(member.prompts) == 1
     member.delay = llm._running().members[1].delay = 0.0
-    assert await asyncio.wait_for(llm.ainvoke("go"), 2.0) == TEXT
+    assert await asyncio.wait_for(llm.ainvoke("go"), LONG) == TEXT
 
 
-async def test_a_timeout_ends_the_generation(endless):
-    llm, member = endless
+async def test_a_timeout_ends_the_generation():
+    llm, member = endless(steps=1)
+
+    async def run_out_of_time():
+        async with asyncio.timeout(None) as limit:
+            async for _ in llm.astream("go"):
+                limit.reschedule(asyncio.get_running_loop().time())
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await collected(llm.astream("go"))
-    assert member.drafts > 0
-    assert_still(member)
+        await run_out_of_time()
+    await stopped(*crew(llm))
+    assert member.drafts == 1
 
 
-async def test_the_event_loop_stays_free_while_models_work(pair):
-    llm = AdaFuseLLM(**{**pair, "max_tokens": 60})
-    llm.invoke("The quick")
-    task = asyncio.create_task(llm.ainvoke("The quick"))
-    beats = [time.monotonic()]
-    while not task.done():
-        await asyncio.sleep(0.001)
-        beats.append(time.monotonic())
-    gaps = sorted(later - earlier for earlier, later in pairwise(beats))
-    assert len(gaps) > 10
-    assert gaps[len(gaps) * 9 // 10] < 0.05
+async def test_the_event_loop_stays_free_while_members_work():
+    llm, member = scripted("one two three", steps=0)
+    task = asyncio.create_task(llm.ainvoke("go"))
+    await until(lambda: member.running)
+    for _ in range(3):  # were the loop waiting for the members, nobody would let them go on
+        for other in crew(llm):
+            other.let(1)
+        await asyncio.sleep(0)
+    assert await task == "one two three"
 
 
 async def test_the_default_executor_of_the_loop_is_left_alone():
@@ -646,7 +611,6 @@ async def test_an_error_in_mid_stream_surfaces_at_once():
     llm, _ = scripted(fail_after=2)
     heard = Heard()
     seen = []
-    started = time.monotonic()
     with pytest.raises(core.MemberError, match="'left': scripted failure"):
         seen.extend(llm.stream("go", {"callbacks": [heard]}))
     with pytest.raises(core.MemberError, match="scripted failure"):
@@ -656,7 +620,8 @@ async def test_an_error_in_mid_stream_surfaces_at_once():
     with pytest.raises(core.MemberError, match="scripted failure"):
         await llm.ainvoke("go")
     assert seen == ["one", " two."] * 2
-    assert time.monotonic() - started < 1
+    await stopped(*crew(llm))
+    assert [other.drafts for other in crew(llm)] == [3 * 4, 2 * 4]  # the one that failed, and the one after it
     assert [type(error) for error in heard.errors] == [core.MemberError]
 
 
@@ -907,8 +872,6 @@ def test_a_strict_template_gets_the_system_message_and_no_special_token_is_shown
 
 
 # --- the small trained models, which are the default ---
-
-QUESTION = "What is the capital of France?"
 
 
 async def test_without_arguments_the_small_models_answer_on_every_path():

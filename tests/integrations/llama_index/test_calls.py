@@ -89,12 +89,13 @@ class TestWhatIsAsked:
             ("get_time", True, "get_time"),
             ("none", False, "none"),
             ({"type": "function", "function": {"name": "get_time"}}, False, "get_time"),
+            ({"type": "any"}, False, "any"),
         ],
     )
     def test_36_tool_choice_and_tool_required_are_understood(self, given, required, meant):
         assert choice(given, required=required) == meant
 
-    @pytest.mark.parametrize(("given", "required"), [({}, False), ({"type": "any"}, False), (3, False), ("none", True)])
+    @pytest.mark.parametrize(("given", "required"), [({}, False), ({"mode": "any"}, False), (3, False), ("none", True)])
     def test_a_tool_choice_that_means_nothing_is_refused(self, given, required):
         with pytest.raises(ConfigError, match="tool_choice"):
             choice(given, required=required)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -15,20 +14,10 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from adafuse_core import ConfigError, ContextOverflowError, EnsembleConfig, GenerationParams, MemberConfig
+from adafuse_core import ConfigError, ContextOverflowError, MemberConfig
 from adafuse_core.members import registry
 from adafuse_integrations.llama_index import AdaFuseLLM
 from tests.integrations.llama_index.conftest import ENDPOINTS, TOOLS, respond, scripted, text_of
-
-
-def test_every_option_of_the_core_is_a_field_with_its_default():
-    fields = AdaFuseLLM.model_fields
-    for config in (EnsembleConfig, GenerationParams):
-        for option in dataclasses.fields(config):
-            if option.name != "generation":
-                assert option.name in fields
-            if option.name not in ("generation", "members"):
-                assert fields[option.name].default == option.default
 
 
 def test_by_default_the_members_are_the_small_models():

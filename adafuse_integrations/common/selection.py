@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pydantic import SecretStr
-
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 
@@ -39,8 +37,8 @@ def selected(members: Sequence[MemberConfig], model: str | None) -> list[MemberC
     return chosen
 
 
-def with_token(member: MemberConfig, token: SecretStr | None) -> MemberConfig:
+def with_token(member: MemberConfig, token: str | None) -> MemberConfig:
     """The member, to be loaded with a Hugging Face token unless it has its own."""
     if token is None or member.model.startswith(_SHIPPED):
         return member
-    return dataclasses.replace(member, model_kwargs={"token": token.get_secret_value(), **member.model_kwargs})
+    return dataclasses.replace(member, model_kwargs={"token": token, **member.model_kwargs})

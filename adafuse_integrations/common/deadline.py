@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from adafuse_core.errors import CancelledError
-from adafuse_integrations.langchain.errors import ModelTimeoutError
+from adafuse_core.errors import CancelledError, DeadlineError
 
 
 class Deadline:
-    """So many seconds from now, or no end if None."""
+    """A moment after which a call is ended.
 
-    def __init__(self, seconds: float | None) -> None:
+    Args:
+        seconds: How long from now; None for no end.
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
 
     @contextmanager
     def enforced(self, cancel: threading.Event) -> Iterator[None]:
-        """Set the event when time is up, and raise `ModelTimeoutError` for the cancelling that follows."""
+        """Set the event when time is up, and raise `DeadlineError` for the cancelling that follows."""
         if self._seconds is None:
             yield
             return
@@ -30,7 +35,7 @@ class Deadline:
             expired.set()
             cancel.set()
 
-        timer = threading.Timer(max(0.0, self._began + self._seconds - time.monotonic()), expire)
+        timer = threading.Timer(max(0.0, self._began + self._seconds - self._clock()), expire)
         timer.daemon = True
         timer.start()
         try:
@@ -38,7 +43,7 @@ class Deadline:
         except CancelledError as error:
             if not expired.is_set():
                 raise
-            raise ModelTimeoutError(
+            raise DeadlineError(
                 f"the answer was not complete after timeout={self._seconds} seconds",
                 member=error.member,
                 hint="give it more time, or a smaller max_tokens",

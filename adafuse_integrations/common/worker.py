@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-_THREADS = 4  # more would make an event loop wait longer for the interpreter lock
 _DONE = object()
 
 
@@ -22,10 +21,11 @@ class Worker:
     Threads start with the first use. Copies and pickles are new workers.
 
     Args:
-        threads: Most iterators driven at the same time; others wait for their turn.
+        threads: Most iterators driven at the same time; others wait for their turn. Each thread more makes an event
+            loop wait longer for the interpreter lock.
     """
 
-    def __init__(self, threads: int = _THREADS) -> None:
+    def __init__(self, threads: int) -> None:
         self._threads = threads
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
