@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.rounds import Round, Usage
 
 
+class AsDict:
+    """What all events can do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values of all fields; `type` names the event, such as `"text_delta"`."""
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return {"type": name, **{key: _plain(value) for key, value in vars(self).items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Round | Usage):
+        return value.to_dict()
+    return dataclasses.asdict(value) if isinstance(value, ToolCall | InvalidToolCall) else value
+
+
 @dataclass(frozen=True, kw_only=True)
-class TextDelta:
+class TextDelta(AsDict):
     """New text of the answer; the deltas joined are the whole answer."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReasoningDelta:
+class ReasoningDelta(AsDict):
     """New text of the thought with which an answer began; the tags around it are left out."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolCallDelta:
+class ToolCallDelta(AsDict):
     """A piece of a tool call.
 
     Args:
@@ -40,7 +58,7 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolCallDone:
+class ToolCallDone(AsDict):
     """A tool call is complete, or the answer ended inside it."""
 
     index: int
@@ -48,14 +66,14 @@ class ToolCallDone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundDone:
+class RoundDone(AsDict):
     """A round was decided; its text may still be held back by a stop string that began in it."""
 
     round: Round
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class Finished(AsDict):
     """The last event.
 
     Args:
