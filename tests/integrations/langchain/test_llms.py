@@ -304,8 +304,8 @@ def test_chunks_carry_their_words_proposers_margins_and_scores():
     assert first.text == played["text"] == "left"
     assert played["proposers"] == ["a"]
     assert played["margins"] == {"a": [0.5], "b": [1.0]}
-    assert played["member_scores"] == {"a": 0.1, "b": 5.0}
-    assert played["score"] == pytest.approx(2.55)
+    assert played["member_scores"] == {"a": 0.125, "b": 5.0}
+    assert played["score"] == pytest.approx((0.125 + 5.0) / 2)
     assert [(candidate["text"], candidate["proposers"]) for candidate in played["candidates"]] == [
         ("left", ["a"]),
         ("right", ["b"]),
