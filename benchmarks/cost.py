@@ -115,7 +115,7 @@ def run(args: Any, result: dict[str, Any], folder: Path | None, n: int, budget: 
             }
             check(measured)
             single = [one.figures(prompts, budget) for one in alone]
-            result[key][regime] = summary(measured, single, ensembles["plain"].config.tau, prompts)
+            result[key][regime] = summary(measured, single, ensembles["plain"].config.strategy.tau, prompts)
             show(regime, branches, result[key][regime])
         if branches == 3:
             result["tokens_per_word_at"] = by_length(ensembles, lengths, budget // 4)

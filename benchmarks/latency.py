@@ -171,7 +171,7 @@ class Bench(RandomModels):
                     break
             forwards = sum((common.counts(ensemble) - before).forwards.values())
             cpu, wall = clock.spent()
-            share = common.share_confident(rounds, ensemble.config.tau)
+            share = common.share_confident(rounds, ensemble.config.strategy.tau)
         agreed = sum(len({draft.spans for draft in one.drafts}) == 1 for one in rounds) / len(rounds)
         return Timed(cpu / words, wall / words, words, forwards / words, share, agreed, common.repeats(text), text)
 

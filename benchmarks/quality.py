@@ -14,13 +14,11 @@ import argparse
 import math
 import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from adafuse_core import Ensemble, Span
-from adafuse_core.chat.messages import conversation
 from common import arguments, finish, prepare, show, small_ensemble
 from training.curriculum import Question
 from training.curriculum.held_out import mixed_questions
@@ -73,14 +71,7 @@ def judge(questions: Sequence[Question], args: argparse.Namespace) -> list[Marks
 def rerank(ensemble: Ensemble, question: Question, answers: Sequence[str]) -> str:
     """The whole answer with the lowest mean NLL (its end included), averaged over the members."""
     spans = [Span(text=text, ends=True) for text in dict.fromkeys(answers)]
-    totals = [0.0] * len(spans)
-    for member in ensemble.members:
-        prefix = member.open(
-            conversation(question.messages), None, max_word_tokens=24, lookup=False, cancel=threading.Event()
-        )
-        totals = [total + score for total, score in zip(totals, prefix.score(spans), strict=True)]
-        prefix.close()
-    return spans[totals.index(min(totals))].text
+    return min(ensemble.score(question.messages, spans), key=lambda scored: scored.value).span.text
 
 
 def summary(questions: Sequence[Question], marks: Sequence[Marks]) -> dict[str, Any]:
