@@ -22,7 +22,7 @@ from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
-from adafuse_core.members.base import Member, Prompt, PromptSide
+from adafuse_core.members.base import Member, Prompt, PromptReader
 from adafuse_core.members.ready_made import check_ready_made, ready_made
 from adafuse_core.members.tool_prompts import show_tools
 from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score
@@ -223,13 +223,13 @@ class Ensemble:
         checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
         calls = Tools.of_request(tools, "auto", parallel=True)
         if calls is None or isinstance(checked, str):
-            return {member.name: member.count_tokens(checked, tools) for member in self._prompt_sides}
-        _, shown, schemas = show_tools(checked, calls, self._prompt_sides)
-        return {member.name: member.count_tokens(shown, schemas) for member in self._prompt_sides}
+            return {reader.name: reader.count_tokens(checked, tools) for reader in self._prompt_readers}
+        _, shown, schemas = show_tools(checked, calls, self._prompt_readers)
+        return {reader.name: reader.count_tokens(shown, schemas) for reader in self._prompt_readers}
 
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
-        return {member.name: member.count_text_tokens(text) for member in self._prompt_sides}
+        return {reader.name: reader.count_text_tokens(text) for reader in self._prompt_readers}
 
     @property
     def context_window(self) -> int | None:
@@ -248,20 +248,22 @@ class Ensemble:
 
     def supports_chat(self) -> bool:
         """Whether every member has a chat template. No weights are loaded for that."""
-        return all(member.supports_chat() for member in self._prompt_sides)
+        return all(reader.supports_chat() for reader in self._prompt_readers)
 
     def supports_tools(self) -> bool:
         """Whether every member's chat template shows tools, so that its model is likely to have learned to call them.
 
         Calls can be asked for in any case: members are told how, and a grammar holds them to it.
         """
-        return all(member.shows_tools for member in self._prompt_sides)
+        return all(reader.shows_tools for reader in self._prompt_readers)
 
     @property
-    def _prompt_sides(self) -> Sequence[PromptSide]:
+    def _prompt_readers(self) -> Sequence[PromptReader]:
         """The members as far as prompts go. No weights are loaded for that."""
         loaded = self._members
-        return [registry.encoder(member) for member in self.config.members] if loaded is None else loaded
+        if loaded is None:
+            return [registry.encoder(member) for member in self.config.members]
+        return [member.prompt_reader for member in loaded]
 
     def describe(self) -> dict[str, Any]:
         """What is loaded and how it runs, in plain values."""

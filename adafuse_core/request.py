@@ -19,7 +19,7 @@ from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.events import Event
-from adafuse_core.members.base import Member, Prefix, Prompt
+from adafuse_core.members.base import Member, Opening, Prompt
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.members.tool_prompts import show_tools
 from adafuse_core.rounds import Scored, Span
@@ -70,22 +70,20 @@ class Request:
 
 def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
     """The events of an answer. However it ends, the members' memory of it is freed."""
-    tags = shared_tags(member.thought_tags for member in members)
+    tags = shared_tags(member.prompt_reader.thought_tags for member in members)
     dialect, prompt, schemas, grammar = _introduced(request, members, tags)
 
-    def open_member(member: Member) -> Prefix:
-        return member.open(
-            prompt,
-            schemas,
-            max_word_tokens=config.max_word_tokens,
-            lookup=config.speculation in ("auto", "lookup"),
-            cancel=request.cancel,
-            grammar=grammar,
-            must_call=request.tools is not None and request.tools.forced,
-        )
-
+    opening = Opening(
+        prompt=prompt,
+        tools=schemas,
+        max_word_tokens=config.max_word_tokens,
+        lookup=config.speculation in ("auto", "lookup"),
+        cancel=request.cancel,
+        grammar=grammar,
+        must_call=request.tools is not None and request.tools.forced,
+    )
     verify = config.speculation in ("auto", "verify")
-    with closing(Prefixes.opened(members, open_member, verify=verify)) as prefixes:
+    with closing(Prefixes.opened(members, opening, verify=verify)) as prefixes:
         begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
         if grammar is not None and begun is not None:
             grammar = begun.after_thought(grammar)
@@ -103,11 +101,8 @@ def score(
     prompt: Prompt, spans: Sequence[Span], members: Sequence[Member], config: EnsembleConfig, cancel: threading.Event
 ) -> list[Scored]:
     """What the members think of continuations of a prompt."""
-
-    def open_member(member: Member) -> Prefix:
-        return member.open(prompt, None, max_word_tokens=config.max_word_tokens, lookup=False, cancel=cancel)
-
-    with closing(Prefixes.opened(members, open_member)) as prefixes:
+    opening = Opening(prompt=prompt, max_word_tokens=config.max_word_tokens, cancel=cancel)
+    with closing(Prefixes.opened(members, opening)) as prefixes:
         weights = [prefix.weight for prefix in prefixes]
         for span in spans:
             _check_fits(span, prefixes)
@@ -136,7 +131,7 @@ def _introduced(
     """How calls are written, what to open the members with, and what the answer may be."""
     if request.tools is None or isinstance(request.prompt, str):
         return None, request.prompt, None, request.grammar
-    dialect, prompt, schemas = show_tools(request.prompt, request.tools, members)
+    dialect, prompt, schemas = show_tools(request.prompt, request.tools, [member.prompt_reader for member in members])
     if request.grammar is not None:  # whose text may look like a call
         dialect = replace(dialect, after_text=False)
     return dialect, prompt, schemas, answer_grammar(request.tools, dialect, request.grammar, tags)

@@ -34,6 +34,7 @@ from transformers import AutoTokenizer, StoppingCriteria
 
 import common
 from adafuse_core import RoundDone, Span
+from adafuse_core.members.base import Opening
 from adafuse_core.rounds import DraftPlan
 from random_models import LLAMA, QWEN, SPREADS, TWIN, RandomModels, shapes
 
@@ -182,7 +183,7 @@ class Bench(RandomModels):
         spans = [Span(text="".join(f" {word}" for word in rng.choices(words, k=3))) for _ in range(8)]
         with self.ensemble(PAIRS["disagreeing"], SPREADS["confident"], "plain", 3) as ensemble:
             member = ensemble.members[0]
-            prefix = member.open(self.prompt(length), None, max_word_tokens=24, lookup=False, cancel=threading.Event())
+            prefix = member.open(Opening(prompt=self.prompt(length), max_word_tokens=24, cancel=threading.Event()))
             prefix.draft(DraftPlan(tau=0.0, max_words=1, branches=1))
             config = member.backend.model.module.config
             item = getattr(torch, self.dtype).itemsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adafuse_core.backends.base import Abilities
@@ -91,8 +92,8 @@ class Prefix(Protocol):
         """Free the memory. May be called twice."""
 
 
-class PromptSide(Protocol):
-    """What can be told of a member without its weights."""
+class PromptReader(Protocol):
+    """A member's way with prompts. No weights are needed for it."""
 
     name: str
 
@@ -118,34 +119,49 @@ class PromptSide(Protocol):
         """How the member marks thoughts."""
 
 
-class Member(PromptSide, Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What a member is opened with.
+
+    Args:
+        prompt: A text to continue, or messages.
+        tools: JSON schemas, for the template.
+        max_word_tokens: Most tokens of one word.
+        lookup: Whether to guess ahead by what followed the last tokens before.
+        cancel: Ends the work within one step once it is set.
+        grammar: What the answer may be; no span that breaks it is proposed.
+        must_call: Whether the grammar allows nothing but calls of the tools.
+    """
+
+    prompt: Prompt
+    tools: Sequence[dict[str, Any]] | None = None
+    max_word_tokens: int
+    lookup: bool = False
+    cancel: threading.Event
+    grammar: Grammar | None = None
+    must_call: bool = False
+
+
+class Member(Protocol):
     """One language model with its tokenizer."""
 
+    name: str
     weight: float
     place: str  # as of its prefixes
     abilities: Abilities
 
-    def open(
-        self,
-        prompt: Prompt,
-        tools: Sequence[dict[str, Any]] | None,
-        *,
-        max_word_tokens: int,
-        lookup: bool,
-        cancel: threading.Event,
-        grammar: Grammar | None = None,
-        must_call: bool = False,
-    ) -> Prefix:
+    @property
+    def prompt_reader(self) -> PromptReader:
+        """How it reads prompts."""
+
+    def open(self, opening: Opening) -> Prefix:
         """Render, encode and check a prompt. Nothing is computed by the model yet.
 
-        Args:
-            prompt: A text to continue, or messages.
-            tools: JSON schemas, for the template.
-            max_word_tokens: Most tokens of one word.
-            lookup: Whether to guess ahead by what followed the last tokens before.
-            cancel: Ends the work within one step once it is set.
-            grammar: What the answer may be; no span that breaks it is proposed.
-            must_call: Whether the grammar allows nothing but calls of the tools.
+        Raises:
+            PromptError: The prompt is empty.
+            TemplateError: The member has no chat template, or it can't render the messages.
+            ContextOverflowError: The prompt leaves no room for an answer.
+            ConfigError: There is a grammar, and the backend can't hold the model to it.
         """
 
     @property

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import threading
-from collections.abc import Sequence
 from typing import Any
 
 from adafuse_core.backends.base import Backend
-from adafuse_core.chat.dialects.base import Dialect
-from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.thoughts import ThoughtTags
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
-from adafuse_core.members.base import Prompt
 from adafuse_core.members.blame import Blame
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prefix import ModelPrefix
@@ -51,7 +45,7 @@ class ModelMember:
         self.backend = backend
         self.end_ids = end_ids
         self.rule = rule or WhitespaceWords()
-        self._encoder = encoder
+        self.prompt_reader = encoder
         self.abilities = backend.abilities()
         self.place = self.abilities.place
         self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self.abilities.vocab_size)
@@ -62,8 +56,8 @@ class ModelMember:
     def named(self, name: str, weight: float) -> ModelMember:
         """The same member under another name, and with another weight."""
         member = copy.copy(self)
-        member._encoder = copy.copy(self._encoder)
-        member.name = member._encoder.name = name
+        member.prompt_reader = copy.copy(self.prompt_reader)
+        member.name = member.prompt_reader.name = name
         member.weight = weight
         return member
 
@@ -72,59 +66,16 @@ class ModelMember:
         """Most tokens of prompt plus answer; None if unbounded."""
         return self._context_window
 
-    def supports_chat(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return self._encoder.supports_chat()
-
-    @property
-    def dialect(self) -> Dialect | None:
-        """How the member writes tool calls; None if its template tells nothing of it."""
-        return self._encoder.dialect
-
-    @property
-    def shows_tools(self) -> bool:
-        """Whether the chat template shows tools, and calls in the member's dialect."""
-        return self._encoder.shows_tools
-
-    @property
-    def thought_tags(self) -> ThoughtTags:
-        """How the member marks thoughts."""
-        return self._encoder.thought_tags
-
-    def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
-        return self._encoder.count_tokens(prompt, tools)
-
-    def count_text_tokens(self, text: str) -> int:
-        """Length of a bare text in own tokens."""
-        return self._encoder.count_text_tokens(text)
-
-    def open(
-        self,
-        prompt: Prompt,
-        tools: Sequence[dict[str, Any]] | None,
-        *,
-        max_word_tokens: int,
-        lookup: bool,
-        cancel: threading.Event,
-        grammar: Grammar | None = None,
-        must_call: bool = False,
-    ) -> ModelPrefix:
-        """Render, encode and check a prompt; the model computes nothing yet.
-
-        Raises:
-            PromptError: The prompt is empty.
-            TemplateError: The member has no chat template, or it can't render the messages.
-            ContextOverflowError: The prompt leaves no room for an answer.
-            ConfigError: There is a grammar, and the backend can't hold the model to it.
-        """
+    def open(self, opening: Opening) -> ModelPrefix:
+        """Render, encode and check a prompt; see `Member.open`."""
+        grammar = opening.grammar
         if grammar is not None and not self.abilities.masks:
             raise ConfigError(
                 "tools or a grammar were given, but its backend can't mask the tokens that a grammar rules out",
                 member=self.name,
                 hint="leave this member out or run it with MemberConfig(backend='local'), or ask for plain text",
             )
-        encoded = self._encoder.encode(prompt, tools, must_call=must_call)
+        encoded = self.prompt_reader.encode(opening.prompt, opening.tools, must_call=opening.must_call)
         if grammar is not None and encoded.thinking:
             grammar = encoded.thinking.after_thought(grammar)
         ids, section = encoded.ids, encoded.section
@@ -142,16 +93,16 @@ class ModelMember:
             )
 
         def raise_if_cancelled() -> None:
-            if cancel.is_set():
+            if opening.cancel.is_set():
                 raise CancelledError("the generation was cancelled", member=self.name)
 
         with Blame(self.name, "opening a prompt"):
-            silent = self._encoder.silent if tools and not must_call else None
+            silent = self.prompt_reader.silent if opening.tools and not opening.must_call else None
             masks = None
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
             session = self.backend.open(
-                ids, window=self.longest, lookup=lookup, raise_if_cancelled=raise_if_cancelled, allowed=masks
+                ids, window=self.longest, lookup=opening.lookup, raise_if_cancelled=raise_if_cancelled, allowed=masks
             )
         return ModelPrefix(
             name=self.name,
@@ -163,7 +114,7 @@ class ModelMember:
             end_ids=self.end_ids,
             vocab_size=self.abilities.vocab_size,
             longest=self.longest,
-            max_word_tokens=max_word_tokens,
+            max_word_tokens=opening.max_word_tokens,
             masks=masks,
         )
 
@@ -174,8 +125,8 @@ class ModelMember:
             "weight": self.weight,
             "context_window": self._context_window,
             **dataclasses.asdict(self.abilities),
-            "end_tokens": [self._encoder.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
-            "chat_template": self.supports_chat(),
+            "end_tokens": [self.prompt_reader.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
+            "chat_template": self.prompt_reader.supports_chat(),
         }
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from adafuse_core.members.base import Member, Prefix
+from adafuse_core.members.base import Member, Opening, Prefix
 from adafuse_core.rounds import Draft, DraftPlan, Score, Span
 
 Result = TypeVar("Result")
@@ -27,15 +27,13 @@ class Prefixes:
         self._side_by_side = SideBySide([prefix.place for prefix in self._prefixes])
 
     @classmethod
-    def opened(
-        cls, members: Sequence[Member], open_member: Callable[[Member], Prefix], *, verify: bool = True
-    ) -> Prefixes:
+    def opened(cls, members: Sequence[Member], opening: Opening, *, verify: bool = True) -> Prefixes:
         """A prefix of each member, opened at the same time in all places. If one fails, the others are closed."""
         opened: list[Prefix] = []
 
         def in_turn(group: Sequence[int]) -> Iterator[Prefix]:
             for index in group:
-                prefix = open_member(members[index])
+                prefix = members[index].open(opening)
                 opened.append(prefix)
                 yield prefix
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from adafuse_core.backends.base import Abilities
 from adafuse_core.chat.dialects import DIALECTS
-from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.thoughts import THINK
@@ -110,25 +109,15 @@ class ScriptedMember:
         """Most words of prompt plus answer; None if unbounded."""
         return self._context_window
 
-    def open(
-        self,
-        prompt: Prompt,
-        tools: Sequence[dict[str, Any]] | None,
-        *,
-        max_word_tokens: int,
-        lookup: bool,
-        cancel: threading.Event,
-        grammar: Grammar | None = None,
-        must_call: bool = False,
-    ) -> ScriptedPrefix:
-        """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess.
+    @property
+    def prompt_reader(self) -> ScriptedMember:
+        """It reads prompts itself."""
+        return self
 
-        Raises:
-            PromptError: The prompt is empty.
-            TemplateError: Messages were given, but `chat` is false.
-            ContextOverflowError: The prompt leaves no room for an answer.
-        """
-        length = self.count_tokens(prompt, tools)
+    def open(self, opening: Opening) -> ScriptedPrefix:
+        """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess."""
+        prompt, grammar = opening.prompt, opening.grammar
+        length = self.count_tokens(prompt, opening.tools)
         if not prompt:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
         if self._context_window is not None and length >= self._context_window:
@@ -140,7 +129,7 @@ class ScriptedMember:
         self.prompts.append(prompt)
         reply = self._reply(prompt) if callable(self._reply) else self._reply
         guide = None if grammar is None else grammar.guide()
-        return ScriptedPrefix(self, Script(reply, ends=self.ends_answer), length, cancel, guide)
+        return ScriptedPrefix(self, Script(reply, ends=self.ends_answer), length, opening.cancel, guide)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Words of a prompt, one more for each message, and the words of the tools as JSON."""

@@ -10,11 +10,11 @@ from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tool_text import with_tool_instructions
 from adafuse_core.chat.tools import Tools
-from adafuse_core.members.base import PromptSide
+from adafuse_core.members.base import PromptReader
 
 
 def show_tools(
-    messages: Sequence[Message], tools: Tools, members: Sequence[PromptSide]
+    messages: Sequence[Message], tools: Tools, readers: Sequence[PromptReader]
 ) -> tuple[Dialect, Sequence[Message], list[dict[str, Any]] | None]:
     """Find the dialect in which all members can call the same tools.
 
@@ -22,9 +22,9 @@ def show_tools(
         The dialect, the messages to open the members with, and the tools to open them with; None where the
         messages hold instructions instead.
     """
-    spoken = {member.dialect for member in members}
+    spoken = {reader.dialect for reader in readers}
     common = spoken.pop() if len(spoken) == 1 else None
-    if common is not None and all(member.shows_tools for member in members):
+    if common is not None and all(reader.shows_tools for reader in readers):
         return common, messages, list(tools.schemas)
     dialect = common or SHARED
     return dialect, with_tool_instructions(messages, tools, dialect), None

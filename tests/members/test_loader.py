@@ -24,6 +24,7 @@ from adafuse_core.errors import (
     UnsupportedModelError,
 )
 from adafuse_core.member_config import MemberConfig
+from adafuse_core.members.base import Opening
 from adafuse_core.members.loader import load_member
 from tests import tiny
 
@@ -176,7 +177,7 @@ def test_tokenizer_class_file_takes_the_tokenizer_as_it_is_saved(mistyped):
     member = load_member(MemberConfig(model=str(mistyped), tokenizer_class="file", dtype="float64"))
     text = "Hello  world, 1984\n日本"
     expected = Tokenizer.from_file(str(mistyped / "tokenizer.json")).encode(text).ids
-    assert member.count_tokens(text) == len(expected)
+    assert member.prompt_reader.count_tokens(text) == len(expected)
     assert list(member._encoder.codec.encode_prompt(text)[0]) == expected
 
 
@@ -262,7 +263,7 @@ def test_the_context_window_is_the_smaller_of_models_and_given(folder, given, wi
 
 def test_a_broken_chat_template_is_found_when_it_is_used_not_before(folder):
     member = load_member(MemberConfig(model=str(folder), chat_template="{{ nothing.at_all }}", dtype="float64"))
-    prefix = member.open("Hi", None, max_word_tokens=24, lookup=False, cancel=threading.Event())
+    prefix = member.open(Opening(prompt="Hi", max_word_tokens=24, cancel=threading.Event()))
     assert prefix.prompt_tokens > 0
 
 
@@ -283,4 +284,4 @@ def test_attention_that_was_asked_for_is_the_one_that_runs(folder, options):
 
 def test_bound_on_memory_refuses_no_prompt_where_nothing_is_kept(folder):
     member = load_member(MemberConfig(model=str(folder), kv_store="prefill", max_kv_tokens=1))
-    assert member.open("Hi", None, max_word_tokens=24, lookup=False, cancel=threading.Event()).prompt_tokens > 0
+    assert member.open(Opening(prompt="Hi", max_word_tokens=24, cancel=threading.Event())).prompt_tokens > 0

@@ -19,7 +19,7 @@ from adafuse_core.errors import CancelledError, ContextOverflowError, MemberErro
 from adafuse_core.events import Finished, TextDelta
 from adafuse_core.fusion import SCORING
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members.base import WindowFull
+from adafuse_core.members.base import Opening, WindowFull
 from adafuse_core.members.loader import load_member
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import DraftPlan, Span
@@ -77,7 +77,7 @@ def kind(request):
 
 def start(member, prompt="The quick", cap=24, cancel=None):
     checked = prompt if isinstance(prompt, str) else conversation(prompt)
-    return member.open(checked, None, max_word_tokens=cap, lookup=True, cancel=cancel or threading.Event())
+    return member.open(Opening(prompt=checked, max_word_tokens=cap, lookup=True, cancel=cancel or threading.Event()))
 
 
 def mean_nll(prefix, spans):
@@ -342,7 +342,7 @@ def test_the_budget_of_an_own_answer_is_used_up_to_the_last_whole_character(memb
 
 def test_a_prompt_that_fills_the_window_is_refused_with_both_numbers(paths, kind):
     prompt = "The quick brown fox jumps over the lazy dog"
-    size = load_member(MemberConfig(model=str(paths[kind]))).count_tokens(prompt)
+    size = load_member(MemberConfig(model=str(paths[kind]))).prompt_reader.count_tokens(prompt)
     member = load_member(MemberConfig(model=str(paths[kind]), name="mine", context_window=size))
     with pytest.raises(ContextOverflowError) as caught:
         start(member, prompt)
@@ -356,7 +356,7 @@ def test_a_prompt_that_fills_the_window_is_refused_with_both_numbers(paths, kind
 @pytest.mark.parametrize("room", [1, 2, 3, 8])
 @pytest.mark.parametrize("branches", [1, 4])
 def test_an_answer_never_leaves_the_window(paths, members, kind, room, branches):
-    size = members[kind].count_tokens("The quick")
+    size = members[kind].prompt_reader.count_tokens("The quick")
     member = load_member(MemberConfig(model=str(paths[kind]), context_window=size + room, dtype="float64"))
     text, ids, reason = answer(member, "The quick", None, tau=0.5, max_words=2, branches=branches)
     assert len(ids) <= room
@@ -369,7 +369,7 @@ def test_an_answer_never_leaves_the_window(paths, members, kind, room, branches)
 
 
 def test_full_windows_are_told_before_scoring_and_by_drafting(paths, kind):
-    size = load_member(MemberConfig(model=str(paths[kind]))).count_tokens("The quick")
+    size = load_member(MemberConfig(model=str(paths[kind]))).prompt_reader.count_tokens("The quick")
     member = load_member(MemberConfig(model=str(paths[kind]), context_window=size + 2, dtype="float64"))
     prefix = start(member)
     assert not prefix.fits(Span(text=" brown fox jumps over the lazy dog"))
@@ -453,14 +453,14 @@ def test_an_empty_prompt_and_tools_without_messages_are_refused(members, kind):
         start(members[kind], "")
     with pytest.raises(PromptError, match="tools"):
         members[kind].open(
-            "The quick", [{"type": "function"}], max_word_tokens=24, lookup=False, cancel=threading.Event()
+            Opening(prompt="The quick", tools=[{"type": "function"}], max_word_tokens=24, cancel=threading.Event())
         )
 
 
 def test_messages_without_a_template_are_refused(tmp_path):
     path = tiny.save_tiny(tmp_path, tiny.byte_level(chat=False))
     member = load_member(MemberConfig(model=str(path), name="mine"))
-    assert not member.supports_chat()
+    assert not member.prompt_reader.supports_chat()
     with pytest.raises(TemplateError, match="no chat template") as caught:
         start(member, CHAT)
     assert caught.value.member == "mine"
@@ -471,5 +471,5 @@ def test_counts_agree_with_what_is_opened(members, kind):
     for prompt in [*PROMPTS, CHAT]:
         prefix = start(members[kind], prompt)
         checked = prompt if isinstance(prompt, str) else conversation(prompt)
-        assert members[kind].count_tokens(checked) == prefix.prompt_tokens
+        assert members[kind].prompt_reader.count_tokens(checked) == prefix.prompt_tokens
         prefix.close()

@@ -8,10 +8,11 @@ import pytest
 
 from adafuse_core import Ensemble, ScriptedMember
 from adafuse_core.errors import MemberError
-from adafuse_core.members.base import WindowFull
+from adafuse_core.members.base import Opening, WindowFull
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Draft, DraftPlan, Span
 
+OPENING = Opening(prompt="go", max_word_tokens=24, cancel=threading.Event())
 PLAN = DraftPlan(tau=0.5, max_words=1, branches=1)
 
 
@@ -85,7 +86,8 @@ class Openable:
         self.name, self.place, self.barrier, self.error = name, place, barrier, error
         self.prefix = Recorded(name, place)
 
-    def open(self):
+    def open(self, opening):
+        assert opening is OPENING
         if self.barrier:
             self.barrier.wait(5)
         if self.error:
@@ -96,7 +98,7 @@ class Openable:
 def test_places_open_and_commit_at_the_same_time():
     barrier = threading.Barrier(2)  # breaks unless both wait at once
     members = [Openable("a", "here", barrier), Openable("b", "there", barrier)]
-    prefixes = Prefixes.opened(members, Openable.open)
+    prefixes = Prefixes.opened(members, OPENING)
     assert [prefix.name for prefix in prefixes] == ["a", "b"]
     for prefix in prefixes:
         prefix.barrier = barrier
@@ -108,7 +110,7 @@ def test_places_open_and_commit_at_the_same_time():
 def test_if_one_member_can_not_be_opened_the_others_are_closed(place):
     members = [Openable("a", "here"), Openable("b", place, error=MemberError("broken", member="b"))]
     with pytest.raises(MemberError, match="broken"):
-        Prefixes.opened(members, Openable.open)
+        Prefixes.opened(members, OPENING)
     assert members[0].prefix.closed
 
 

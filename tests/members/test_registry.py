@@ -79,7 +79,7 @@ def test_a_model_stays_until_its_last_user_releases_it(config):
     before = registry.loaded()
     registry.release(config, first)
     assert registry.loaded() == before
-    assert member.count_tokens("The quick") > 0
+    assert member.prompt_reader.count_tokens("The quick") > 0
     assert member.backend.abilities().vocab_size == 400
     registry.release(config, second)
     assert registry.loaded() == before - 1

@@ -25,7 +25,7 @@ PLAN = DraftPlan(tau=0.7, max_words=3, branches=3)
 
 def opened(reply, prompt="go", cancel=None, **options):
     member = ScriptedMember("a", reply, **options)
-    return member.open(prompt, None, max_word_tokens=24, lookup=False, cancel=cancel or threading.Event())
+    return member.open(Opening(prompt=prompt, max_word_tokens=24, cancel=cancel or threading.Event()))
 
 
 def test_a_confident_member_drafts_as_many_words_as_the_plan_allows():
@@ -172,7 +172,7 @@ def test_bad_prompts_are_refused():
 def test_drafting_fails_after_so_many_rounds_of_each_answer():
     member = ScriptedMember("a", "one two three", margin=0.0, fail_after=1)
     for _ in range(2):
-        prefix = member.open("go", None, max_word_tokens=24, lookup=False, cancel=threading.Event())
+        prefix = member.open(Opening(prompt="go", max_word_tokens=24, cancel=threading.Event()))
         prefix.commit(prefix.draft(PLAN).spans[0])
         with pytest.raises(MemberError, match="'a': scripted failure"):
             prefix.draft(PLAN)

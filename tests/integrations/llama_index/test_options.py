@@ -222,7 +222,7 @@ class TestTokenizer:
     def test_22_it_is_never_below_any_member(self, pair, text):
         llm = AdaFuseLLM(members=pair)
         count = len(llm.tokenizer_fn(text))
-        assert count == max(member.count_text_tokens(text) for member in llm.ensemble.members)
+        assert count == max(member.prompt_reader.count_text_tokens(text) for member in llm.ensemble.members)
 
     def test_22_it_loads_no_weights(self, pair):
         before = registry.loaded()
