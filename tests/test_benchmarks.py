@@ -40,13 +40,10 @@ def test_quality(tmp_path):
     assert set(result["lead_of_ensemble"]) == contestants - {"ensemble"}
 
 
-@pytest.mark.parametrize("name", ["langchain", "llama_index"])
-def test_comparisons_with_peers(tmp_path, name):
-    rows = run(f"{name}_peers.py", tmp_path / "peers.json")["rows"]
-    seen = {row["situation"]: next(one for key, one in row.items() if "AdaFuse" in key) for row in rows}
-    assert len(seen) == {"langchain": 20, "llama_index": 23}[name]
-    bad = {situation for situation, one in seen.items() if not one["good"]}
-    assert not {situation for situation in bad if " in ms" not in situation}  # a busy machine holds up an event loop
+def test_langchain_peers(tmp_path):
+    rows = run("langchain_peers.py", tmp_path / "langchain_peers.json")["rows"]
+    assert len(rows) == 20
+    assert not {row["situation"]: row["ChatAdaFuse"] for row in rows if not row["ChatAdaFuse"]["good"]}
 
 
 def test_cost(tmp_path):

@@ -44,14 +44,18 @@ def installed(package: str) -> str | None:
         return None
 
 
+def situation(check: Callable[..., Seen]) -> str:
+    """What a check is about, in words."""
+    return (check.__doc__ or "").strip()
+
+
 def compare(sides: Sequence[Any], checks: Sequence[Callable[[Any], Seen]]) -> list[dict[str, Any]]:
-    """What each side does in each situation; a situation is what the docstring of its check says."""
+    """What each side does in each situation."""
     rows = []
     for check in checks:
         seen = {side.name: check(side) for side in sides}
         gc.collect()
-        situation = (check.__doc__ or "").strip()
-        rows.append({"situation": situation} | {name: vars(one) for name, one in seen.items()})
+        rows.append({"situation": situation(check)} | {name: vars(one) for name, one in seen.items()})
     return rows
 
 

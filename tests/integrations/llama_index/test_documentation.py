@@ -44,7 +44,7 @@ def test_links_lead_somewhere():
 def test_our_side_of_the_table_holds(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from llama_index_peers import SITUATIONS, Side
-    from peers import situation
+    from peers.comparison import situation
 
     held = {situation(check): check(Side()) for check in SITUATIONS}
     assert not {name: seen.outcome for name, seen in held.items() if not seen.good}
