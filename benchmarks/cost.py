@@ -254,7 +254,7 @@ def by_length(ensembles: dict[str, Ensemble], lengths: Sequence[int], budget: in
     drafted, too. These models agree less after prompts that are longer than those they were trained on.
     """
     ensembles = {mode: Ensemble(ensemble.config, tau=0.0) for mode, ensemble in ensembles.items()}
-    counted = ensembles["plain"].members[0].count_text_tokens
+    counted = ensembles["plain"].members[0].prompt_reader.count_text_tokens
     table: dict[str, dict[str, float]] = {}
     for length in lengths:
         prompts = [regimes.prompt_of_length(length, counted, seed) for seed in range(2)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from adafuse_core.backends.base import Backend
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
+from adafuse_core.members.base import Opening
 from adafuse_core.members.blame import Blame
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prefix import ModelPrefix

@@ -24,7 +24,7 @@ from adafuse_core.errors import (
     PromptError,
     TemplateError,
 )
-from adafuse_core.members.base import NOTHING, Prompt, WindowFull
+from adafuse_core.members.base import NOTHING, Opening, Prompt, WindowFull
 from adafuse_core.members.script import RULE, Script, count_words, word_ends
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 

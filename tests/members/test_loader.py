@@ -178,7 +178,7 @@ def test_tokenizer_class_file_takes_the_tokenizer_as_it_is_saved(mistyped):
     text = "Hello  world, 1984\n日本"
     expected = Tokenizer.from_file(str(mistyped / "tokenizer.json")).encode(text).ids
     assert member.prompt_reader.count_tokens(text) == len(expected)
-    assert list(member._encoder.codec.encode_prompt(text)[0]) == expected
+    assert list(member.prompt_reader.codec.encode_prompt(text)[0]) == expected
 
 
 def test_tokenizer_class_file_needs_the_file(broken):

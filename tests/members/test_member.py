@@ -289,7 +289,7 @@ def test_the_text_of_others_is_committed_to_the_byte(members, kind):
     for part in ["brown", " fox", "\n\n", "  jumps", "日", "本", "</s>", "👩\u200d", "👩", " ", " x"]:
         prefix.commit(Span(text=part))
         text += part
-    encoder = members[kind]._encoder
+    encoder = members[kind].prompt_reader
     whole, written = encoder.codec.encode_prompt("The quick " + text)[0], encoder.codec.decode((), prefix._ids)
     assert written == encoder.codec.decode((), prefix._section.encode(text))
     if "</s>" not in encoder.tokenizer.all_special_tokens:

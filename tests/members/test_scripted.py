@@ -17,6 +17,7 @@ from adafuse_core.errors import (
     PromptError,
     TemplateError,
 )
+from adafuse_core.members.base import Opening
 from adafuse_core.members.scripted import AGREES, DISAGREES, ScriptedMember
 from adafuse_core.rounds import DraftPlan
 

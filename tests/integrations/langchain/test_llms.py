@@ -898,7 +898,7 @@ def test_the_small_models_end_their_answers_and_are_counted():
 def test_the_small_models_show_no_special_tokens():
     text = AdaFuseLLM().invoke("Hello!") + AdaFuseLLM(prompt_format="raw", max_tokens=24).invoke("Hello!")
     for member in Ensemble().members:
-        for token in member._encoder.tokenizer.all_special_tokens:
+        for token in member.prompt_reader.tokenizer.all_special_tokens:
             assert token not in text
 
 
