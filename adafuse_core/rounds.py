@@ -82,7 +82,7 @@ class Score:
         logprobs: Natural log-probabilities of the span's tokens in the member's vocabulary, in their order. A token
             that straddles the end of the committed text is written anew, and counts as a whole.
         words: Number of words.
-        bytes: Length of the tokens' text in UTF-8.
+        bytes: Length of the tokens' text in UTF-8. A character of which they hold the end only counts as a whole.
     """
 
     member: str

@@ -37,8 +37,19 @@ def tiny_models(tmp_path_factory):
     }
 
 
+@pytest.fixture
+def count(record_property):
+    """Adds what a test has shown to the sums that are printed; to have shown less than it should is a failure."""
+
+    def add(what, number, *, at_least):
+        assert number >= at_least, f"{what}: {number}, fewer than {at_least}"
+        record_property(what, number)
+
+    return add
+
+
 def pytest_runtest_logreport(report):
-    """Add up what tests counted with `record_property`, also over several processes."""
+    """Add up what tests counted with `count` or `record_property`, also over several processes."""
     if report.when == "call" and report.passed:
         for name, value in report.user_properties:
             if isinstance(value, int):

@@ -2,22 +2,64 @@
 
 Every distribution comes from a fresh forward pass over the whole context (equal contexts are looked up; the pass that
 scores a text gives the distributions after all of its tokens). With a grammar, each token is tried out byte by byte.
-The product must give the very same text.
+Candidates are compared by probabilities, in decimals that never underflow. The product must give the very same text, by
+the same rounds; those are told in its own plain values, so that they can be held against each other.
+
+Words of scripts without spaces and the text of a grammar are the product's own: there is no second opinion on these.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import math
+import random
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from adafuse_core.rounds import Candidate, Draft, Round, Score, Span
 from adafuse_core.text.words import WhitespaceWords
 
-Candidate = tuple[str, bool]  # text, and whether the answer ends after it
 CAP = 24  # most tokens of one word
+SETTLED = 16  # tokens with a part of a character that are looked at when the next token is asked for
+REMEMBERED = 8000  # distributions of one model
+BLANKS = {*"\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))}
+HALF = "\ufffd"  # how a character is shown whose last bytes are still to come
+
+
+def word_ends(text, *, final):
+    """Ends of the complete words: blanks, others, and the blanks up to the last newline before the next word."""
+    if not all(map(has_spaces, text)):
+        return WhitespaceWords().ends(text, final=final)
+    ends, at = [], past(text, 0, blank=True)
+    while at < len(text):
+        end = past(text, at, blank=False)
+        at = past(text, end, blank=True)
+        end += 1 + max(text[end:at].rfind("\n"), text[end:at].rfind("\r"))
+        if final or at < len(text):
+            ends.append(end)
+    return ends
+
+
+def has_spaces(character):
+    """Whether it is of a script written with spaces, or of none."""
+    code = ord(character)
+    return (
+        code < 0x2EA or 0x300 <= code < 0xE00 or 0x2000 <= code < 0x2E80 or 0x1F300 <= code < 0x1FB00 or code == 0xFFFD
+    )
+
+
+def past(text, at, *, blank):
+    """The next place from `at` on that is not blank, or is."""
+    return next((index for index in range(at, len(text)) if (text[index] in BLANKS) != blank), len(text))
 
 
 class Bytes:
@@ -83,6 +125,21 @@ def token_bytes(tokenizer):
     return found
 
 
+def end_ids(folder, tokenizer):
+    """Every token that ends an answer, from the model's files and from what its template writes after an answer."""
+    found = {tokenizer.eos_token_id}
+    for name in ("config.json", "generation_config.json"):
+        path = Path(folder) / name
+        declared = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
+        found |= set(declared) if isinstance(declared, list) else {declared}
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+        after = tokenizer.apply_chat_template(turns, tokenize=False).split("two")[-1].lstrip()
+        special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        found |= {index for content, index in special.items() if after.startswith(content)}
+    return found - {None}
+
+
 class OracleTokens:
     """What a member's ids mean, without its model."""
 
@@ -95,7 +152,7 @@ class OracleTokens:
 
     def start(self, prompt, tools=None, grammar=None):
         self.grammar = grammar
-        self.given, self.own = {}, {}
+        self.given, self.own = {}, {}  # distributions on condition; the ids of what was drafted
         chat = not isinstance(prompt, str)
         self.prompt = prompt
         if chat:
@@ -158,18 +215,34 @@ class OracleTokens:
         return torch.tensor(flags)
 
 
+@lru_cache(8)
+def loaded(path):
+    """Model, tokenizer, and the distributions that are known."""
+    options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other experts know no float64
+    return AutoModelForCausalLM.from_pretrained(path, **options).eval(), AutoTokenizer.from_pretrained(path), {}
+
+
 class OracleMember(OracleTokens):
-    def __init__(self, path, end_ids, cap=CAP):
-        super().__init__(AutoTokenizer.from_pretrained(path), end_ids)
-        options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other experts know no float64
-        self.model = AutoModelForCausalLM.from_pretrained(path, **options).eval()
-        self.cap = cap
-        self.memo = {}
+    """One member, which drafts, scores and commits.
+
+    Args:
+        path: Of the model's folder.
+        cap: Most tokens of one word.
+        name: In rounds.
+        weight: Of its vote.
+    """
+
+    def __init__(self, path, cap=CAP, *, name="", weight=1.0):
+        self.model, tokenizer, self.memo = loaded(path)
+        super().__init__(tokenizer, end_ids(path, tokenizer))
+        self.cap, self.name, self.weight = cap, name, weight
 
     def logprobs(self, ids, back=0):
         """After `ids`; and, for later, after each of its beginnings that is shorter by up to `back` tokens."""
         lengths = range(len(ids) - back, len(ids) + 1)
         if any(tuple(ids[:length]) not in self.memo for length in lengths):
+            if len(self.memo) > REMEMBERED:
+                self.memo.clear()
             with torch.no_grad():
                 rows = torch.log_softmax(self.model(torch.tensor([ids])).logits[0, -len(lengths) :], -1)
             self.memo.update((tuple(ids[:length]), row) for length, row in zip(lengths, rows, strict=True))
@@ -200,51 +273,106 @@ class OracleMember(OracleTokens):
         count = min(count, int((values > -math.inf).sum()))
         return index[:count].tolist(), values[:count].tolist()
 
-    def draft(self, tau, max_words, branches) -> list[Candidate]:
-        run = []
-        self.own = {}
-        for _ in range(max_words):
+    def draft(self, tau, max_words, branches, max_tokens=math.inf, stop=()) -> Draft:
+        """What the member proposes: words while it is sure, then a word for each likely first token."""
+        run, over, margins = [], None, []
+        while not over and (max_words is None or len(margins) < max_words):
             tokens, values = self.likeliest(self.ids + run, max(2, branches))
-            if len(values) > 1 and math.exp(values[0]) - math.exp(values[1]) < tau:
-                return [self.propose(*self.word(run, token)) for token in tokens[:branches]]
-            run, ended = self.word(run, tokens[0])
-            if ended:
-                return [self.propose(run, True)]
-        return [self.propose(run, False)]
+            margins.append(math.exp(values[0]) - math.exp(values[1]) if len(values) > 1 else 1.0)
+            unsure = margins[-1] < tau
+            starts = tokens[:branches] if unsure else tokens[:1]
+            variants = [self.word(run, token, max_tokens, stop) for token in starts]
+            if unsure:
+                break
+            run, over = variants[0]
+            if not over and len(margins) != max_words and (len(run) >= max_tokens or self.completes(run, stop)):
+                variants = [(self.whole(run), "bound")]
+                break
+        spans = tuple(self.propose(ids, ends=over == "end") for ids, over in variants if ids is not None)
+        return Draft(member=self.name, spans=spans, margins=tuple(margins))
 
-    def word(self, run, first):
-        """`run` and the greedy word that begins with token `first`; and whether the answer ends there."""
+    def word(self, run, first, max_tokens, stop):
+        """`run` and the greedy word that begins with token `first`; and whether the draft is over: "end" or "bound".
+
+        Where the bound comes amid a word, the draft ends with the last whole character; its ids are None if there is
+        none. If nothing can be seen by then, the answer ends.
+        """
         if first in self.ends:
-            return run, True
+            return run, "end"
         out = [*run, first]
         while True:
             if (end := self.word_end(run, out, final=False)) is not None:
-                return out[:end], False
+                return out[:end], None
             size, text = len(out) - len(run), self.decode(out)[len(self.decode(run)) :]
-            if text and size >= self.cap and (not text.endswith("\ufffd") or size >= self.cap + 3):
-                return out, False
+            if text and size >= self.cap and (not text.endswith(HALF) or size >= self.cap + 3):
+                return out, None
+            if len(out) >= max_tokens or self.completes(out, stop):
+                return (self.whole(out), "bound") if self.decode(out) else (out, "end")
             token = self.likeliest(self.ids + out, 1)[0][0]
             if token in self.ends:
                 end = self.word_end(run, out, final=True)
-                return (out, True) if end is None else (out[:end], False)
+                return (out, "end") if end is None else (out[:end], None)
             out.append(token)
+
+    def completes(self, out, stop):
+        """Whether the last token of `out` completes a stop string, which may have begun in the committed text."""
+        before, text = len((self.text + self.decode(out[:-1])).rstrip(HALF)), self.text + self.decode(out)
+        return any(text.find(string, max(0, before + 1 - len(string))) >= 0 for string in stop)
+
+    def whole(self, out):
+        """The longest beginning that ends with a whole character; None if there is none."""
+        lengths = range(len(out), 0, -1)
+        return next((out[:length] for length in lengths if not self.decode(out[:length]).endswith(HALF)), None)
 
     def word_end(self, run, out, final):
         """The first token boundary after `run` that is a word boundary too."""
         start, whole = len(self.decode(run)), self.decode(out)
-        ends = WhitespaceWords().ends(whole[start:] if final else whole[start:].rstrip("\ufffd"), final=final)
+        ends = word_ends(whole[start:] if final else whole[start:].rstrip(HALF), final=final)
         for length in range(len(run) + 1, len(out) + 1):
             text = self.decode(out[:length])
             last = final and length == len(out)
             on_word = len(text) - start in ends or (last and ends)
-            if on_word and (last or not text.endswith("\ufffd")) and whole.startswith(text):
+            if on_word and (last or not text.endswith(HALF)) and whole.startswith(text):
                 return length
         return None
 
-    def propose(self, ids, ended) -> Candidate:
-        candidate = (self.decode(ids), ended)
-        self.own.setdefault(candidate, ids)
-        return candidate
+    def propose(self, ids, *, ends) -> Span:
+        span = Span(text=self.decode(ids), ends=ends)
+        self.own.setdefault(span, self.ids + ids)
+        return span
+
+    def beyond(self, text):
+        """The member as it is once it has committed `text`; the member itself has not."""
+        twin = copy.copy(self)
+        twin.commit(Span(text=text))
+        return twin
+
+    def draft_beyond(self, text, *plan) -> Draft:
+        """What the member drafts beyond an uncommitted text."""
+        twin = self.beyond(text)
+        draft = twin.draft(*plan)
+        spans = [replace(span, text=text + span.text) for span in draft.spans]
+        for whole, span in zip(spans, draft.spans, strict=True):
+            self.own.setdefault(whole, twin.own[span])
+        return replace(draft, spans=tuple(spans))
+
+    def next_tokens(self, count=None):
+        """Log-probability of each text that may follow; see `Prefix.next_tokens`."""
+        found, halves = {}, 0
+        for token, value in zip(*self.likeliest(self.ids, count or len(self.logprobs(self.ids))), strict=True):
+            if token in self.ends:
+                found.setdefault(Span(text="", ends=True), []).append(value)
+                continue
+            ids = [token]
+            halves += self.decode(ids).endswith(HALF)
+            while self.decode(ids).endswith(HALF) and halves <= SETTLED and len(ids) < 4:
+                (token,), (more,) = self.likeliest(self.ids + ids, 1)
+                if token in self.ends:
+                    break
+                ids, value = [*ids, token], value + more
+            if (text := self.decode(ids)) and not text.endswith(HALF):
+                found.setdefault(Span(text=text), []).append(value)
+        return {span: math.log(sum(map(math.exp, values))) for span, values in found.items()}
 
     def place(self, text):
         """Context and ids of `text` after the committed text: from the first id that differs."""
@@ -259,56 +387,195 @@ class OracleMember(OracleTokens):
             return self.ids[: len(self.ids) - len(dropped)], new[same:]
         return new[:same], new[same:]
 
-    def score(self, candidate: Candidate):
-        text, ended = candidate
-        context, ids = self.place(text)
+    def score(self, span) -> Score:
+        context, ids = self.place(span.text)
         self.logprobs(context + ids, back=len(ids))
-        values = [self.logprob(context + ids[:i], token) for i, token in enumerate(ids)]
-        if ended:
-            values.append(torch.logsumexp(self.distribution(context + ids)[sorted(self.ends)], 0).item())
-        return -sum(values) / len(values) if values else 0.0
+        logprobs = [self.logprob(context + ids[:i], token) for i, token in enumerate(ids)]
+        if span.ends:
+            logprobs.append(torch.logsumexp(self.distribution(context + ids)[sorted(self.ends)], 0).item())
+        words = len(word_ends(span.text, final=True))
+        size = self.size(context, ids, span.text)
+        return Score(member=self.name, logprobs=tuple(logprobs), words=words + span.ends, bytes=size + span.ends)
 
-    def written(self, candidate: Candidate):
-        """Context and ids of a candidate: as this member drafted it, or as its tokenizer writes it."""
-        return (self.ids, self.own[candidate]) if candidate in self.own else self.place(candidate[0])
+    def size(self, context, ids, text):
+        """Bytes of the ids that end with `text`; a character of which they hold the end only counts as a whole."""
+        size = sum(len(self.bytes[i]) for i in ids)
+        if context == self.opening and ids:  # the blank before the answer is the tokenizer's own
+            size -= len(self.lead)
+        written = (self.prompt + self.lead + self.text + text).encode()
+        while size and written[-size] & 0xC0 == 0x80:
+            size += 1
+        return size
 
-    def commit(self, candidate: Candidate):
-        context, ids = self.written(candidate)
+    def written(self, span):
+        """Context and ids of a span: as this member drafted it, or as its tokenizer writes it."""
+        if span not in self.own:
+            return self.place(span.text)
+        ids = self.own[span]
+        pairs = enumerate(zip(self.ids, ids, strict=False))
+        same = next((at for at, (old, new) in pairs if old != new), len(self.ids))
+        return ids[:same], ids[same:]
+
+    def commit(self, span):
+        context, ids = self.written(span)
         self.ids = context + ids
-        self.text += candidate[0]
+        self.text += span.text
         self.own = {}
 
-    def cut(self, candidate: Candidate, budget):
-        """The longest beginning of the candidate that keeps the whole answer within the budget; None if it fits."""
-        context, ids = self.written(candidate)
+    def cut(self, span, budget):
+        """What fits of a span if the whole answer has so many tokens, None for all of it; and whether no more fits."""
+        context, ids = self.written(span)
         room = self.begin + budget - len(context)
-        if len(ids) < room or (len(ids) == room and candidate[1]):
-            return None
+        if len(ids) <= room:
+            return None, len(ids) == room
         seam = self.decode(self.ids[len(context) :], after=context)
-        texts = [self.decode(ids[:length], after=context) for length in range(min(room, len(ids)), 0, -1)]
+        texts = [self.decode(ids[:length], after=context) for length in range(room, 0, -1)]
         fitting = [text[len(seam) :] for text in texts if text.startswith(seam)]
-        return next((text for text in fitting if candidate[0].startswith(text)), "")
+        return Span(text=next((text for text in fitting if span.text.startswith(text)), "")), True
+
+
+def value(score, scoring):
+    """The negative log-likelihood of a score, by the unit that `scoring` names."""
+    units = {"token": len(score.logprobs), "word": score.words, "byte": score.bytes, "sum": 1}
+    return -sum(score.logprobs) / max(1, units[scoring])
+
+
+def fused(values, weights, pool, exponent=None):
+    """The members' values as one: the NLL of a mean of their probabilities, or the middle one of them."""
+    if pool == "median":
+        shares = [Fraction(str(weight)) for weight in weights]
+        voters = list(zip(values, shares, strict=True))
+        low = min(here for here in values if 2 * sum(share for other, share in voters if other <= here) >= sum(shares))
+        high = max(here for here in values if 2 * sum(share for other, share in voters if other >= here) >= sum(shares))
+        return (low + high) / 2
+    shares = [Decimal(weight) / Decimal(sum(weights)) for weight in weights]
+    voters = [(Decimal(-each).exp(), share) for each, share in zip(values, shares, strict=True)]
+    if pool == "geometric":
+        return -float(math.prod(p**share for p, share in voters).ln())
+    power = Decimal({"linear": 1, "power": exponent}[pool])
+    return -float((sum(share * p**power for p, share in voters) ** (1 / power)).ln())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleAnswer:
+    """An answer by the rule.
+
+    Args:
+        text: Without a stop string and what follows it.
+        reason: "stop" or "length".
+        stop: The stop string that ended it.
+        rounds: How it came about.
+    """
+
+    text: str
+    reason: str
+    stop: str | None
+    rounds: tuple[Round, ...]
+
+    @property
+    def written(self):
+        """All that was committed."""
+        return "".join(played.span.text for played in self.rounds)
+
+
+class OracleEnsemble:
+    """Members and the rule by which they decide.
+
+    Args:
+        members: In their order.
+        tau, max_words, branches, scoring, pool, pool_exponent: As of `EnsembleConfig`.
+    """
+
+    def __init__(self, members, *, tau, max_words, branches, scoring="token", pool="geometric", pool_exponent=None):
+        self.members = members
+        self.plan = (tau, max_words, branches)
+        self.scoring, self.pool = scoring, (pool, pool_exponent)
+
+    def answer(
+        self,
+        prompt,
+        *,
+        max_new_tokens,
+        tools=None,
+        grammar=None,
+        stop=(),
+        temperature=0.0,
+        seed=None,
+        logprobs=False,
+    ) -> OracleAnswer:
+        """The answer, cut where the first member has written `max_new_tokens`. With a grammar it is not cut."""
+        self.grammar = grammar and OracleGrammar(grammar.source())
+        draws, first, rounds = random.Random(seed), self.members[0], []
+        for member in self.members:
+            member.start(prompt, tools, self.grammar)
+        while True:
+            played = self.chosen(self.proposed(), temperature, draws)
+            cut, spent = (None, False) if grammar else first.cut(played.span, max_new_tokens)
+            played = replace(played, cut=cut)
+            if logprobs and not played.span_scores:
+                played = self.scored(played) if cut is None else replace(played, cut_scores=self.scores(cut))
+            rounds.append(played)
+            for member in self.members:
+                member.commit(played.span)
+            if (hit := first_stop(first.text, stop)) is not None:
+                return OracleAnswer(text=hit[0], reason="stop", stop=hit[1], rounds=tuple(rounds))
+            if played.span.ends or spent:
+                reason = "stop" if played.span.ends else "length"
+                return OracleAnswer(text=first.text, reason=reason, stop=None, rounds=tuple(rounds))
+
+    def proposed(self) -> Round:
+        """The candidates: what the grammar forces, or what the members draft, each once."""
+        forced = self.grammar and self.grammar.forced(self.members[0].text.encode())
+        if forced:
+            return Round(drafts=(), candidates=(Candidate(span=Span(text=forced[0], ends=forced[1]), proposers=()),))
+        drafts = tuple(member.draft(*self.plan) for member in self.members)
+        spans = dict.fromkeys(span for draft in drafts for span in draft.spans)
+        pool = (
+            Candidate(span=span, proposers=tuple(draft.member for draft in drafts if span in draft.spans))
+            for span in spans
+        )
+        return Round(drafts=drafts, candidates=tuple(pool))
+
+    def chosen(self, played, temperature, draws) -> Round:
+        """The round with its scores and its choice; one candidate needs neither."""
+        if len(played.candidates) == 1:
+            return played
+        played = self.scored(played)
+        best = min(played.fused)
+        if temperature == 0:
+            return replace(played, chosen=played.fused.index(best))
+        weights = [math.exp((best - each) / temperature) for each in played.fused]
+        return replace(played, chosen=draws.choices(range(len(weights)), weights)[0])
+
+    def scored(self, played) -> Round:
+        scores = tuple(self.scores(candidate.span) for candidate in played.candidates)
+        values = tuple(tuple(value(score, self.scoring) for score in row) for row in scores)
+        return replace(played, scores=scores, values=values, fused=tuple(map(self.fuse, values)))
+
+    def scores(self, span):
+        return tuple(member.score(span) for member in self.members)
+
+    def fuse(self, values):
+        return fused(values, [member.weight for member in self.members], *self.pool)
+
+    def score(self, prompt, spans):
+        """What the members think of continuations of a prompt: scores and fused value of each."""
+        for member in self.members:
+            member.start(prompt)
+        rows = [self.scores(span) for span in spans]
+        return [(row, self.fuse([value(score, self.scoring) for score in row])) for row in rows]
+
+
+def first_stop(text, stop):
+    """The text before the stop string that is complete first (the longest of several), and that; None without one."""
+    for end in range(1, len(text) + 1):
+        if hits := [string for string in stop if text[:end].endswith(string)]:
+            hit = max(hits, key=len)
+            return text[: end - len(hit)], hit
+    return None
 
 
 def oracle_text(members, prompt, *, tools=None, grammar=None, tau, max_words, branches, max_new_tokens):
-    """The answer by the rule, cut where the first member has written `max_new_tokens`. With a grammar it is not cut."""
-    grammar = grammar and OracleGrammar(grammar.source())
-    for member in members:
-        member.start(prompt, tools, grammar)
-    first = members[0]
-    while True:
-        forced = grammar and grammar.forced(first.text.encode())
-        if forced:
-            pool = [forced]
-        else:
-            pool = list(dict.fromkeys(c for member in members for c in member.draft(tau, max_words, branches)))
-        best = pool[0]
-        if len(pool) > 1:
-            fused = [sum(member.score(c) for member in members) / len(members) for c in pool]
-            best = pool[fused.index(min(fused))]
-        if (last := first.cut(best, max_new_tokens)) is not None:
-            return first.text + last
-        for member in members:
-            member.commit(best)
-        if best[1]:
-            return first.text
+    """All that the rule writes."""
+    ensemble = OracleEnsemble(members, tau=tau, max_words=max_words, branches=branches)
+    return ensemble.answer(prompt, max_new_tokens=max_new_tokens, tools=tools, grammar=grammar).written

@@ -1,78 +1,159 @@
-"""The house rules that code can check: import directions, and what importing loads."""
+"""The house rules that code can check: which room may import which, what importing loads, how long files are."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FRAMEWORKS = {"langchain", "langchain_core", "llama_index", "rich", "fastapi", "openai"}
+CORE, INTEGRATIONS = "adafuse_core", "adafuse_integrations"
 
-# Each package of the core may import these others of the core, besides the values at its top.
+# The rooms of the core, packages and modules at its top, from the ground up: each may import itself and those named.
 MAY_IMPORT = {
-    "text": set(),
-    "chat": {"text"},
-    "backends": {"engine", "text"},
-    "engine": {"text"},
-    "members": {"backends", "chat", "text", "small_models"},
-    "strategies": {"members"},
+    "errors": set(),
+    "rounds": set(),
+    "calls": set(),
     "small_models": set(),
+    "checks": {"errors"},
+    "text": {"errors"},
+    "events": {"calls", "rounds"},
+    "generation": {"calls", "events", "rounds"},
+    "batch": {"errors", "events", "generation"},
+    "stopping": {"rounds"},
+    "fusion": {"checks", "errors", "rounds"},
+    "chat": {"calls", "checks", "errors", "events", "rounds", "stopping", "text"},
+    "member_config": {"chat", "checks", "errors"},
+    "engine": {"errors", "text"},
+    "backends": {"checks", "engine", "errors", "member_config", "text"},
+    "members": {"backends", "chat", "errors", "member_config", "rounds", "small_models", "text"},
+    "strategies": {"checks", "errors", "fusion", "members", "rounds"},
+    "config": {"backends", "checks", "errors", "fusion", "member_config", "strategies"},
+    "budget": {"chat", "errors", "members", "rounds"},
+    "decode": {"budget", "chat", "config", "events", "fusion", "members", "rounds", "stopping"},
+    "request": {"chat", "config", "decode", "errors", "events", "members", "rounds"},
+    "ensemble": {
+        *("batch", "chat", "checks", "config", "errors", "events", "generation", "member_config", "members"),
+        *("request", "rounds", "small_models"),
+    },
 }
-VALUES = {"checks", "errors", "config", "member_config", "rounds", "calls", "events"}
-ABOVE = {"fusion": {"strategies"}, "stopping": {"chat"}}  # pure functions that a package may use
+
+# The rooms of the integrations: which others each may import, and which framework it speaks.
+MAY_SPEAK = {
+    "common": (set(), set()),
+    "langchain": ({"common"}, {"langchain", "langchain_core"}),
+    "llama_index": ({"common"}, {"llama_index", "llama_index_instrumentation"}),
+    "cli": ({"common", "langchain", "llama_index"}, {"rich", "langchain_core", "llama_index"}),
+}
+FRAMEWORKS = {
+    *("langchain", "langchain_core", "langgraph", "llama_index", "llama_index_instrumentation", "rich"),
+    *("fastapi", "starlette", "uvicorn", "openai", "lm_eval", "vllm", "ray"),
+}
+
+
+def files(top):
+    return sorted((ROOT / top).rglob("*.py"))
+
+
+def module(path):
+    """The dotted name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path):
-    """Modules that a file imports, anywhere in it."""
+    """Modules that a file imports, anywhere in it; `from package import module` is the module's name."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (name if is_ours(name := f"{node.module}.{a.name}") else node.module for a in node.names)
 
 
-def files(package):
-    return sorted((ROOT / package).rglob("*.py"))
+def is_ours(name):
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-@pytest.mark.parametrize("path", files("adafuse_core"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_core_imports_neither_integrations_nor_frameworks(path):
-    roots = {name.split(".")[0] for name in imports(path)}
-    assert not roots & (FRAMEWORKS | {"adafuse_integrations"})
+def roots(path):
+    return {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_core_packages_import_downwards_only(package):
-    for path in files(f"adafuse_core/{package}"):
-        parts = {name.split(".")[1] for name in imports(path) if name.startswith("adafuse_core.")}
-        allowed = {package} | MAY_IMPORT[package] | VALUES | {n for n, users in ABOVE.items() if package in users}
-        assert parts <= allowed, path
+def rooms(top):
+    """Packages and modules right inside a package."""
+    return {path.stem for path in (ROOT / top).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 
 
-@pytest.mark.parametrize(("package", "others"), [("langchain", "llama_index"), ("llama_index", "langchain")])
-def test_an_integration_knows_no_other_framework(package, others):
-    for path in files(f"adafuse_integrations/{package}"):
-        assert not any(name.split(".")[0].startswith(others) for name in imports(path)), path
+def used_rooms(path, top):
+    """Rooms of a package that a file imports; the package itself is what its front door shows."""
+    inside = [name.split(".") for name in imports(path) if name.split(".")[0] == top]
+    return {parts[1] if len(parts) > 1 else "__init__" for parts in inside}
 
 
-@pytest.mark.parametrize("path", files("adafuse_integrations/common"), ids=lambda path: path.name)
-def test_what_adapters_share_knows_none_of_them_nor_their_frameworks(path):
-    names = set(imports(path))
-    assert not {name.split(".")[0] for name in names} & FRAMEWORKS
-    own = {name for name in names if name.startswith("adafuse_integrations.")}
-    assert all(name.startswith("adafuse_integrations.common.") for name in own), own
+def room_files(top, room):
+    path = ROOT / top / room
+    return files(f"{top}/{room}") if path.is_dir() else [path.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("package", ["langchain", "llama_index", "cli"])
-def test_integrations_share_through_the_common_package_alone(package):
-    for path in files(f"adafuse_integrations/{package}"):
-        used = {name.split(".")[1] for name in imports(path) if name.startswith("adafuse_integrations.")}
-        shows = {"langchain", "llama_index"} if path.name == "demo.py" else set()
-        assert used <= {package, "common"} | shows, path
+def test_every_room_has_its_row():
+    assert set(MAY_IMPORT) == rooms(CORE) - {"__init__"}
+    assert set(MAY_SPEAK) == rooms(INTEGRATIONS) - {"__init__"}
+
+
+def test_rows_point_downwards_only():
+    below = set()
+    for room, allowed in MAY_IMPORT.items():
+        assert allowed <= below, room
+        below.add(room)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_of_the_core_imports_what_its_row_names(room):
+    for path in room_files(CORE, room):
+        assert used_rooms(path, CORE) <= MAY_IMPORT[room] | {room}, path
+        assert not roots(path) & (FRAMEWORKS | {INTEGRATIONS, "training", "tests", "benchmarks"}), path
+
+
+@pytest.mark.parametrize("room", MAY_SPEAK)
+def test_a_room_of_the_integrations_speaks_its_own_framework(room):
+    others, spoken = MAY_SPEAK[room]
+    for path in room_files(INTEGRATIONS, room):
+        assert used_rooms(path, INTEGRATIONS) <= others | {room}, path
+        assert roots(path) & FRAMEWORKS <= spoken, path
+        assert not roots(path) & {"training", "tests", "benchmarks"}, path
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # The front door of the core names what lies behind it, and fetches it when it is used.
+    every = {module(path): path for top in (CORE, INTEGRATIONS) for path in files(top) if module(path) != CORE}
+    graph = {name: {other for other in imports(path) if other in every} - {name} for name, path in every.items()}
+    assert len(graph) > 90
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+
+
+@pytest.mark.parametrize("top", [CORE, INTEGRATIONS, "benchmarks", "examples"])
+def test_no_file_is_longer_than_350_lines(top):
+    assert files(top)
+    long = {
+        str(path): size for path in files(top) if (size := len(path.read_text(encoding="utf-8").splitlines())) > 350
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("top", [CORE, INTEGRATIONS])
+def test_the_median_function_has_at_most_ten_lines(top):
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files(top)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lengths = [node.end_lineno - node.lineno + 1 for node in nodes if isinstance(node, kinds)]
+    assert len(lengths) > 200
+    assert statistics.median(lengths) <= 10
 
 
 def loaded_by(statement):
@@ -88,10 +169,9 @@ def loaded_by(statement):
         ("import adafuse_core", {"torch", "transformers", "tokenizers"}),
         ("from adafuse_core import Ensemble; Ensemble()", {"torch", "transformers", "tokenizers"}),
         ("import adafuse_integrations", {"torch", "transformers", "langchain_core", "llama_index"}),
-        ("import adafuse_integrations.common.options", {"torch", "pydantic", "langchain_core", "llama_index"}),
         ("import adafuse_integrations.langchain", {"torch", "llama_index"}),
         ("import adafuse_integrations.llama_index", {"torch", "langchain_core"}),
-        ("import adafuse_integrations.cli.main", {"torch", "pydantic", "langchain_core", "llama_index"}),
+        ("import adafuse_integrations.cli.main", {"torch", "langchain_core", "llama_index"}),
     ],
 )
 def test_importing_loads_no_more_than_it_must(statement, absent):

@@ -127,12 +127,13 @@ def end_ids(paths):
 
 def decisions(played):
     """A round without its numbers."""
-    return replace(played, drafts=tuple(replace(draft, margins=()) for draft in played.drafts), scores=(), fused=())
+    drafts = tuple(replace(draft, margins=()) for draft in played.drafts)
+    return replace(played, drafts=drafts, scores=(), values=(), fused=())
 
 
 def numbers(rounds):
     margins = [margin for played in rounds for draft in played.drafts for margin in draft.margins]
-    return margins + [score for played in rounds for row in played.scores for score in row]
+    return margins + [value for played in rounds for row in played.values for value in row]
 
 
 def ways(settings):

@@ -10,7 +10,8 @@ from adafuse_core import Ensemble, MemberConfig, small_models
 from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.tools import Tools
-from tests.oracle import CAP, OracleMember, oracle_text
+from tests.agreement import EXACT, ROUGH, difference
+from tests.oracle import CAP, OracleEnsemble, OracleMember
 from training.curriculum.held_out import skill_prompts
 
 PROPERTY = "generations equal to the oracle"
@@ -21,32 +22,26 @@ def float64(path):
 
 
 def build(paths, cap=CAP):
-    """The real ensemble, and the oracle's members with the same end tokens."""
+    """The real ensemble, and the oracle's members."""
     ensemble = Ensemble.from_pretrained(*map(float64, paths), max_word_tokens=cap)
-    members = zip(paths, ensemble.members, strict=True)
-    return ensemble, [OracleMember(path, member.end_ids, cap) for path, member in members]
+    names = zip(paths, ensemble.names, strict=True)
+    return ensemble, [OracleMember(path, cap, name=name) for path, name in names]
 
 
 def differences(ensemble, oracle, prompts, settings, max_new_tokens):
     """The generations that differ, and how many were compared."""
     wrong, count = [], 0
+    tolerance = ROUGH if "crossing" in ensemble.names else EXACT
     for prompt, tools in prompts:
+        grammar = tools and answer_grammar(Tools.of_request(tools, "auto", parallel=True), DIALECTS["hermes"])
         for tau, max_words, branches in settings:
             options = {"tau": tau, "max_words": max_words, "branches": branches}
-            grammar = tools and answer_grammar(Tools.of_request(tools, "auto", parallel=True), DIALECTS["hermes"])
-            given = {"tools": tools, "grammar": grammar, "max_new_tokens": max_new_tokens}
-            expected = oracle_text(oracle, prompt, **given, **options)
-            real = Ensemble(ensemble.config, **options)
-            got = written(real.generate(prompt, tools=tools, max_new_tokens=max_new_tokens))
+            given = {"tools": tools, "max_new_tokens": max_new_tokens}
+            expected = OracleEnsemble(oracle, **options).answer(prompt, grammar=grammar, **given)
+            problem = difference(Ensemble(ensemble.config, **options).generate(prompt, **given), expected, tolerance)
+            wrong += [(prompt, options, problem)] if problem else []
             count += 1
-            if got != expected:
-                wrong.append((prompt, options, got, expected))
     return wrong, count
-
-
-def written(answer):
-    """The whole text of an answer, markup of calls included."""
-    return "".join(played.span.text for played in answer.rounds)
 
 
 HAND_MADE = [

@@ -61,9 +61,13 @@ class Drafter:
         self.session.draft([self.context], most, max(2, plan.branches), run.push, self.guesses)
         if run.unsure is None or plan.branches == 1:
             whole = run.stopped or (plan.max_tokens is not None and len(run.writer.ids) >= plan.max_tokens)
-            return [self._cut(run.writer, run.goal, whole=whole)], run.margins
-        confident = tuple(run.writer.ids[: run.writer.word_starts[len(run.margins) - 1]])
-        return self._branch(confident, run.unsure.ids[: plan.branches]), run.margins
+            proposals = [self._cut(run.writer, run.goal, whole=whole)]
+        else:
+            confident = tuple(run.writer.ids[: run.writer.word_starts[len(run.margins) - 1]])
+            proposals = self._branch(confident, run.unsure.ids[: plan.branches], most, run.stops)
+        if not any(proposals):
+            raise WindowFull
+        return [proposal for proposal in proposals if proposal], run.margins
 
     def settle(self, tokens: Sequence[int]) -> list[tuple[Ids, float]]:
         """Complete the characters that tokens hold a part of: ids, and the log-probability of those after the token.
@@ -96,24 +100,23 @@ class Drafter:
 
     def _stops(self, strings: tuple[str, ...]) -> Callable[[str], bool]:
         """Whether a drafted text completes one of the strings, which may have begun before it."""
-        kept = max(map(len, strings), default=1) - 1
-        before = self.before[len(self.before) - kept :] if kept else ""
-        return lambda text: any(string in before + text for string in strings)
+        begun = [(string, self.before[max(0, len(self.before) + 1 - len(string)) :]) for string in strings]
+        return lambda text: any(string in before + text for string, before in begun)
 
-    def _branch(self, confident: Ids, tokens: Ids) -> list[Proposal]:
-        """Variants that begin with each token and finish its word greedily."""
+    def _branch(self, confident: Ids, tokens: Ids, most: int, stops: Callable[[str], bool]) -> list[Proposal | None]:
+        """Variants that begin with each token and finish its word greedily, within `most` tokens."""
         writers: dict[int, Writer] = {}
         for token in tokens:
             if token not in self.end_ids:
                 writers[token] = self.new_writer(confident)
                 writers[token].push(token)
-        rows = list(writers.values())
+        rows = [writer for writer in writers.values() if not stops(writer.text(len(writer.ids)))]
 
         def until(row: int, steps: list[TopTokens]) -> bool:
             rows[row].push(steps[-1].ids[0])
-            return rows[row].ended or rows[row].words >= 1
+            return rows[row].ended or rows[row].words >= 1 or stops(rows[row].text(len(rows[row].ids)))
 
-        room = self.room - len(confident) - 1
+        room = most - len(confident) - 1
         if rows and room > 0:
             contexts = [(*self.context, *writer.ids) for writer in rows]
             self.session.draft(contexts, min(2 * self.max_word_tokens, room), 1, until, self.guesses)
@@ -121,8 +124,8 @@ class Drafter:
             self._cut(writers[token], 1) if token in writers else Proposal(ids=confident, ends=True) for token in tokens
         ]
 
-    def _cut(self, writer: Writer, words: int | None, *, whole: bool = False) -> Proposal:
-        """What a continuation proposes once it is over.
+    def _cut(self, writer: Writer, words: int | None, *, whole: bool = False) -> Proposal | None:
+        """What a continuation proposes once it is over; None where it has not come to a whole character.
 
         Args:
             writer: Of the continuation.
@@ -137,7 +140,8 @@ class Drafter:
             return Proposal(ids=tuple(writer.ids[: writer.word_starts[-1]]), ends=False)
         if not writer.text(len(writer.ids)) and self.may_be_blank:  # nothing visible in all that room: an end
             return Proposal(ids=tuple(writer.ids), ends=True)
-        return Proposal(ids=_whole_characters(writer), ends=False)
+        ids = _whole_characters(writer)
+        return Proposal(ids=ids, ends=False) if ids else None
 
 
 @dataclass
@@ -190,8 +194,6 @@ def margin(step: TopTokens) -> float:
 
 
 def _whole_characters(writer: Writer) -> Ids:
-    """The longest beginning that ends with a whole character."""
-    whole = [count for count in range(1, len(writer.ids) + 1) if not writer.text(count).endswith(INCOMPLETE)]
-    if not whole:
-        raise WindowFull
-    return tuple(writer.ids[: whole[-1]])
+    """The longest beginning that ends with a whole character; empty if there is none."""
+    whole = (count for count in range(len(writer.ids), 0, -1) if not writer.text(count).endswith(INCOMPLETE))
+    return tuple(writer.ids[: next(whole, 0)])

@@ -214,15 +214,22 @@ class ModelPrefix:
         logprobs = list(variants[0])
         if len(variants) > 1:
             logprobs[-1] = _logsumexp([variant[-1] for variant in variants])
-        context, ids = self._write(span.text)
-        straddles = context is not self._ids
-        text = self._section.decode(context, ids, opens=not self._text) if straddles else span.text
         return Score(
             member=self.name,
             logprobs=tuple(logprobs),
             words=len(self._rule.ends(span.text, final=True)) + span.ends,
-            bytes=len(text.encode()) + span.ends,
+            bytes=len(self._scored_text(span).encode()) + span.ends,
         )
+
+    def _scored_text(self, span: Span) -> str:
+        """The text of the tokens that a span's score counts."""
+        context, ids = self._write(span.text)
+        if context is self._ids:
+            return span.text
+        text, whole = self._section.decode(context, ids, opens=not self._text), self._text + span.text
+        if text.startswith(INCOMPLETE) and not whole.endswith(text):  # they begin inside a character
+            return whole[-len(text.lstrip(INCOMPLETE)) - 1 :]
+        return text
 
     def _ids_after(self, span: Span) -> Ids:
         drafted = self._drafted.get(span)
