@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
+from time import monotonic
 
 from adafuse_core.errors import CancelledError, DeadlineError
 
@@ -18,10 +19,10 @@ class Deadline:
         clock: Tells the time in seconds.
     """
 
-    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float | None, clock: Callable[[], float] | None = None) -> None:
         self._seconds = seconds
-        self._clock = clock
-        self._began = clock()
+        self._clock = clock or monotonic
+        self._began = self._clock()
 
     @contextmanager
     def enforced(self, cancel: threading.Event) -> Iterator[None]:
@@ -35,7 +36,7 @@ class Deadline:
             expired.set()
             cancel.set()
 
-        timer = threading.Timer(max(0.0, self._began + self._seconds - self._clock()), expire)
+        timer = Timer(max(0.0, self._began + self._seconds - self._clock()), expire)
         timer.daemon = True
         timer.start()
         try:

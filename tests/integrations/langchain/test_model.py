@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from langchain_core import exceptions as langchain
@@ -15,6 +14,8 @@ from adafuse_core import errors as core
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.members.scripted import ScriptedMember
 from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse, ModelTimeoutError
+from tests.integrations.langchain.conftest import crew, endless, text_of
+from tests.integrations.stepped import Stepped, stopped, until
 
 TEXT = "one two. three"
 
@@ -22,10 +23,6 @@ TEXT = "one two. three"
 @pytest.fixture(params=[AdaFuseLLM, ChatAdaFuse])
 def kind(request):
     return request.param
-
-
-def text_of(answer):
-    return answer if isinstance(answer, str) else answer.text
 
 
 def of(kind, *members, **options):
@@ -72,27 +69,56 @@ def test_a_key_is_the_token_that_models_are_loaded_with(kind):
 # --- deadlines ---
 
 
+class Timers:
+    """In place of the timers of deadlines: a test says when time is up.
+
+    Attributes:
+        intervals: Seconds that the timers were to run.
+    """
+
+    def __init__(self):
+        self.intervals, self._expire = [], []
+
+    def __call__(self, interval, expire):
+        self.intervals.append(interval)
+        self._expire.append(expire)
+        return self
+
+    def start(self):
+        """Nothing is to be done."""
+
+    def cancel(self):
+        """Nothing is to be done."""
+
+    def expire(self):
+        """The time of all calls is up."""
+        while self._expire:
+            self._expire.pop()()
+
+
 @pytest.fixture
-def endless(kind):
-    """A model that writes for ever, slowly."""
-    member = ScriptedMember("a", "word ", ends_answer=False, delay=0.01)
-    return of(kind, member, max_tokens=None), member
-
-
-def assert_still(member):
-    """It drafts no more, but for the step that it is in."""
-    before = member.drafts
-    time.sleep(0.05)
-    assert member.drafts <= before + 1
+def timers(monkeypatch):
+    timers = Timers()
+    monkeypatch.setattr("adafuse_integrations.common.deadline.Timer", timers)
+    return timers
 
 
 @pytest.mark.parametrize("of_call", [True, False])
-async def test_a_timeout_ends_the_generation_with_an_error_of_its_own(endless, of_call):
-    llm, member = endless
-    llm = llm if of_call else llm.model_copy(update={"timeout": 0.05})
-    options = {"timeout": 0.05} if of_call else {}
-    for error in (langchain.ModelTimeoutError, core.CancelledError):
-        with pytest.raises(error, match=r"timeout=0\.05 seconds"):
+async def test_a_timeout_ends_the_generation_with_an_error_of_its_own(kind, timers, of_call):
+    class Late(Stepped):
+        """Time is up while it makes its third step."""
+
+        def _count_draft(self):
+            super()._count_draft()
+            if self.drafts % 3 == 0:
+                timers.expire()
+
+    member = Late("a", "word ", margin=0.0, ends_answer=False)
+    llm = of(kind, member, max_tokens=None)
+    llm = llm if of_call else llm.model_copy(update={"timeout": 60})
+    options = {"timeout": 60} if of_call else {}
+    for error in (langchain.ModelTimeoutError, core.DeadlineError, core.CancelledError):
+        with pytest.raises(error, match=r"timeout=60 seconds"):
             llm.invoke("go", **options)
     with pytest.raises(ModelTimeoutError):
         await llm.ainvoke("go", **options)
@@ -101,8 +127,9 @@ async def test_a_timeout_ends_the_generation_with_an_error_of_its_own(endless, o
         seen.extend(llm.stream("go", **options))
     with pytest.raises(ModelTimeoutError):
         [seen.append(chunk) async for chunk in llm.astream("go", **options)]
-    assert seen
-    assert_still(member)
+    assert [text_of(chunk) for chunk in seen] == ["word ", "word "] * 2
+    await stopped(member)
+    assert member.drafts == 3 * 6
 
 
 def test_a_timeout_that_is_not_reached_changes_nothing(kind):
@@ -114,24 +141,30 @@ def test_a_timeout_that_is_not_reached_changes_nothing(kind):
             llm.invoke("go", timeout=wrong)
 
 
-async def test_waiting_for_a_thread_counts_as_time(endless):
-    llm, _ = endless
-    started = time.monotonic()
-    calls = (llm.ainvoke("go", timeout=0.2) for _ in range(6))  # there are four threads
+async def test_waiting_for_a_thread_counts_as_time(kind, timers, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("adafuse_integrations.common.deadline.monotonic", lambda: now[0])
+    llm, member = endless(kind, steps=0)
+    calls = [asyncio.create_task(llm.ainvoke("go", timeout=60)) for _ in range(6)]  # there are four threads
+    await until(lambda: len(member.running) == 4)
+    now[0] += 50.0
+    for others in (4, 2):
+        await until(lambda others=others: len(timers._expire) == others)
+        timers.expire()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(answer) for answer in answers] == [ModelTimeoutError] * 6
-    assert time.monotonic() - started < 1.0
+    assert timers.intervals == [60.0] * 4 + [10.0] * 2
 
 
-async def test_cancelling_is_no_timeout(endless):
-    llm, member = endless
+async def test_cancelling_is_no_timeout(kind):
+    llm, member = endless(kind, steps=2)
     task = asyncio.create_task(llm.ainvoke("go", timeout=60))
-    while member.drafts < 2:
-        await asyncio.sleep(0.005)
+    await until(lambda: member.drafts == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert_still(member)
+    await stopped(*crew(llm))
+    assert member.drafts == 2
 
 
 # --- retries ---
