@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from contextlib import closing
 
 import pytest
 
 from adafuse_core import Ensemble, Grammar, MemberConfig, small_models
-from adafuse_core.request import checked_prompt
 from adafuse_core.rounds import DraftPlan
 from tests.agreement import difference
+from tests.opening import opened
 from tests.oracle import OracleEnsemble, OracleMember
 
 PROPERTY = "generations equal to the oracle"
@@ -181,9 +180,8 @@ def test_one_member_with_one_branch_writes_the_tokens_of_plain_greedy_decoding(t
     oracle, prompts = OracleMember(path), [*TEXTS, *QUESTIONS]
     for number, prompt in enumerate(prompts):
         plan = DraftPlan(tau=(0.0, 0.7, 1.0)[number % 3], max_words=1 + number % 3, branches=1)
-        options = {"max_word_tokens": CAP, "lookup": False, "cancel": threading.Event()}
         oracle.start(prompt)
-        with closing(member.open(checked_prompt(prompt), None, **options)) as prefix:
+        with closing(opened(member, prompt, CAP)) as prefix:
             ended = False
             while not ended and prefix.completion_tokens < 20:
                 (span,) = prefix.draft(plan).spans
