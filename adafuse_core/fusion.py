@@ -47,8 +47,10 @@ def median(values: Sequence[float], weights: Sequence[float]) -> float:
     ranked = sorted(zip(values, weights, strict=True))
     for (value, weight), (above, _) in zip(ranked, [*ranked[1:], ranked[-1]], strict=True):
         below += weight
-        if below >= half:
-            return (value + above) / 2 if below == half else value
+        if math.isclose(below, half):
+            return (value + above) / 2
+        if below > half:
+            return value
     return ranked[-1][0]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,15 +76,52 @@ def test_deltas_join_to_the_text_and_one_finished_comes_last(pair):
     assert joined == pair.generate("The quick", max_new_tokens=20).text
 
 
-def test_the_trace_tells_who_proposed_what_and_how_it_was_scored(pair):
-    for played in pair.generate("The quick", max_new_tokens=20).rounds:
+RULES = {  # options, the value of a score, and the value of two members' values, of which the second weighs three times
+    "the paper's": (
+        {},
+        lambda score: -sum(score.logprobs) / len(score.logprobs),
+        lambda first, second: (first + 3 * second) / 4,
+    ),
+    "another": (
+        {"scoring": "byte", "pool": "linear"},
+        lambda score: -sum(score.logprobs) / score.bytes,
+        lambda first, second: -math.log((math.exp(-first) + 3 * math.exp(-second)) / 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_trace_tells_who_proposed_what_and_how_it_was_scored(pair, rule):
+    options, value, fused = RULES[rule]
+    members = [replace(member, weight=weight) for member, weight in zip(pair.config.members, (1.0, 3.0), strict=True)]
+    ensemble = Ensemble(pair.config, members=members, **options)
+    rounds = [
+        played for prompt in ("The quick", "Grüße") for played in ensemble.generate(prompt, max_new_tokens=40).rounds
+    ]
+    for played in rounds:
         assert [draft.member for draft in played.drafts] == ["bytes", "pieces"]
         assert played.winner.proposers
-        if len(played.candidates) > 1:
-            assert len(played.scores) == len(played.fused) == len(played.candidates)
-            assert played.fused[played.chosen] == min(played.fused)
-        else:
-            assert played.scores == ()
+    scored = [played for played in rounds if len(played.candidates) > 1]
+    assert len(scored) >= 10
+    for played in scored:
+        assert [[score.member for score in row] for row in played.scores] == [["bytes", "pieces"]] * len(
+            played.candidates
+        )
+        assert played.values == tuple(tuple(pytest.approx(value(score)) for score in row) for row in played.scores)
+        assert played.fused == tuple(pytest.approx(fused(*row)) for row in played.values)
+        assert played.chosen == played.fused.index(min(played.fused))
+    assert {played.chosen for played in scored} != {0}
+
+
+def test_a_lone_candidate_is_committed_unscored_unless_log_probabilities_are_asked_for():
+    ensemble = Ensemble(members=[ScriptedMember(name, reply="one two three") for name in "ab"])
+    plain, scored = (ensemble.generate("go", logprobs=logprobs) for logprobs in (False, True))
+    assert plain.text == scored.text
+    assert len(plain.rounds) == len(scored.rounds) >= 1
+    for before, after in zip(plain.rounds, scored.rounds, strict=True):
+        assert (before.scores, before.values, before.fused, before.span_scores) == ((), (), (), ())
+        assert [score.member for score in after.span_scores] == ["a", "b"]
+        assert len(after.values) == len(after.fused) == 1
 
 
 def test_usage_counts_prompt_and_answer_of_every_member(pair):

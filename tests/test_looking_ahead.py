@@ -21,9 +21,9 @@ from adafuse_core import (
     small_models,
 )
 from adafuse_core.members.base import NOTHING, WindowFull
-from adafuse_core.request import checked_prompt
 from adafuse_core.rounds import Draft, DraftPlan
 from tests.agreement import EXACT, ROUGH, apart, counts
+from tests.opening import opened
 from tests.oracle import HALF, OracleEnsemble, OracleGrammar, OracleMember
 
 CAP = 6  # most tokens of one word: random models write long ones
@@ -53,8 +53,7 @@ class Both:
             prefix.close()
 
     def open(self):
-        options = {"max_word_tokens": CAP, "lookup": False, "cancel": threading.Event(), "grammar": self.grammar}
-        self.opened.append(self.member.open(checked_prompt(self.prompt), None, **options))
+        self.opened.append(opened(self.member, self.prompt, CAP, self.grammar))
         return self.opened[-1]
 
     def first_draft(self, prefix):
