@@ -203,7 +203,7 @@ class Section:
             return ids[:1], ids[1:]
         if kept[-len(replaced) :] == replaced:
             return kept[: -len(replaced)], ids
-        return new.ids[:shared], ids  # the model wrote other tokens: go on from those of the tokenizer
+        return new.ids[:shared], ids  # the model wrote other tokens: continue the tokenizer's
 
     def _write(self, answer: str) -> EncodedText:
         written = self._recent.pop(answer, None)
