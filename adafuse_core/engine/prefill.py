@@ -107,7 +107,7 @@ class PrefillStore:
         return self._use.allows(growth) and self._fits(memo, len(growth.rows), growth.nodes[0][-1].depth)
 
     def _fits(self, memo: Memo, rows: int, length: int) -> bool:
-        """Whether there is room for a cache of this size; if not, the sequence loses its cache, so that others find room."""
+        """Whether there is room for a cache of this size; if not, the sequence gives up its cache."""
         if self.max_kv_tokens is None:
             return True
         others = sum(self.tokens_held(other) for other in self._holders if other is not memo)
