@@ -79,8 +79,8 @@ def held(ensemble):
     return [member.backend.tokens_held() for member in ensemble.members]
 
 
-class Request:
-    """One request: what it does, and what came of it."""
+class Attempt:
+    """One request of a kind: what it does, and what came of it."""
 
     def __init__(self, kind, prompt, moment):
         self.kind, self.prompt, self.moment = kind, prompt, moment
@@ -186,7 +186,7 @@ def test_requests_of_all_kinds_at_once_hurt_neither_each_other_nor_the_memory(
     expected = [ensemble.generate(prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS]
     draw = random.Random(0)
     chosen = draw.choices(list(KINDS), KINDS.values(), k=count)
-    requests = [Request(one, draw.randrange(len(PROMPTS)), draw.randrange(6)) for one in chosen]
+    requests = [Attempt(one, draw.randrange(len(PROMPTS)), draw.randrange(6)) for one in chosen]
     illness = Illness(ensemble.members[sick].backend.model.module, seed=1)
     illness.start()
     try:
@@ -230,8 +230,9 @@ def test_closing_while_many_requests_run_ends_each_with_its_answer_or_a_clear_er
 
     with ThreadPoolExecutor(6) as pool:
         running = [pool.submit(work, draw.randrange(len(PROMPTS))) for _ in range(80)]
-        for _ in range(5):
-            time.sleep(draw.uniform(0.3, 1.0))
+        for turn in range(5):
+            while len(texts) + len(errors) < 12 * turn + draw.randrange(3, 12):
+                time.sleep(0.01)
             ensemble.close()  # what starts later loads the models again
         for future in running:
             future.result(200)

@@ -59,10 +59,7 @@ class Admission:
         for victim in victims:
             if excess > 0:
                 excess -= self._held[victim]
-                self._evict(victim)
+                self._held[victim] = 0
+                victim.restart()
         self._held[memo] = needed
         return True
-
-    def _evict(self, memo: Memo) -> None:
-        self._held[memo] = 0
-        memo.restart()

@@ -26,7 +26,7 @@ class CacheGrowth:
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether each row of the cache goes on where it is."""
+        """Whether every row of the cache continues once, in its old place."""
         return self.rows == list(range(self.cache_rows))
 
 
@@ -67,7 +67,7 @@ class LiveCache:
             if last is None:
                 return None
             found.append((row_of[path[last]], list(path[last + 1 :])))
-        found.sort(key=lambda pair: pair[0])  # so that rows which all go on need not be moved
+        found.sort(key=lambda pair: pair[0])  # rows that all continue keep their places
         return CacheGrowth(len(self.ends), [row for row, _ in found], [new for _, new in found])
 
 

@@ -14,7 +14,7 @@ class Clock:
         return time.monotonic()
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
-        """Wait until a condition, whose lock the caller holds, is notified, or for so many seconds."""
+        """Wait until a condition, whose lock the caller holds, is notified or the seconds are over."""
         condition.wait(seconds)
 
 

@@ -18,7 +18,7 @@ _AT_HAND = 8  # likeliest tokens that are read with every distribution
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A next-token distribution: its likeliest tokens at hand, the whole of it as a row of a table.
+    """A next-token distribution: its likeliest tokens, and all of it as a row of a table.
 
     Args:
         ids: Likeliest token ids; equal log-probabilities go by the lower id.

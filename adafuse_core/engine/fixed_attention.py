@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adafuse_core.engine.attention import Scores, TreePass, attend
 from adafuse_core.engine.pass_shapes import PassInputs, Shape
@@ -20,27 +22,31 @@ class FixedAttention(TreePass):
     Args:
         pool: Keys and values of all sequences.
         shape: Of the passes.
-        inputs: Say which places are written and which are visible.
+
+    Attributes:
+        inputs: What a pass reads.
     """
 
-    def __init__(self, pool: Pool, shape: Shape, inputs: PassInputs) -> None:
+    def __init__(self, pool: Pool, shape: Shape) -> None:
         super().__init__()
+        self.inputs = PassInputs(shape, pool.device)
         self._pool = pool
         self._shape = shape
-        self._inputs = inputs
         self._parts: Sequence[SequencePart] = ()
         self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}  # [rows, 1, tokens, slots]
         self._repeated: dict[tuple[int | None, torch.dtype, int], torch.Tensor] = {}  # of this run
 
-    def load(self, parts: Sequence[SequencePart]) -> None:
-        """Lay out the masks for a pass over these parts."""
+    @contextmanager
+    def loaded(self, parts: Sequence[SequencePart], visible: Sequence[NDArray[np.int64]]) -> Iterator[None]:
+        """Around a pass over these parts, with the places that each may attend to; forgets the sequences after it."""
+        self.inputs.load(parts, visible)
         self._parts = parts
         for (window, _), mask in self._masks.items():
             mask.copy_(self._mask(window))
-
-    def unload(self) -> None:
-        """Let go of the sequences."""
-        self._parts = ()
+        try:
+            yield
+        finally:
+            self._parts = ()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
@@ -48,7 +54,7 @@ class FixedAttention(TreePass):
 
     def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
         """`[1, heads, rows * tokens, dim]` -> `[1, rows * tokens, heads, dim]`."""
-        keys, values = self._pool.read(self._layer, self._inputs.visible)
+        keys, values = self._pool.read(self._layer, self.inputs.visible)
         heads, dim = query.shape[1], query.shape[3]
         own = query.view(heads, self._shape.rows, self._shape.tokens, dim).transpose(0, 1)
         key = (window, query.dtype)
@@ -64,7 +70,7 @@ class FixedAttention(TreePass):
         return attended.transpose(1, 2).flatten(0, 1)[None]
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self._pool.write(layer, self._inputs.written, keys, values)
+        self._pool.write(layer, self.inputs.written, keys, values)
 
     def _mask(self, window: int | None) -> torch.Tensor:
         """`[rows, 1, tokens, slots]`: 0 where a token attends to a slot, else -inf."""

@@ -8,23 +8,30 @@ later ones are replays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from adafuse_core.engine.fixed_attention import FixedAttention
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.graphs import Recorder, Run
-from adafuse_core.engine.pass_shapes import MOST_TOKENS, PassInputs, Shape, smallest_shape
+from adafuse_core.engine.pass_shapes import MOST_TOKENS, Shape, smallest_shape
 from adafuse_core.engine.sequence_part import SequencePart
 from adafuse_core.engine.slots import Pool
 
 logger = logging.getLogger(__name__)
 
 _KEPT = 64  # shapes
+
+
+@dataclass
+class FixedPass:
+    """The pass of one shape, how often it ran, and its recording once there is one."""
+
+    attention: FixedAttention
+    runs: int = 0
+    replay: Run | None = None
 
 
 class FixedPasses:
@@ -62,26 +69,26 @@ class FixedPasses:
         if shape is None:
             return None
         fixed = self._pass_of(shape)
-        with self._model.passing(shape.rows * shape.tokens), fixed.loaded(parts, visible):
-            return self._run(fixed).index_select(0, fixed.inputs.wanted)
+        with self._model.passing(shape.rows * shape.tokens), fixed.attention.loaded(parts, visible):
+            return self._run(fixed, shape).index_select(0, fixed.attention.inputs.wanted)
 
     def _pass_of(self, shape: Shape) -> FixedPass:
         self.pool.fit()
         if self._moved != self.pool.moved:  # recorded passes would read where the keys lay before
             self._passes.clear()
             self._moved = self.pool.moved
-        fixed = self._passes.pop(shape, None) or FixedPass(shape, self._model, self.pool)
+        fixed = self._passes.pop(shape, None) or FixedPass(FixedAttention(self.pool, shape))
         self._passes[shape] = fixed
         while len(self._passes) > _KEPT:
             del self._passes[next(iter(self._passes))]
         return fixed
 
-    def _run(self, fixed: FixedPass) -> torch.Tensor:
-        """The logits after each token, padding included."""
+    def _run(self, fixed: FixedPass, shape: Shape) -> torch.Tensor:
+        """The logits after each token, padding included: `[rows * tokens or more, vocab]`."""
         if fixed.runs == 1:  # a shape that comes once is not worth a recording
-            fixed.replay = self._recorded(fixed)
+            fixed.replay = self._recorded(fixed.attention, shape)
         if fixed.replay is None:
-            logits = fixed.run()
+            logits = self._computed(fixed.attention)
         else:
             fixed.replay()
             assert self._logits is not None
@@ -89,9 +96,13 @@ class FixedPasses:
         fixed.runs += 1
         return logits
 
-    def _recorded(self, fixed: FixedPass) -> Run | None:
+    def _computed(self, attention: FixedAttention) -> torch.Tensor:
+        with attention as tree:
+            return self._model.flat(tree.inputs.ids[None], tree.inputs.positions[None], tree)
+
+    def _recorded(self, attention: FixedAttention, shape: Shape) -> Run | None:
         def run() -> None:
-            logits = fixed.run()
+            logits = self._computed(attention)
             if self._logits is None:
                 self._logits = logits.new_zeros(MOST_TOKENS, logits.shape[1])
             self._logits[: len(logits)] = logits
@@ -101,43 +112,10 @@ class FixedPasses:
                 run()
             return self._record(run)
         except torch.OutOfMemoryError as error:
-            logger.warning("no memory to record a pass of %s: %s", fixed.shape, error)
+            logger.warning("no memory to record a pass of %s: %s", shape, error)
         except Exception as error:  # whatever a model does that can't be recorded
             logger.warning("passes are no longer recorded: %s: %s", type(error).__name__, error)
             self.problem = error.with_traceback(None)  # a traceback would keep the tensors of its frames alive
             self._passes.clear()
             self._logits = None
         return None
-
-
-class FixedPass:
-    """The pass of one shape.
-
-    Attributes:
-        runs: How often it ran.
-        replay: Runs it as it was recorded; None if it was not.
-        inputs: What it reads.
-    """
-
-    def __init__(self, shape: Shape, model: Model, pool: Pool) -> None:
-        self.shape = shape
-        self.runs = 0
-        self.replay: Run | None = None
-        self.inputs = PassInputs(shape, pool.device)
-        self._model = model
-        self._attention = FixedAttention(pool, shape, self.inputs)
-
-    @contextmanager
-    def loaded(self, parts: Sequence[SequencePart], visible: Sequence[NDArray[np.int64]]) -> Iterator[None]:
-        """Around a run: lays out what it reads, and lets go of the sequences after it."""
-        self.inputs.load(parts, visible)
-        self._attention.load(parts)
-        try:
-            yield
-        finally:
-            self._attention.unload()
-
-    def run(self) -> torch.Tensor:
-        """The logits after each token, padding included: `[rows * tokens, vocab]`."""
-        with self._attention as tree:
-            return self._model.flat(self.inputs.ids[None], self.inputs.positions[None], tree)

@@ -43,7 +43,7 @@ class Lookup:
             return
         if committed[:known] == self._ids:
             self._judge(committed[known:])
-        else:  # a token on the seam was written anew
+        else:  # the answer replaced a token on the seam
             self._ends.clear()
             known = 0
         for end in range(max(1, known), len(committed)):

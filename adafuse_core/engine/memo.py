@@ -90,7 +90,7 @@ class Memo:
         return node.distribution
 
     def node(self, context: Ids) -> Node:
-        """The node of a context, made if there is none. A context that ends inside the trunk resets the memo."""
+        """The node of a context, made if it is missing. A context that ends inside the trunk resets the memo."""
         shared = self._shared(context)
         if self.root.depth and shared <= self.root.depth:
             self._plant(self.ids, shared - _TAIL)

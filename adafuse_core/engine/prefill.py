@@ -35,7 +35,7 @@ class PrefillStore:
 
     Attributes:
         max_kv_tokens: Most tokens to hold, over all sequences; None for no bound. A sequence that finds no room is
-            read anew at every step.
+            read in fresh passes.
     """
 
     kind = "prefill"
@@ -49,7 +49,7 @@ class PrefillStore:
         self._cache_name = next((name for name in _CACHE_NAMES if name in taken), _CACHE_NAMES[0])
 
     def read(self, requests: Sequence[ReadRequest]) -> None:
-        """At most two passes for each request that goes on with a cache, and one over contexts of the others."""
+        """At most two passes for each request that a cache serves, and one fresh pass over contexts of the others."""
         rows, wanted = [], set[Node]()
         for request in requests:
             ends = set(request.ends())
@@ -58,10 +58,10 @@ class PrefillStore:
                 rows += [(request.memo.trunk, path) for path in paths]
                 wanted |= ends
         if rows:
-            self._read_anew(rows, wanted)
+            self._read_fresh(rows, wanted)
 
     def commit(self, memo: Memo, context: Ids) -> None:
-        """Make a context the committed one; a cache all of whose rows lead elsewhere is dropped."""
+        """Make a context the committed one; a cache is dropped if none of its rows grows from it."""
         removed = set(memo.commit(context))
         live: LiveCache | None = memo.kv
         if live is not None and removed.issuperset(live.ends):
@@ -89,7 +89,7 @@ class PrefillStore:
         if live is not None and (growth := live.growth_to(paths)) is not None and self._can_grow(memo, growth):
             self._grow(memo, wanted, growth)
             return True
-        if not all(_is_next(path[-1], memo) for path in paths):  # candidates and guesses: few go on from there
+        if not all(_is_next(path[-1], memo) for path in paths):  # candidates and guesses: a draft seldom continues them
             return False
         if len(paths) == 1:
             if fits := self._fits(memo, 1, paths[0][-1].depth):
@@ -107,7 +107,7 @@ class PrefillStore:
         return self._use.allows(growth) and self._fits(memo, len(growth.rows), growth.nodes[0][-1].depth)
 
     def _fits(self, memo: Memo, rows: int, length: int) -> bool:
-        """Whether there is room for a cache of so many rows; if not, the sequence gives its own room to the others."""
+        """Whether there is room for a cache of this size; if not, the sequence gives up its cache."""
         if self.max_kv_tokens is None:
             return True
         others = sum(self.tokens_held(other) for other in self._holders if other is not memo)
@@ -147,7 +147,7 @@ class PrefillStore:
             self._holders.add(memo)
         return cache is not None
 
-    def _read_anew(self, rows: list[tuple[Ids, list[Node]]], wanted: set[Node]) -> None:
+    def _read_fresh(self, rows: list[tuple[Ids, list[Node]]], wanted: set[Node]) -> None:
         """One pass without a cache over as many of the contexts as it may hold, each a trunk and the path below it."""
         rows.sort(key=lambda row: _length(*row), reverse=True)
         longest = _length(*rows[0])

@@ -150,7 +150,7 @@ class Pool:
         most: Bound on places that are not needed yet.
 
     Attributes:
-        moved: How often its tensors were made anew, larger.
+        moved: How often its tensors were replaced by larger ones.
     """
 
     def __init__(self, device: torch.device, most: int | None = None) -> None:

@@ -100,7 +100,7 @@ class Writer:
         return None
 
     def _cut_off(self) -> int | None:
-        """Where a word without end is cut: after so many tokens, and a few more if that is inside a character."""
+        """Where a word without end is cut: at the bound, or a few tokens later if that is inside a character."""
         word, tokens = self._since_word_start(len(self.ids)), len(self.ids) - self.word_starts[-1]
         spare = LONGEST_CHARACTER - 1 if word.endswith(INCOMPLETE) else 0
         too_long = tokens >= self._max_word_tokens + spare

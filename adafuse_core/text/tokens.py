@@ -121,14 +121,14 @@ class Codec:
         return str(self._parsing.decode(ids, skip_special_tokens=False)) == text
 
     def _section(self, ids: Ids, text: str, encoding: Any, *, after_text: bool, chat: bool) -> Section:
-        """The stretch of `text` after its last control token."""
+        """Where an answer to `text` stands: in the section after its last control token."""
         starts = [
             end for index, (_, end) in zip(encoding.ids, encoding.offsets, strict=True) if index in self.special_ids
         ]
         opening = text[starts[-1] :] if starts else text.removeprefix(_SECTION)
         at_start = not starts and not after_text
         tail = self._encode_section(opening, at_start)
-        if ids[len(ids) - len(tail) :] != tail:  # this tokenizer looks across sections: let the answer stand alone
+        if ids[len(ids) - len(tail) :] != tail:  # this tokenizer looks across sections: encode answers alone
             opening, at_start, tail = "", False, ()
         lead = " " if chat and self._dummy_blank and not opening[-1:].isspace() else ""
         return Section(self, ids, opening, at_start, lead, len(ids) - len(tail))
@@ -145,16 +145,16 @@ class Codec:
 
 
 class Section:
-    """The last stretch of a prompt without control tokens, in which the answer grows.
+    """The end of a prompt after its last control token, in which the answer grows.
 
     Args:
         codec: The tokenizer.
         ids: Of the whole prompt.
-        opening: Text of the stretch.
+        opening: Text of the section.
         at_start: Whether it is the very start of the text.
         lead: A blank that belongs between opening and answer and is no part of the answer:
             tokenizers of the SentencePiece kind put it before the first word.
-        head: Number of ids before the stretch.
+        head: Number of ids before the section.
     """
 
     def __init__(self, codec: Codec, ids: Ids, opening: str, at_start: bool, lead: str, head: int) -> None:
@@ -168,7 +168,7 @@ class Section:
             lambda text: before + codec._encode_section(text, at_start), codec._encode_inside, codec._cuts
         )
         self._empty = self._base = EncodedText(opening, ids)  # the base is the answer that grows now
-        self._recent = {"": self._empty}  # answers; the one that was not in use for the longest time comes first
+        self._recent = {"": self._empty}  # answers, the least recently used first
 
     def encode(self, answer: str) -> Ids:
         """Ids of prompt and answer, as the tokenizer writes them."""
@@ -203,7 +203,7 @@ class Section:
             return ids[:1], ids[1:]
         if kept[-len(replaced) :] == replaced:
             return kept[: -len(replaced)], ids
-        return new.ids[:shared], ids  # the model wrote other tokens: go on from those of the tokenizer
+        return new.ids[:shared], ids  # the model wrote other tokens: continue the tokenizer's
 
     def _write(self, answer: str) -> EncodedText:
         written = self._recent.pop(answer, None)

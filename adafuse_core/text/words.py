@@ -50,7 +50,7 @@ class WhitespaceWords:
     def ends(self, text: str, *, final: bool = False) -> list[int]:
         """Ends of the complete words; see `WordRule.ends`."""
         if not final and text.isascii() and len(text.split(None, 1)) < 2:
-            return []  # one word that may go on: what is asked most often, once per token
+            return []  # one word that may continue: the most frequent case, once per token
         ends: list[int] = []
         position = 0
         while match := _WORD.match(text, position):

@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM
 
 from adafuse_core import ContextOverflowError, Ensemble, MemberError
 from adafuse_core.backends.local import LocalBackend
-from adafuse_core.engine.batching import Batcher, Closed
+from adafuse_core.engine.batching import IDLE_SECONDS, POLL_SECONDS, Batcher, Closed
+from adafuse_core.engine.device_turns import MOST_SECONDS
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.engine.store_choice import StoreChoice, choose_store
 from adafuse_core.engine.tree import TreeStore
 from tests import tiny
-
-SOON = 10.0  # seconds; nothing here takes as long
+from tests.engine.driven_clock import SOON, DrivenClock
 
 
 class Notes:
@@ -75,6 +75,13 @@ def threads():
         yield pool
 
 
+@pytest.fixture
+def clock():
+    driven = DrivenClock()
+    yield driven
+    driven.stop()
+
+
 def never():
     """The check of a request that is not cancelled."""
 
@@ -112,15 +119,15 @@ def test_lone_request_runs_in_its_own_thread(threads):
     assert store.threads[1] != threading.get_ident()
 
 
-def test_lone_request_waits_for_nobody():
-    batcher = Batcher(store := Notes())
-    store.during = lambda memos: time.sleep(0.02)
+def test_lone_request_waits_for_nobody(clock):
+    batcher = Batcher(store := Notes(), clock=clock)
+    store.during = lambda memos: clock.advance(0.02)
     idle = [batcher.open((token,)) for token in range(5)]
     memo = batcher.open((9,))
-    start = time.monotonic()
     for length in range(10):
         ask_for(batcher, memo, (9,) * (length + 1))
-    assert time.monotonic() - start < 10 * 0.03
+    assert clock.waits == 0
+    assert store.passes == [[memo]] * 10
     assert all(known.kv is None for known in idle)
 
 
@@ -136,21 +143,36 @@ def test_requests_that_come_while_a_pass_runs_share_the_next_one(threads):
     assert store.passes == [[first], others]
 
 
-def test_requests_that_ask_again_and_again_stay_together(threads):
-    batcher = Batcher(store := Notes())
-    store.during = lambda memos: time.sleep(0.01)
+def test_requests_that_ask_again_and_again_stay_together(threads, clock):
+    batcher = Batcher(store := Notes(), clock=clock)
+    store.during = lambda memos: clock.advance(0.01)
     memos = [batcher.open((token,)) for token in range(8)]
-    started = threading.Barrier(8)
 
     def work(memo):
-        started.wait(SOON)
         with batcher.call(memo):
             for length in range(20):
                 batcher.read(ReadRequest(memo, [(*memo.ids, *range(length))]), never)
 
-    list(threads.map(work, memos))
-    assert sum(map(len, store.passes)) == 8 * 20
-    assert len(store.passes) <= 2 * 20
+    with batcher.turns.hold([1], never):  # no pass begins before all have asked
+        running = [threads.submit(work, memo) for memo in memos]
+        wait_until(lambda: len(batcher._queue) == 8)
+    for future in running:
+        future.result(SOON)
+    assert store.passes == [memos] * 20
+
+
+@pytest.mark.parametrize(("pass_seconds", "patience"), [(0.02, 0.04), (1.0, MOST_SECONDS)])
+def test_answered_request_is_waited_for_as_long_as_two_passes_but_not_long(threads, clock, pass_seconds, patience):
+    batcher = Batcher(store := Notes(), clock=clock)
+    store.during = lambda memos: clock.advance(pass_seconds)
+    ask_for(batcher, batcher.open((1, 2)))  # in this thread, which stays away then
+    waiting = threads.submit(ask_for, batcher, batcher.open((3, 4)))
+    clock.wait_for_sleepers(1)
+    clock.advance(patience - 0.001)
+    clock.wait_for_sleepers(1)
+    assert len(store.passes) == 1
+    clock.advance(0.002)
+    assert waiting.result(SOON).is_answered()
 
 
 def test_bad_request_fails_alone(threads):
@@ -188,8 +210,8 @@ def test_failed_pass_of_a_model_leaves_right_numbers_to_the_others(threads):
     assert backend.tokens_held() == 0
 
 
-def test_cancelled_request_leaves_at_once_while_a_pass_runs(threads):
-    batcher = Batcher(store := Notes())
+def test_cancelled_request_leaves_while_a_pass_runs(threads, clock):
+    batcher = Batcher(store := Notes(), clock=clock)
     gate = Gate(store)
     first, cancelled, other = (batcher.open((token, 1)) for token in range(3))
     running = threads.submit(ask_for, batcher, first)
@@ -201,14 +223,15 @@ def test_cancelled_request_leaves_at_once_while_a_pass_runs(threads):
             raise InterruptedError
 
     waiting = threads.submit(ask_for, batcher, cancelled, check=check)
-    (kept,) = queued(threads, batcher, [other])
-    start = time.monotonic()
+    kept = threads.submit(ask_for, batcher, other)
+    clock.wait_for_sleepers(2)
     cancel.set()
+    clock.advance(POLL_SECONDS)
     assert isinstance(waiting.exception(SOON), InterruptedError)
-    assert time.monotonic() - start < 0.3
+    assert not running.done()
     gate.opened.set()
     assert running.result(SOON).is_answered()
-    assert kept.result(SOON).is_answered()
+    assert clock.result_of(kept).is_answered()
     assert all(cancelled not in memos for memos in store.passes)
 
 
@@ -250,22 +273,25 @@ def test_waiting_requests_learn_that_the_model_was_freed(threads):
     assert batcher.tokens_held() == 0
 
 
-def test_request_that_waits_for_others_learns_that_the_model_was_freed(threads):
-    batcher = Batcher(store := Notes())
-    store.during = lambda memos: time.sleep(0.05)  # so that it is worth to wait for others
-    memo, other = batcher.open((1, 2)), batcher.open((3, 4))
-    ask_for(batcher, memo)
-    with batcher.call(other):  # which may ask at any moment
-        (waiting,) = queued(threads, batcher, [batcher.open((5, 6))])
-        batcher.shut()
-        assert isinstance(waiting.exception(SOON), Closed)
+def test_request_that_waits_for_others_learns_that_the_model_was_freed(threads, clock):
+    batcher = Batcher(store := Notes(), clock=clock)
+    store.during = lambda memos: clock.advance(MOST_SECONDS)  # so that it is worth to wait for others
+    ask_for(batcher, batcher.open((1, 2)))  # in this thread, which may ask again at any moment
+    waiting = threads.submit(ask_for, batcher, batcher.open((5, 6)))
+    clock.wait_for_sleepers(1)
+    batcher.shut()
+    for seconds in (MOST_SECONDS, POLL_SECONDS):  # for others, and for room
+        clock.wait_for_sleepers(1)
+        clock.advance(seconds)
+    assert isinstance(waiting.exception(SOON), Closed)
+    assert len(store.passes) == 1
 
 
 # Models that share a device take turns.
 
 
-def two_in_turn():
-    batchers = [Batcher(Notes()), Batcher(Notes())]
+def two_in_turn(**options):
+    batchers = [Batcher(Notes(), **options), Batcher(Notes(), **options)]
     batchers[1].turns = batchers[0].turns
     return batchers
 
@@ -293,8 +319,8 @@ def test_models_that_share_a_device_do_not_run_at_the_same_time(threads):
     assert max(most) == 1
 
 
-def test_request_that_waits_for_another_models_pass_can_be_cancelled(threads):
-    batchers = two_in_turn()
+def test_request_that_waits_for_another_models_pass_can_be_cancelled(threads, clock):
+    batchers = two_in_turn(clock=clock)
     gate = Gate(batchers[0].store)
     running = threads.submit(ask_for, batchers[0], batchers[0].open((1, 2)))
     assert gate.entered.wait(SOON)
@@ -305,41 +331,46 @@ def test_request_that_waits_for_another_models_pass_can_be_cancelled(threads):
             raise InterruptedError
 
     waiting = threads.submit(ask_for, batchers[1], memo := batchers[1].open((3, 4)), check=check)
-    wait_until(lambda: batchers[1]._queue)
-    time.sleep(0.05)
+    clock.wait_for_sleepers(1)
     cancel.set()
-    with contextlib.suppress(TimeoutError):
-        waiting.exception(0.5)
-    left_soon = waiting.done()
+    clock.advance(MOST_SECONDS)
+    assert isinstance(waiting.exception(SOON), InterruptedError)
+    assert not running.done()
     gate.opened.set()
     running.result(SOON)
-    assert left_soon
-    assert isinstance(waiting.exception(SOON), InterruptedError)
     assert batchers[1].store.passes == []
-    assert ask_for(batchers[1], memo).is_answered()
+    assert clock.result_of(threads.submit(ask_for, batchers[1], memo)).is_answered()
 
 
-def test_interrupt_while_waiting_for_another_models_pass_leaves_the_device_free(threads):
-    batchers = two_in_turn()
+def test_interrupt_while_waiting_for_another_models_pass_leaves_the_device_free(threads, clock):
+    batchers = two_in_turn(clock=clock)
     gate = Gate(batchers[0].store)
     running = threads.submit(ask_for, batchers[0], batchers[0].open((1, 2)))
     assert gate.entered.wait(SOON)
-    main = threading.main_thread().ident
-    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
-    timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1))
-    timer.start()
+    main, interrupted = threading.main_thread().ident, threading.Event()
+
+    def raise_once(*_):
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    def interrupt():
+        clock.wait_for_sleepers(1)
+        while not interrupted.wait(0.01):  # a signal that comes just before a thread sleeps does not wake it
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, raise_once)
     try:
+        interrupting = threads.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
             ask_for(batchers[1], batchers[1].open((3, 4)))
+        interrupting.result(SOON)
     finally:
         signal.signal(signal.SIGUSR1, before)
     gate.opened.set()
     running.result(SOON)
     for batcher in batchers:
-        after = threading.Thread(target=ask_for, args=(batcher, batcher.open((5, 6))), daemon=True)
-        after.start()
-        after.join(2)
-        assert not after.is_alive()
+        assert clock.result_of(threads.submit(ask_for, batcher, batcher.open((5, 6)))).is_answered()
 
 
 class Growing:
@@ -595,97 +626,137 @@ def test_memory_held_of_a_model_stays_within_the_bound(threads):
     assert max(held) <= 300
 
 
-def test_requests_without_room_run_once_others_end(threads):
-    store = Notes()
-    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
-    first = batcher.open((1,) * 8)
+def full(clock):
+    """A batcher whose memory one sequence fills, which is in use; and that sequence, and its store."""
+    batcher = Batcher(store := Notes(), max_kv_tokens=SPARE_TOKENS + 10, clock=clock)
+    memo = batcher.open((1,) * 8)
+    ask_for(batcher, memo)
+    return batcher, memo, store
+
+
+def test_requests_without_room_run_once_others_end(threads, clock):
+    batcher, first, store = full(clock)
     with batcher.call(first):
-        batcher.read(ReadRequest(first, [first.ids]), never)
-        waiting = queued(threads, batcher, [batcher.open((2,) * 8), batcher.open((3,) * 8)])
-        time.sleep(0.2)
-        assert not any(future.done() for future in waiting)
-        assert len(store.passes) == 1
+        memos = [batcher.open((2,) * 8), batcher.open((3,) * 8)]
+        waiting = queued(threads, batcher, memos)
+        for _ in range(20):
+            clock.wait_for_sleepers(2)
+            clock.advance(POLL_SECONDS)
+        clock.wait_for_sleepers(2)
+        assert store.passes == [[first]]
     batcher.close(first)
     assert waiting[0].result(SOON).is_answered()
+    batcher.close(memos[0])
     assert waiting[1].result(SOON).is_answered()
 
 
-def test_requests_without_room_wait_quietly(threads):
-    store = Notes()
-    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
-    first = batcher.open((1,) * 8)
+def test_requests_without_room_wait_quietly(threads, clock):
+    batcher, first, store = full(clock)
     with batcher.call(first):
-        batcher.read(ReadRequest(first, [first.ids]), never)
+        waiting = queued(threads, batcher, [batcher.open((token,) * 8) for token in range(3)])
+        clock.wait_for_sleepers(3)
         looks, tokens_held = [], store.tokens_held
         store.tokens_held = lambda memo: looks.append(memo) or tokens_held(memo)
-        waiting = queued(threads, batcher, [batcher.open((token,) * 8) for token in range(3)])
-        time.sleep(0.5)
+        for turn in range(10):
+            clock.advance(0.4 * POLL_SECONDS)  # too early to look again
+            clock.wait_for_sleepers(3)
+            assert len(looks) == turn * 4
+            clock.advance(0.6001 * POLL_SECONDS)
+            clock.wait_for_sleepers(3)
+            assert len(looks) == (turn + 1) * 4  # one of them looks, once, at all four sequences
     batcher.close(first)
     for future in waiting:
-        future.result(SOON)
-    assert len(looks) < 1000
+        assert clock.result_of(future).is_answered()
 
 
-def test_idle_sequence_gives_way_and_is_read_again(threads):
-    store = Notes()
-    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
-    idle, other = batcher.open((1,) * 8), batcher.open((2,) * 8)
-    ask_for(batcher, idle)
-    start = time.monotonic()
-    ask_for(batcher, other)
-    assert 0.3 < time.monotonic() - start < 2
+def test_idle_sequence_gives_way_and_is_read_again(threads, clock):
+    batcher, idle, store = full(clock)
+    other = batcher.open((2,) * 8)
+    waiting = threads.submit(ask_for, batcher, other)
+    clock.wait_for_sleepers(1)
+    clock.advance(IDLE_SECONDS)
+    clock.wait_for_sleepers(1)
+    assert store.passes == [[idle]]
+    clock.advance(POLL_SECONDS)
+    assert waiting.result(SOON).is_answered()
     assert store.tokens_held(idle) == 0
     batcher.close(other)
     assert ask_for(batcher, idle).is_answered()
     assert store.passes == [[idle], [other], [idle]]
 
 
-def test_sequence_at_work_does_not_give_way(threads):
-    store = Notes()
-    batcher = Batcher(store, max_kv_tokens=SPARE_TOKENS + 10)
-    busy = batcher.open((1,) * 8)
+def test_sequence_at_work_does_not_give_way(threads, clock):
+    batcher, busy, store = full(clock)
     with batcher.call(busy):
-        batcher.read(ReadRequest(busy, [busy.ids]), never)
         (waiting,) = queued(threads, batcher, [batcher.open((2,) * 8)])
-        time.sleep(0.8)
+        for _ in range(3):
+            clock.wait_for_sleepers(1)
+            clock.advance(10 * IDLE_SECONDS)
+        clock.wait_for_sleepers(1)
         assert store.tokens_held(busy)
-        assert not waiting.done()
+        assert store.passes == [[busy]]
     batcher.close(busy)
-    waiting.result(SOON)
+    assert waiting.result(SOON).is_answered()
 
 
-def test_oldest_request_is_not_starved_by_a_stream_of_younger_ones(threads):
-    store = Notes()
-    store.during = lambda memos: time.sleep(0.002)
-    batcher = Batcher(store, max_kv_tokens=4 * SPARE_TOKENS)
-    done, finished = threading.Event(), []
-
-    def young(number):
-        while not done.is_set() and len(finished) < 2000:
-            memo = batcher.open((number,) * 8)
-            for step in range(3):
-                ask_for(batcher, memo)
-                batcher.commit(memo, (*memo.ids, step))
-                time.sleep(0.003)  # other members' turns
-            batcher.close(memo)
-            finished.append(memo)
-
-    running = [threads.submit(young, number) for number in range(8)]
-    wait_until(lambda: len(finished) > 16)
-    old = batcher.open((9,) * (2 * SPARE_TOKENS + 40))
-    before, start = len(finished), time.monotonic()
-    ask_for(batcher, old)
-    waited, overtaken = time.monotonic() - start, len(finished) - before
-    done.set()
-    batcher.close(old)
-    for future in running:
+def test_new_sequence_does_not_overtake_an_older_one_that_waits_for_room(threads, clock):
+    batcher = Batcher(store := Notes(), max_kv_tokens=5 * SPARE_TOKENS, clock=clock)
+    holders = [batcher.open((number,) * 8) for number in range(3)]
+    with contextlib.ExitStack() as calls:
+        for memo in holders:
+            ask_for(batcher, memo)
+            calls.enter_context(batcher.call(memo))
+        old, new = batcher.open((8,) * (2 * SPARE_TOKENS + 40)), batcher.open((9,) * 8)
+        waiting = [threads.submit(ask_for, batcher, old)]
+        clock.wait_for_sleepers(1)
+        waiting.append(threads.submit(ask_for, batcher, new))  # for which there is room
+        clock.wait_for_sleepers(2)
+        going_on = threads.submit(batcher.read, ReadRequest(holders[0], [(*holders[0].ids, 5)]), never)
+        clock.wait_for_sleepers(3)
+        clock.advance(POLL_SECONDS)
+        going_on.result(SOON)
+        clock.wait_for_sleepers(2)
+        assert store.passes == [*([memo] for memo in holders), [holders[0]]]
+    for memo in holders:
+        batcher.close(memo)
+    for future in waiting:
         future.result(SOON)
-    assert waited < 2
-    assert overtaken < 60
+    assert store.passes[4:] == [[old, new]]
 
 
-def test_two_members_on_which_two_requests_wait_for_each_other_go_on(threads):
-    batchers = [Batcher(Notes(), max_kv_tokens=SPARE_TOKENS + 10) for _ in range(2)]
+def test_older_request_evicts_younger_ones_that_wait_too_the_youngest_first(threads, clock):
+    batcher = Batcher(store := Notes(), max_kv_tokens=5 * SPARE_TOKENS, clock=clock)
+    old = batcher.open((9,) * 60)  # needs 124 of 320 tokens
+    younger = [batcher.open((number,) * 8) for number in range(3)]  # hold 72 each
+    with contextlib.ExitStack() as calls:
+        for memo in younger:
+            ask_for(batcher, memo)
+            calls.enter_context(batcher.call(memo))
+        root = younger[0].root
+        with batcher.turns.hold([1], never):
+            requests = [ReadRequest(old, [old.ids]), *(ReadRequest(memo, [(*memo.ids, 5)]) for memo in younger[:2])]
+            waiting = [threads.submit(batcher.read, request, never) for request in requests]
+            wait_until(lambda: len(batcher._queue) == 3)
+        for future in waiting[:2]:
+            future.result(SOON)
+        clock.wait_for_sleepers(1)
+        assert store.passes[3:] == [[old, younger[0]]]
+        assert younger[0].root is root  # it kept its memory
+        assert [store.tokens_held(memo) for memo in younger] == [72, 0, 72]  # the third one did not wait
+        batcher.close(old)
+        waiting[2].result(SOON)
+    assert store.passes[4:] == [[younger[1]]]
+
+
+def test_sequence_that_is_alone_may_exceed_the_bound(clock):
+    batcher = Batcher(Notes(), max_kv_tokens=SPARE_TOKENS, clock=clock)
+    assert ask_for(batcher, batcher.open((1,) * 100)).is_answered()
+    assert batcher.tokens_held() == SPARE_TOKENS + 100
+    assert clock.waits == 0
+
+
+def test_two_members_on_which_two_requests_wait_for_each_other_go_on(threads, clock):
+    batchers = [Batcher(Notes(), max_kv_tokens=SPARE_TOKENS + 10, clock=clock) for _ in range(2)]
     both_hold = threading.Barrier(2)
 
     def work(order):
@@ -696,11 +767,15 @@ def test_two_members_on_which_two_requests_wait_for_each_other_go_on(threads):
         for index, memo in zip(order, memos, strict=True):
             batchers[index].close(memo)
 
-    start = time.monotonic()
     running = [threads.submit(work, order) for order in ((0, 1), (1, 0))]
+    clock.wait_for_sleepers(2)
+    clock.advance(IDLE_SECONDS)
+    clock.wait_for_sleepers(2)
+    assert [len(batcher.store.passes) for batcher in batchers] == [1, 1]
+    clock.advance(POLL_SECONDS)
     for future in running:
         future.result(SOON)
-    assert time.monotonic() - start < 3
+    assert [len(batcher.store.passes) for batcher in batchers] == [2, 2]
 
 
 def test_prompt_that_can_never_fit_is_refused(tmp_path):

@@ -32,6 +32,8 @@ HAND_MADE = {
     "word pieces": tokenizers.wordpiece(),
 }
 REAL = {"tekken": vocabularies.tekken, "v3": vocabularies.v3}
+# Their normalizers and unknown tokens change most texts that are tried here.
+LOSSY = {"composed", "added", "swallowing", "decomposed", "phrases", "likeliest", "likeliest words", "word pieces"}
 MEETING_CONTROL = ["<|im_end|>", "</s>", "<s>", "[INST]", "<eos>", "<|endoftext|>", "[SEP]", "<tool_call>", "<br>"]
 
 words = st.sampled_from([f" {word}" for text in tiny.CORPUS[:8] for word in text.split()])
@@ -106,11 +108,16 @@ def checked(examples):
 
 
 @pytest.fixture(scope="module", params=[*HAND_MADE, *REAL])
-def codecs(request):
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def codecs(name):
     """A tokenizer's codec, and one that always encodes texts as a whole."""
-    if request.param in REAL and not vocabularies.FOLDER.is_dir():
+    if name in REAL and not vocabularies.FOLDER.is_dir():
         pytest.skip(f"no vocabularies in {vocabularies.FOLDER}: make installs them")
-    tokenizer = REAL[request.param]() if request.param in REAL else HAND_MADE[request.param]
+    tokenizer = REAL[name]() if name in REAL else HAND_MADE[name]
     codec = Codec(tokenizer)
     plain = copy.copy(codec)
     plain._cuts = None
@@ -172,6 +179,7 @@ def test_a_growing_answer_has_the_ids_of_the_whole_text(codecs, record_property)
                 kept += kept[-1:]
 
     check()
+    assert cases >= 550
     record_property(PROPERTY, cases)
 
 
@@ -193,10 +201,11 @@ def test_answers_are_encoded_the_same_in_any_order(codecs, record_property):
             cases += 1
 
     check()
+    assert cases >= 60
     record_property(PROPERTY, cases)
 
 
-def test_decoding_in_place_gives_back_what_a_tokenizer_does_not_lose(codecs, record_property):
+def test_decoding_in_place_gives_back_what_a_tokenizer_does_not_lose(name, codecs, record_property):
     codec, plain, _ = codecs
     cases = 0
 
@@ -219,10 +228,11 @@ def test_decoding_in_place_gives_back_what_a_tokenizer_does_not_lose(codecs, rec
             cases += 1
 
     check()
+    assert cases >= (0 if name in LOSSY else 65)
     record_property(PROPERTY, cases)
 
 
-def test_the_words_of_a_continuation_are_its_text(codecs, record_property):
+def test_the_words_of_a_continuation_are_its_text(name, codecs, record_property):
     codec, _, control = codecs
     cases = 0
 
@@ -253,6 +263,7 @@ def test_the_words_of_a_continuation_are_its_text(codecs, record_property):
         cases += 1
 
     check()
+    assert cases >= (0 if name in LOSSY else 40)
     record_property(PROPERTY, cases)
 
 
