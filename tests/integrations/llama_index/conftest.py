@@ -20,9 +20,10 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 from tokenizers.processors import TemplateProcessing
 
-from adafuse_core import Ensemble, ScriptedMember
+from adafuse_core import Ensemble
 from adafuse_integrations.llama_index import AdaFuseLLM
 from tests import tiny
+from tests.integrations.stepped import Stepped
 
 ENDPOINTS = (
     "complete",
@@ -89,8 +90,19 @@ def scripted(reply=REPLY, *, members=2, llm=None, **options):
         llm: Options of the LLM; others go to the members.
     """
     options = {"margin": 0.0, **options}
-    cast = [ScriptedMember(name=f"m{number}", reply=reply, **options) for number in range(members)]
+    cast = [Stepped(name=f"m{number}", reply=reply, **options) for number in range(members)]
     return AdaFuseLLM.from_ensemble(Ensemble(members=cast), **{"max_new_tokens": None, **(llm or {})}), cast[0]
+
+
+def crew(llm):
+    """The members of an LLM."""
+    return llm.ensemble.members
+
+
+def let(llm, steps):
+    """Let each member of an LLM make more steps."""
+    for member in crew(llm):
+        member.let(steps)
 
 
 def call(name, arguments):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,21 +11,22 @@ import torch
 
 from adafuse_core import CancelledError
 from adafuse_integrations.llama_index import AdaFuseLLM
-from tests.integrations.llama_index.conftest import ENDPOINTS, STREAMS, Heartbeat, begin, respond, scripted, text_of
+from tests.integrations.llama_index.conftest import (
+    ENDPOINTS,
+    STREAMS,
+    Heartbeat,
+    begin,
+    crew,
+    let,
+    respond,
+    scripted,
+    text_of,
+)
+from tests.integrations.stepped import LONG, stopped, until
 
-LONG = " ".join(f"word{number}" for number in range(400))
+LONG_REPLY = " ".join(f"word{number}" for number in range(400))
 SYNC_STREAMS = [name for name in STREAMS if not name.startswith("a")]
 ASYNC_STREAMS = [name for name in STREAMS if name.startswith("a")]
-
-
-async def more_words(member):
-    """Words that a member still drafts from now on, until it has stopped."""
-    start = member.drafts
-    while True:
-        before = member.drafts
-        await asyncio.sleep(0.05)
-        if member.drafts == before:
-            return before - start
 
 
 @pytest.mark.parametrize("endpoint", STREAMS)
@@ -35,7 +35,6 @@ async def test_25_nothing_runs_before_the_first_next(endpoint):
     stream = begin(llm, endpoint)
     if endpoint.startswith("a"):
         stream = await stream
-    await asyncio.sleep(0.02)
     assert member.prompts == []
     assert not llm._runs
     del stream
@@ -44,29 +43,40 @@ async def test_25_nothing_runs_before_the_first_next(endpoint):
 
 @pytest.mark.parametrize("endpoint", SYNC_STREAMS)
 def test_24_closing_stops_within_a_word(endpoint):
-    llm, member = scripted(LONG)
+    llm, member = scripted(LONG_REPLY)
     stream = begin(llm, endpoint)
     next(stream)
+    assert member.running
     stream.close()
-    drafts = member.drafts
-    assert drafts <= 2
+    assert not any(other.running for other in crew(llm))
+    assert member.drafts <= 2
     assert not llm._runs
-    assert llm.complete("again").text == LONG
+    assert llm.complete("again").text == LONG_REPLY
+
+
+def test_24_closing_frees_the_memory_of_models(pair):
+    llm = AdaFuseLLM(members=pair)
+    stream = llm.stream_complete("The quick")
+    next(stream)
+    assert sum(member.backend.tokens_held() for member in crew(llm)) > 0
+    stream.close()
+    assert sum(member.backend.tokens_held() for member in crew(llm)) == 0
 
 
 @pytest.mark.parametrize("endpoint", ASYNC_STREAMS)
 async def test_24_closing_an_async_stream_stops_within_a_word(endpoint):
-    llm, member = scripted(LONG, delay=0.005)
+    llm, member = scripted(LONG_REPLY, steps=1)
     stream = await begin(llm, endpoint)
     await anext(stream)
     await stream.aclose()
-    assert await more_words(member) <= 1
+    await stopped(*crew(llm))
+    assert member.drafts == 1
     assert not llm._runs
 
 
 @pytest.mark.parametrize("endpoint", STREAMS)
 async def test_24_leaving_a_loop_over_a_stream_stops_within_a_word(endpoint):
-    llm, member = scripted(LONG, delay=0.005)
+    llm, member = scripted(LONG_REPLY, steps=1)
     stream = begin(llm, endpoint)
     if endpoint.startswith("a"):
         async for _ in await stream:
@@ -75,70 +85,67 @@ async def test_24_leaving_a_loop_over_a_stream_stops_within_a_word(endpoint):
         for _ in stream:
             break
     del stream
-    await asyncio.sleep(0)  # an event loop closes a dropped stream in its next turn
-    assert await more_words(member) <= 1
+    await stopped(*crew(llm))
+    assert member.drafts == 1
     assert not llm._runs
 
 
 @pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
 async def test_24_cancelling_a_task_stops_within_a_word(endpoint):
-    llm, member = scripted(LONG, delay=0.005)
+    llm, member = scripted(LONG_REPLY, steps=3)
     task = asyncio.create_task(respond(llm, endpoint))
-    while member.drafts < 3:
-        await asyncio.sleep(0.005)
+    await until(lambda: member.drafts == 3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await more_words(member) <= 1
+    await stopped(*crew(llm))
+    assert member.drafts == 3
     assert not llm._runs
 
 
 @pytest.mark.parametrize("endpoint", ["complete", "chat", *SYNC_STREAMS])
 def test_24_cancel_stops_generations_on_other_threads(endpoint):
-    llm, member = scripted(LONG, delay=0.005)
+    llm, member = scripted(LONG_REPLY, steps=4)
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(asyncio.run, respond(llm, endpoint)) for _ in range(2)]
-        while member.drafts < 4:
-            time.sleep(0.005)
-        before = member.drafts
+        asyncio.run(until(lambda: member.drafts == 4 and len(member.running) == 2))
         llm.cancel()
         for run in runs:
             with pytest.raises(CancelledError):
-                run.result(timeout=5)
-    assert member.drafts - before <= 2  # one for each of the two
+                run.result(timeout=LONG)
+    assert member.drafts == 4
+    assert not member.running
     assert not llm._runs
 
 
 @pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
 async def test_24_cancel_reaches_async_consumers_as_an_error(endpoint):
-    llm, member = scripted(LONG, delay=0.005)
+    llm, member = scripted(LONG_REPLY, steps=2)
     task = asyncio.create_task(respond(llm, endpoint))
-    while member.drafts < 2:
-        await asyncio.sleep(0.005)
+    await until(lambda: member.drafts == 2)
     llm.cancel()
     with pytest.raises(CancelledError):
-        await asyncio.wait_for(task, 5)
-    assert await more_words(member) <= 1
+        await asyncio.wait_for(task, LONG)
+    await stopped(*crew(llm))
+    assert member.drafts == 2
 
 
 @pytest.mark.parametrize("endpoint", ["achat", "astream_complete"])
 async def test_24_cancel_reaches_what_still_waits_for_a_thread(endpoint):
-    llm, member = scripted(LONG, delay=0.005)
+    llm, member = scripted(LONG_REPLY, steps=0)
     tasks = [asyncio.create_task(respond(llm, endpoint)) for _ in range(9)]
-    while member.drafts < 8:
-        await asyncio.sleep(0.005)
-    before, opened = member.drafts, len(member.prompts)
-    assert opened < 9
+    await until(lambda: len(member.running) == 4)  # as many as there are threads
+    assert len(member.prompts) == 4
     llm.cancel()
-    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG)
     assert {type(end) for end in ends} == {CancelledError}
-    assert member.drafts - before <= opened
+    assert member.drafts == 0
     assert not llm._runs
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_24_a_callback_may_cancel(endpoint):
-    llm, member = scripted(LONG)
+    llm, member = scripted(LONG_REPLY)
     llm.on_word = lambda _: llm.cancel()
     with pytest.raises(CancelledError):
         await respond(llm, endpoint)
@@ -155,15 +162,20 @@ def test_cancel_of_a_copy_leaves_the_original_alone():
 
 @pytest.mark.parametrize("endpoint", STREAMS)
 async def test_04_the_first_word_arrives_long_before_the_last(endpoint):
-    llm, _ = scripted("one two three four five six seven eight", delay=0.02)
-    start, times = time.perf_counter(), []
+    llm, member = scripted("one two three", steps=1)
     stream = begin(llm, endpoint)
     if endpoint.startswith("a"):
-        async for _ in await stream:
-            times.append(time.perf_counter() - start)
+        stream = await stream
+        first = await anext(stream)
+        assert (text_of(first), member.drafts) == ("one", 1)
+        let(llm, 2)
+        rest = [chunk async for chunk in stream]
     else:
-        times = [time.perf_counter() - start for _ in stream]
-    assert times[0] < times[-1] / 3
+        first = next(stream)
+        assert (text_of(first), member.drafts) == ("one", 1)
+        let(llm, 2)
+        rest = list(stream)
+    assert text_of(rest[-1]) == "one two three"
 
 
 @pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
