@@ -32,8 +32,9 @@ from adafuse_core.chat.dialects import SHARED
 from adafuse_core.chat.tools import Tools
 from adafuse_core.engine.distributions import distributions, masked
 from tests import tiny
-from tests.oracle import oracle_text
-from tests.test_oracle import build, written
+from tests.agreement import EXACT, ROUGH, difference
+from tests.oracle import OracleEnsemble
+from tests.test_oracle import build
 from tests.text.tokenizers import decomposed, looking_back, phrases, sentencepiece, unigram, wordpiece
 
 CAP = 8  # most tokens of one word: random models write long ones
@@ -101,14 +102,14 @@ def budgets(ensemble, count, **options):
 
 WAYS = {"adafuse": {}, "drawn": {"generation": {"temperature": 1.0, "seed": 1}}, "single": {"strategy": "single"}}
 TEAMS = [("bytes", "pieces"), ("modern", "crossing"), ("characters", "pieces"), ("pieces", "modern")]
-TIMES = 17  # answers of each team in each way: more than 200 in all, and as many calls
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("team", TEAMS, ids="+".join)
-def test_json_by_random_members_is_valid(tiny_models, team, way, record_property):
+def test_json_by_random_members_is_valid(tiny_models, team, way, count):
     members = [MemberConfig(model=str(tiny_models[name]), chat_template=BRIEF) for name in team]
     ensemble = Ensemble(members=members, max_word_tokens=CAP, **WAYS[way])
+    valid = 0
     for model, start in zip(MODELS, (0, 6, 12), strict=True):
         grammar = Grammar.json_schema(model.model_json_schema())
         for number, budget in enumerate(budgets(ensemble, 6 if start < 12 else 5, grammar=grammar), start):
@@ -117,12 +118,13 @@ def test_json_by_random_members_is_valid(tiny_models, team, way, record_property
             assert answer.usage.completion_tokens[team[0]] <= budget
             assert answer.reason in ("stop", "length")
             assert finite(answer)
-    record_property("valid JSON by random members", TIMES)
+            valid += 1
+    count("valid JSON by random members", valid, at_least=17)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("team", TEAMS, ids="+".join)
-def test_calls_by_random_members_are_valid(tiny_models, team, way, record_property):
+def test_calls_by_random_members_are_valid(tiny_models, team, way, count):
     members = [MemberConfig(model=str(tiny_models[name]), chat_template=BRIEF) for name in team]
     ensemble = Ensemble(members=members, max_word_tokens=CAP, **WAYS[way])
     choices = {"any": MODELS, "make_tree": (Tree,), "make_order": (Order,)}
@@ -140,7 +142,7 @@ def test_calls_by_random_members_are_valid(tiny_models, team, way, record_proper
             for call in answer.tool_calls:
                 by_name[call.name].model_validate(call.arguments)
             calls += len(answer.tool_calls)
-    record_property("valid calls by random members", calls)
+    count("valid calls by random members", calls, at_least=17)
 
 
 def finite(answer):
@@ -214,24 +216,24 @@ def unlike_the_oracle(ensemble, oracle, name, pairs, max_new_tokens):
     wrong = []
     for prompt, (tau, max_words, branches) in pairs:
         setting = {"tau": tau, "max_words": max_words, "branches": branches}
-        expected = oracle_text(
-            oracle, prompt, tools=options.get("tools"), grammar=grammar, max_new_tokens=max_new_tokens, **setting
+        expected = OracleEnsemble(oracle, **setting).answer(
+            prompt, tools=options.get("tools"), grammar=grammar, max_new_tokens=max_new_tokens
         )
         answer = Ensemble(ensemble.config, **setting).generate(prompt, max_new_tokens=max_new_tokens, **given)
-        if written(answer) != expected:
-            wrong.append((prompt, setting, written(answer), expected))
+        if problem := difference(answer, expected, ROUGH if "crossing" in ensemble.names else EXACT):
+            wrong.append((prompt, setting, problem))
     return wrong
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
 @pytest.mark.parametrize("names", [["aspen"], ["birch"], ["aspen", "birch"]], ids="+".join)
-def test_small_models_write_what_the_oracle_writes(names, name, record_property):
+def test_small_models_write_what_the_oracle_writes(names, name, count):
     ensemble, oracle = build([small_models.path(each) for each in names])
     chats = [[{"role": "user", "content": "How do you say bread in French?"}]]
-    prompts = chats if "tools" in GRAMMARS[name][0] else [*chats, "The answer is: "]
+    prompts = chats if name in ("auto", "any") else [*chats, "The answer is: "]
     pairs = list(itertools.product(prompts, SETTINGS if len(names) > 1 else SETTINGS[::3]))
     assert unlike_the_oracle(ensemble, oracle, name, pairs, 120) == []
-    record_property("generations equal to the oracle", len(pairs))
+    count("generations equal to the oracle", len(pairs), at_least=(2 if len(prompts) == 1 else 4) * len(names))
 
 
 HAND_MADE = [["bytes", "pieces"], ["modern", "pieces"], ["pieces", "characters"], ["crossing", "bytes"]]
@@ -240,11 +242,11 @@ PROMPTS = ["The quick", "Answer: ", "x = [1984,\n    ", 'Grüße 日本 {"na', [
 
 @pytest.mark.parametrize("name", ["schema", "pattern"])
 @pytest.mark.parametrize("names", HAND_MADE, ids="+".join)
-def test_tokenizers_that_disagree_write_what_the_oracle_writes(tiny_models, names, name, record_property):
+def test_tokenizers_that_disagree_write_what_the_oracle_writes(tiny_models, names, name, count):
     ensemble, oracle = build([tiny_models[each] for each in names], cap=CAP)
     pairs = [pair for index, pair in enumerate(itertools.product(PROMPTS, SETTINGS)) if index % 2 == index // 4 % 2]
     assert unlike_the_oracle(ensemble, oracle, name, pairs, 200) == []
-    record_property("generations equal to the oracle", len(pairs))
+    count("generations equal to the oracle", len(pairs), at_least=10)
 
 
 # -- the condition -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,20 +29,31 @@ def build(paths, cap=CAP):
     return ensemble, [OracleMember(path, cap, name=name) for path, name in names]
 
 
-def differences(ensemble, oracle, prompts, settings, max_new_tokens):
-    """The generations that differ, and how many were compared."""
-    wrong, count = [], 0
+def differences(ensemble, oracle, prompts, settings, max_new_tokens, at_once=1):
+    """The generations that differ, and how many were compared; the product makes so many at the same time."""
     tolerance = ROUGH if "crossing" in ensemble.names else EXACT
-    for prompt, tools in prompts:
+    given = list(itertools.product(prompts, settings))
+
+    def generate(asked):
+        (prompt, tools), setting = asked
+        return Ensemble(ensemble.config, **options(setting)).generate(
+            prompt, tools=tools, max_new_tokens=max_new_tokens
+        )
+
+    def expected(asked):
+        (prompt, tools), setting = asked
         grammar = tools and answer_grammar(Tools.of_request(tools, "auto", parallel=True), DIALECTS["hermes"])
-        for tau, max_words, branches in settings:
-            options = {"tau": tau, "max_words": max_words, "branches": branches}
-            given = {"tools": tools, "max_new_tokens": max_new_tokens}
-            expected = OracleEnsemble(oracle, **options).answer(prompt, grammar=grammar, **given)
-            problem = difference(Ensemble(ensemble.config, **options).generate(prompt, **given), expected, tolerance)
-            wrong += [(prompt, options, problem)] if problem else []
-            count += 1
-    return wrong, count
+        rule = OracleEnsemble(oracle, **options(setting))
+        return rule.answer(prompt, tools=tools, grammar=grammar, max_new_tokens=max_new_tokens)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        answers = list(pool.map(generate, given))
+    problems = [difference(answer, expected(asked), tolerance) for answer, asked in zip(answers, given, strict=True)]
+    return [(asked, problem) for asked, problem in zip(given, problems, strict=True) if problem], len(problems)
+
+
+def options(setting):
+    return dict(zip(("tau", "max_words", "branches"), setting, strict=True))
 
 
 HAND_MADE = [
@@ -68,7 +80,8 @@ def test_tokenizers_that_disagree_give_the_oracles_text(tiny_models, names, coun
     ensemble, oracle = build([tiny_models[name] for name in names], cap=CAP if len(names) < 3 else 8)
     settings = list(itertools.product((0.2, 0.7), (1, 3), (1, 3)))
     prompts = [(prompt, None) for prompt in ODD_PROMPTS]
-    wrong, compared = differences(ensemble, oracle, prompts, settings, max_new_tokens=12)
+    at_once = 1 if len(names) == 1 else 8
+    wrong, compared = differences(ensemble, oracle, prompts, settings, 12, at_once)
     assert not wrong
     count(PROPERTY, compared, at_least=40)
 
@@ -95,6 +108,6 @@ def test_every_skill_gives_the_oracles_text(tiny_models, names, skill, count):
     assert prompts
     enough = 64 if skill in TOOL_SKILLS else 16  # a call that has begun is closed before the budget ends
     settings = SQUARE if wild or enough > 16 else SETTINGS
-    wrong, compared = differences(ensemble, oracle, prompts, settings, enough)
+    wrong, compared = differences(ensemble, oracle, prompts, settings, enough, 8)
     assert not wrong
     count(PROPERTY, compared, at_least=18 if settings is SQUARE else 54)
