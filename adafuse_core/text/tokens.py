@@ -103,12 +103,17 @@ class Codec:
         return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
 
     def _decode_left(self, before: Ids) -> tuple[Ids, str]:
-        """Left context for decoding, and its text. If possible, it does not begin inside a character of bytes."""
+        """Left context for decoding, and its text. If possible, it does not begin inside a character of bytes.
+
+        That shows by the fewest broken characters; there may be some, as the text itself can have them.
+        """
+        found: list[tuple[int, Ids, str]] = []
         for width in range(_WINDOW, _WINDOW + LONGEST_CHARACTER):
-            window = before[-width:]
-            base = self._parsing.decode(window, skip_special_tokens=False)
-            if INCOMPLETE not in base:
+            text = self._parsing.decode(before[-width:], skip_special_tokens=False)
+            found.append((text.count(INCOMPLETE), before[-width:], text))
+            if INCOMPLETE not in text:
                 break
+        _, window, base = min(found, key=lambda each: each[0])
         return window, base
 
     def count(self, text: str) -> int:

@@ -30,13 +30,13 @@ class Stepped(ScriptedMember):
         """Give more permits."""
         self._permits.release(steps)
 
-    def open(self, *arguments, cancel, **options):
-        prefix = super().open(*arguments, cancel=cancel, **options)
+    def open(self, opening):
+        prefix = super().open(opening)
         draft, close = prefix.draft, prefix.close
 
         def permitted(*arguments, **options):
             waited = 0.0
-            while self._bounded and not cancel.is_set() and not self._permits.acquire(timeout=0.01):
+            while self._bounded and not opening.cancel.is_set() and not self._permits.acquire(timeout=0.01):
                 waited += 0.01
                 assert waited < LONG, "nobody lets this member go on"
             return draft(*arguments, **options)
