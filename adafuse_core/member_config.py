@@ -34,8 +34,9 @@ class MemberConfig:
         name: Label in traces and errors. Default: the last part of `model`.
         weight: Weight of this member's vote, > 0. Weights are normalised over the members.
         revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
-        backend: Where the model runs: `"local"`, in this process.
-        backend_options: Options of that kind of backend; the local one has none but the fields below.
+        backend: Where the model runs: a name in `adafuse_core.backends.BACKENDS`. `"local"` is this process.
+        backend_options: Options of that kind of backend, which its class describes; the local one has none but the
+            fields below.
         dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
         device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
         device_map: As in transformers (`"auto"` or a dict), in place of `device`.
