@@ -229,7 +229,7 @@ def test_calls_of_one_turn_are_all_answered(random_members, parallel):
     @wrap_model_call
     def settings(request: ModelRequest, handler):
         done = any(isinstance(message, ToolMessage) for message in request.messages)
-        options = {"parallel_tool_calls": parallel, "max_tokens": 4 if done else 120}
+        options = {"parallel_tool_calls": parallel, "max_tokens": 4 if done else 64}
         return handler(request.override(model_settings=options, tool_choice="none" if done else "any"))
 
     agent = create_agent(ChatAdaFuse(members=random_members), [raise_flag, turn_light], middleware=[settings])

@@ -6,8 +6,6 @@ import asyncio
 import copy
 import json
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from operator import add
@@ -997,17 +995,3 @@ def test_copies_share_models_and_give_the_same_text():
     llm.invoke(QUESTION, model="birch")
     assert registry.loaded() == before
     assert len(pickle.dumps(llm)) < 20_000
-
-
-def test_making_one_loads_no_model_and_no_torch():
-    code = (
-        "import sys\n"
-        "from adafuse_integrations.langchain import ChatAdaFuse\n"
-        "llm = ChatAdaFuse(); repr(llm); llm.asdict(); llm.profile\n"
-        "llm.bind_tools([{'name': 'f', 'input_schema': {'type': 'object'}}], tool_choice='any')\n"
-        "stream = llm.stream('go')\n"
-        "print(*sorted({'torch', 'transformers', 'tokenizers', 'llama_index'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.strip() == ""

@@ -6,8 +6,6 @@ import asyncio
 import copy
 import json
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -641,7 +639,7 @@ def test_interleaved_streams_do_not_disturb_each_other(pair):
 
 
 def test_eight_threads_each_get_the_text_they_get_alone(pair):
-    llm = AdaFuseLLM(**{**pair, "max_tokens": 6})
+    llm = AdaFuseLLM(**{**pair, "max_tokens": 4})
     prompts = [f"The {number} quick" for number in range(8)]
     alone = [llm.invoke(prompt) for prompt in prompts]
     with ThreadPoolExecutor(8) as pool:
@@ -849,19 +847,6 @@ def test_tracing_knows_provider_model_and_settings():
 
 
 # --- loading ---
-
-
-def test_making_one_loads_no_model_and_importing_no_torch():
-    code = (
-        "import sys\n"
-        "from adafuse_integrations.langchain import AdaFuseLLM\n"
-        "llm = AdaFuseLLM(); repr(llm); llm.asdict(); llm.bind(stop=['x'])\n"
-        "stream = llm.stream('go')\n"
-        "print(*sorted({'torch', 'transformers', 'tokenizers', 'llama_index'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.strip() == ""
 
 
 def test_a_strict_template_gets_the_system_message_and_no_special_token_is_shown(tmp_path):

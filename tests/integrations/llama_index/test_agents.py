@@ -215,7 +215,7 @@ class TestPredictAndCall:
 
     @pytest.mark.parametrize("options", [{"tool_required": True}, {"tool_choice": "get_time"}])
     def test_38_a_step_in_plain_text_acts_where_it_must(self, options):
-        llm = AdaFuseLLM(max_new_tokens=64, is_function_calling_model=False)
+        llm = AdaFuseLLM(max_new_tokens=48, is_function_calling_model=False)
         formatter = ReActChatFormatter(system_header="Use the tools.")
         (ran,) = llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, **options).sources
         assert ran.tool_name == options.get("tool_choice", ran.tool_name)

@@ -192,7 +192,7 @@ async def test_03_the_event_loop_is_not_held_up(endpoint):
 
 
 async def test_28_five_calls_at_once_answer_as_one_after_the_other(pair):
-    llm = AdaFuseLLM(members=pair, max_new_tokens=8)
+    llm = AdaFuseLLM(members=pair, max_new_tokens=4)
     prompts = [f"Number {number} is" for number in range(5)]
     alone = [llm.complete(prompt).text for prompt in prompts]
     together = await asyncio.gather(*(llm.acomplete(prompt) for prompt in prompts))
