@@ -97,12 +97,13 @@ def test_a_draft_beyond_a_span_is_the_draft_after_committing_it(tiny_models, nam
         with Both(tiny_models[name], prompt) as both:
             prefix = both.open()
             own = [span for span in both.first_draft(prefix).spans if span.text and not span.ends]
-            for after in (*own[:2], *(Span(text=text) for text in FOREIGN[index % 2 :: 2])):
+            afters = (*own[:2], *(Span(text=text) for text in FOREIGN[index % 2 :: 2]))
+            for turn, after in enumerate(afters, index):
                 (far,) = drafted(prefix, FAR, after).spans or (after,)
-                for plan in plans(after.text, far.text[len(after.text) :]):
+                for plan in plans(after.text, far.text[len(after.text) :])[turn % 2 :: 2]:
                     check_beyond(both, prefix, after, plan)
                     pairs += 1
-    count("drafts beyond uncommitted text", pairs, at_least=72)
+    count("drafts beyond uncommitted text", pairs, at_least=36)
 
 
 def check_beyond(both, prefix, after, plan):
