@@ -78,7 +78,8 @@ class Ensemble:
             ConfigError: An option is unknown or out of range.
             ModelLoadError: A model can't be loaded.
         """
-        return cls({"members": models, **options} if models else None, **({} if models else options)).load()
+        ensemble = cls({"members": models, **options}) if models else cls(**options)
+        return ensemble.load()
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path) -> Self:
