@@ -165,28 +165,34 @@ class LocalSession:
         return True
 
     def _known(self, wants: Sequence[tuple[Ids, int | None]]) -> list[Distribution | None]:
-        """What is known of the token after each context, on condition that it is allowed.
+        """The next-token distribution after each context under the grammar's mask; None where no pass has computed it.
 
-        A token of an allowed text may itself be barred: where a tokenizer changes texts, or the token ends answers.
-        Its plain probability counts then. With None for a token, that does not matter.
+        Args:
+            wants: Contexts, and the token that is to be scored there, if there is one. A candidate can contain a token
+                that the mask excludes, where a tokenizer normalises text or the token ends answers: such a token is
+                scored with the unmasked distribution.
         """
         plain = [self._memo.known(context) for context, _ in wants]
         if self._allowed is None:
             return plain
-        new: dict[Ids, tuple[Distribution, bytes]] = {}
-        conditioned = []
-        for (context, token), known in zip(wants, plain, strict=True):
-            allowed = None if known is None else self._allowed(context)
-            here = allowed is not None and (token is None or bool(allowed[token >> 3] >> (token & 7) & 1))
-            conditioned.append(here)
-            if here and known is not None and allowed is not None and context not in self._masked:
-                new[context] = known, allowed
+        masks = [self._mask(context, token, known) for (context, token), known in zip(wants, plain, strict=True)]
+        new = {
+            context: (known, mask)
+            for (context, _), known, mask in zip(wants, plain, masks, strict=True)
+            if known is not None and mask is not None and context not in self._masked
+        }
         if new:
             self._masked |= zip(new, _masked_known(list(new.values())), strict=True)
         return [
-            self._masked[context] if here else known
-            for (context, _), known, here in zip(wants, plain, conditioned, strict=True)
+            known if mask is None else self._masked[context]
+            for (context, _), known, mask in zip(wants, plain, masks, strict=True)
         ]
+
+    def _mask(self, context: Ids, token: int | None, known: Distribution | None) -> bytes | None:
+        """The mask of a context; None where nothing is known, there is no mask, or it excludes the token."""
+        mask = None if known is None or self._allowed is None else self._allowed(context)
+        excluded = mask is not None and token is not None and not mask[token >> 3] >> (token & 7) & 1
+        return None if excluded else mask
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
         """Have contexts computed, and guesses with them."""
