@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +69,7 @@ class _Calls:
 
     def __init__(self, dialect: Dialect, names: Sequence[str]) -> None:
         self._dialect = dialect
+        self._names = sorted(names, key=len, reverse=True)
         self._heads = tuple(f"{dialect.head}{dialect.begin}{quoted(name)}{dialect.middle}" for name in names)
         self._begun = False  # the first call was found: no text follows
         self._fresh = True  # no text was yielded
@@ -122,11 +122,13 @@ class _Calls:
     def _begin(self) -> Generator[Event, None, bool]:
         """Read up to the arguments of the next call; returns whether they were reached."""
         start = self._held.find(self._dialect.begin)
-        name, found, rest = self._held[start + len(self._dialect.begin) :].partition(self._dialect.middle)
-        if start < 0 or not found:
+        body = self._held[start + len(self._dialect.begin) :]
+        heads = {quoted(name) + self._dialect.middle: name for name in self._names}  # a name may hold the middle
+        head = next((head for head in heads if body.startswith(head)), None)
+        if start < 0 or head is None:
             return False
-        self._open = _Open(id=_new_id(), name=json.loads(f'"{name}"'))
-        self._held = rest
+        self._open = _Open(id=_new_id(), name=heads[head])
+        self._held = body.removeprefix(head)
         yield ToolCallDelta(index=self.count, id=self._open.id, name=self._open.name, arguments="")
         return True
 

@@ -31,6 +31,11 @@ def accepts(rules, text):
     return guide is not None and guide.may_end
 
 
+def of_another_tool(dialect, arguments):
+    """A call of a tool that there is not."""
+    return dialect.write([ToolCall(name="zzz", arguments=arguments)])
+
+
 def read(dialect, pieces):
     """The text and the calls of an answer that came in pieces."""
     events = [*(TextDelta(text=piece) for piece in pieces), Finished(reason="stop", stop=None, usage=EMPTY)]
@@ -104,7 +109,7 @@ def test_a_forced_answer_is_nothing_but_calls(name):
     dialect = DIALECTS[name]
     call = dialect.write([ToolCall(name="f", arguments={"a": 1})])
     rules = grammar(dialect)
-    for text in ("", "hello", f"hello {call}", f"{call} hello", call.replace('"f"', '"g"'), call[:-1]):
+    for text in ("", "hello", f"hello {call}", f"{call} hello", of_another_tool(dialect, {"a": 1}), call[:-1]):
         assert not accepts(rules, text)
 
 
@@ -137,8 +142,8 @@ def test_an_answer_that_may_call_may_be_any_other_text(name):
 def test_a_call_once_begun_obeys_its_schema(name):
     dialect = DIALECTS[name]
     rules = grammar(dialect, "auto")
-    begun = dialect.write([ToolCall(name="f")]).partition('f"')[0]
-    assert rules.guide().after(begun + 'f"') is not None
+    begun = dialect.head + dialect.begin
+    assert rules.guide().after(begun + "f") is not None
     assert rules.guide().after(begun + "z") is None
     assert not accepts(rules, begun)
 
@@ -172,6 +177,6 @@ def test_calls_may_come_after_a_thought_but_not_in_it(name):
         assert accepts(rules, text), text
         said, found = read(dialect, text)
         assert (said, plain(found)) == ("", [("f", {"a": 1})])
-    broken = call.replace('"f"', '"g"')
+    broken = of_another_tool(dialect, {"a": 1})
     assert accepts(rules, f"<think>{broken}</think>Hello")
     assert rules.guide().after(f"<think>hm</think>\n{broken}") is None

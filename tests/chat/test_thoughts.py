@@ -61,7 +61,7 @@ def test_grammars_of_calls_know_these_tags(name):
     dialect = DIALECTS[name]
     call = dialect.write([ToolCall(name="f")])
     grammar = answer_grammar(Tools.of_request([TOOL], "auto", parallel=True), dialect, tags=SQUARE)
-    broken = call.replace('"f"', '"g"')
+    broken = dialect.write([ToolCall(name="zzz")])
     for text in (f"[THINK]hm[/THINK]{call}", f"\n[THINK]{broken}[/THINK]\n\n{call}", f"[THINK]{broken}[/THINK]Hello"):
         assert accepts(grammar, text), text
     assert grammar.guide().after(f"[THINK]hm[/THINK]{broken}") is None
