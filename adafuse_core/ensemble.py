@@ -215,6 +215,8 @@ class Ensemble:
             ContextOverflowError: A member's context window has no room for prompt and continuation.
             CancelledError: `cancel` was set.
         """
+        if isinstance(continuations, str | Span):
+            raise PromptError(f"got {continuations!r} as continuations, expected a list of them")
         spans = [_continuation(given) for given in continuations]
         members = self.config.strategy.select(self.members)
         return score(checked_prompt(prompt), spans, members, self.config, cancel or threading.Event()) if spans else []

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from adafuse_core import ConfigError, Ensemble, EnsembleConfig, ScriptedMember
+from adafuse_core import ConfigError, Ensemble, EnsembleConfig, PromptError, ScriptedMember
 from adafuse_core.fusion import Chooser, pooled
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Draft, DraftPlan, Round, Span
@@ -102,6 +102,11 @@ def test_log_probabilities_of_a_lone_candidate_are_told_on_request():
     assert [score.member for score in told.span_scores] == ["a", "b"]
     assert told.fused == (0.125,)
     assert told.to_dict()["logprobs"] == {"a": [-0.125] * 3, "b": [-0.125] * 3}
+
+
+def test_one_text_in_place_of_a_list_of_continuations_is_refused():
+    with pytest.raises(PromptError, match="expected a list"):
+        Ensemble(members=[ScriptedMember("a", "one")]).score("go", "one")
 
 
 def test_log_probabilities_of_a_word_cut_by_the_budget_are_its_own():
