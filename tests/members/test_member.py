@@ -263,9 +263,9 @@ def test_a_score_is_the_mean_over_the_ids_that_the_text_adds(members, references
 
 
 def test_a_score_depends_on_the_text_alone_not_on_what_was_drafted_or_asked_with_it(members, kind):
-    spans = [Span(text=text) for text in TEXTS]
     plain, drafted = start(members[kind]), start(members[kind])
-    drafted.draft(DraftPlan(tau=0.9, max_words=2, branches=4))
+    own = drafted.draft(DraftPlan(tau=0.9, max_words=2, branches=4)).spans
+    spans = [*(Span(text=text) for text in TEXTS), *own]
     together = mean_nll(drafted, spans)
     assert together == pytest.approx([mean_nll(plain, [span])[0] for span in spans], abs=1e-9)
     assert together == pytest.approx(mean_nll(drafted, spans[::-1])[::-1], abs=1e-9)
