@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
 
 from adafuse_core.members.base import Member, Opening, Prefix
@@ -85,9 +86,11 @@ class Prefixes:
         return self._side_by_side.run(lambda group: (work(self._prefixes[index]) for index in group))
 
     def close(self) -> None:
-        """Free the memory of all. May be called twice."""
-        self.each(lambda prefix: prefix.close())
-        self._side_by_side.close()
+        """Free the memory of all, also if that fails for one of them. May be called twice."""
+        with ExitStack() as closings:
+            closings.callback(self._side_by_side.close)
+            for prefix in self._prefixes:
+                closings.callback(prefix.close)
 
 
 class SideBySide:
