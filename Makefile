@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Carries the vocabularies that tests read as files. It is kept where nothing is imported from.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test check format lint types coverage quality benchmarks clean
+.PHONY: demo test check format lint types wheel coverage quality benchmarks clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -39,6 +39,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Built as a user's pip would, installed beside nothing else of this project, imported and asked from another folder.
+wheel: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target dist/installed dist/*.whl
+	cd dist && PYTHONPATH=installed HF_HUB_OFFLINE=1 ../$(BIN)/python ../.ci/check_wheel.py
+
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --cov --cov-report=term
 
@@ -52,4 +59,4 @@ benchmarks: $(STAMP)
 	$(BIN)/python benchmarks/throughput.py --threads 2 --json benchmarks/results/throughput.json
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .coverage
