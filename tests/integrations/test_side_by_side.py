@@ -15,7 +15,7 @@ from datetime import date
 import pytest
 from pydantic import BaseModel
 
-from adafuse_core import CancelledError, ConfigError, MemberError, ScriptedMember
+from adafuse_core import ConfigError, MemberError, ScriptedMember
 from tests.integrations.frameworks import FRAMEWORKS
 from tests.integrations.stepped import Stepped, until
 
