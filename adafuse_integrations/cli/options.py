@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
-from adafuse_core.ensemble import default_config
+from adafuse_core.config import default_config
 from adafuse_integrations.common.options import ENSEMBLE, GENERATION, Option
 
 _ENSEMBLE = {name: option for name, option in ENSEMBLE.items() if name != "members"}  # which are --models

@@ -17,8 +17,8 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator,
 
 from adafuse_core import __version__
 from adafuse_core.chat import openai
-from adafuse_core.config import EnsembleConfig, GenerationParams
-from adafuse_core.ensemble import Ensemble, default_config
+from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.events import Event
 from adafuse_core.member_config import MemberConfig

@@ -31,8 +31,8 @@ from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_valid
 
 from adafuse_core.chat import openai
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.config import EnsembleConfig, GenerationParams
-from adafuse_core.ensemble import Ensemble, default_config
+from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 from adafuse_integrations.common.fields import OptionFields

@@ -16,7 +16,7 @@ import pytest
 from langchain_core.runnables import ConfigurableField
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
-from adafuse_core.ensemble import default_config
+from adafuse_core.config import default_config
 from adafuse_integrations.cli.options import add_ensemble_options, chosen_config
 from adafuse_integrations.common.options import ENSEMBLE, GENERATION, options_of
 from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse
