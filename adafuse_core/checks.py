@@ -56,7 +56,7 @@ _ELSEWHERE = {
     ),
     "use context_window of the member": ("n_ctx", "num_ctx", "max_model_len", "context_length", "max_seq_len"),
     "use device_map": ("n_gpu_layers", "num_gpu", "gpu_layers", "tensor_parallel_size", "device_id", "gpu_memory"),
-    "set weight of each member": ("weights", "member_weights"),
+    "set weight of each member": ("weight", "weights", "member_weights"),
     "use tools": ("functions",),
     "use tool_choice": ("function_call",),
     "use grammar, such as Grammar.json_schema(...)": (

@@ -71,7 +71,7 @@ class GenerationParams:
 
     def updated(self, options: Mapping[str, Any]) -> Self:
         """A copy with some options changed; unknown ones raise `ConfigError`."""
-        checked = known_options(field_names(self), options, "generation option", _OF_THE_ENSEMBLE)
+        checked = known_options(field_names(self), options, "generation option", FIXED_IN_CALLS)
         return dataclasses.replace(self, **checked)
 
 
@@ -80,7 +80,6 @@ _MISPLACED = {
         name: f"write generation={{'{name}': ...}}, or give it to generate() and stream()"
         for name in field_names(GenerationParams)
     },
-    "weight": "set it in the mapping of one member: {'model': ..., 'weight': ...}",
     "model": "name the models in members=[...]",
 }
 
@@ -217,8 +216,8 @@ def default_config() -> EnsembleConfig:
     return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
 
 
-# Options of the ensemble that are no options of a call.
-_OF_THE_ENSEMBLE = dict.fromkeys(
+# Options of the ensemble that are no options of a call, and what to do instead.
+FIXED_IN_CALLS = dict.fromkeys(
     [
         *field_names(EnsembleConfig),
         *SHARED_OPTIONS,

@@ -185,7 +185,7 @@ def checked_defaults(defaults: Any) -> dict[str, Any]:
         ConfigError: A field is unknown, has a value out of range, or can't be the same for all members.
     """
     expect_mapping("member_defaults", defaults)
-    hint = "set it in the mapping of one member: {'model': ..., 'weight': ...}"
-    known = known_options(SHARED_OPTIONS, defaults, "default for all members", dict.fromkeys(_ITS_OWN, hint))
+    hints = dict.fromkeys(_ITS_OWN, "set it in the mapping of one member")
+    known = known_options(SHARED_OPTIONS, defaults, "default for all members", hints)
     checked = MemberConfig(model="any", **known)
     return {name: getattr(checked, name) for name in known}

@@ -22,10 +22,11 @@ from pydantic import Field
 
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.options import call_options
 from adafuse_integrations.langchain.asking import OPTIONS, as_choice, as_tools, asked
 from adafuse_integrations.langchain.message_chunks import message_chunks, whole
 from adafuse_integrations.langchain.messages import to_messages
-from adafuse_integrations.langchain.model import EnsembleModel
+from adafuse_integrations.langchain.model import OWN_OPTIONS, EnsembleModel
 from adafuse_integrations.langchain.profile import profile
 from adafuse_integrations.langchain.structured import (
     METHODS,
@@ -184,6 +185,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
 
     def _call(self, stop: list[str] | None, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """A copy with a call's options as its fields, and what else it asks for."""
+        call_options(options, (*OPTIONS, *OWN_OPTIONS, "stream"))
         wanted = {name: value for name, value in options.items() if name in OPTIONS}
         rest = {name: value for name, value in options.items() if name not in (*OPTIONS, "stream")}
         return self._with_options(stop, rest), wanted

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator,
 
 from adafuse_core import __version__
 from adafuse_core.chat import openai
+from adafuse_core.checks import several, strings
 from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
@@ -24,9 +25,9 @@ from adafuse_core.events import Event
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.request import PromptLike
 from adafuse_integrations.common.deadline import Deadline
-from adafuse_integrations.common.fields import OptionFields
+from adafuse_integrations.common.fields import OptionFields, read_arguments
 from adafuse_integrations.common.identity import plain
-from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
+from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
 from adafuse_integrations.common.retries import with_retries
 from adafuse_integrations.common.selection import selected, with_token
 from adafuse_integrations.common.worker import Worker
@@ -34,7 +35,7 @@ from adafuse_integrations.langchain.errors import shared_errors
 
 MemberLike = str | Path | dict[str, Any] | MemberConfig
 
-_OWN = ("model", "timeout")  # options of a call that are no generation options
+OWN_OPTIONS = ("model", "timeout")  # options of a call that are no generation options
 _THREADS = 4  # async calls at a time; each more makes an event loop wait longer for the interpreter lock
 
 if TYPE_CHECKING:
@@ -84,6 +85,16 @@ class EnsembleModel(OptionFields, LanguageModel):
         """The names of the members that answer, joined by `+`."""
         return "+".join(member.label for member in self._config().members)
 
+    def load(self) -> Self:
+        """Load all models now; the log tells of each member at level INFO."""
+        self._running().load()
+        return self
+
+    def warm(self) -> Self:
+        """Load all models now and answer short prompts, so that the first request is as fast as later ones."""
+        self._running().warm()
+        return self
+
     def close(self) -> None:
         """Free the models that nobody else uses; the next call loads them again."""
         self._running().close()
@@ -93,18 +104,23 @@ class EnsembleModel(OptionFields, LanguageModel):
     @model_validator(mode="before")
     @classmethod
     def _read_arguments(cls, values: Any) -> Any:
-        """Take `max_tokens` for `max_new_tokens`, and what is not set from a ready-made ensemble or a model's name."""
-        values = openai.generation_options(values)
+        """Known options, and what is not set from a ready-made ensemble or a model's name."""
+        values = read_arguments(cls, values)
         if isinstance(ensemble := values.get("ensemble"), Ensemble):
             values = as_fields(ensemble.config, values)
         elif isinstance(values.get("model"), str) and "members" not in values:
             values["members"] = values["model"].split("+")
         return values
 
-    @field_validator("members")
+    @field_validator("members", mode="before")
     @classmethod
-    def _read_members(cls, members: list[Any]) -> list[Any]:
-        return [MemberConfig.from_any(member) for member in members]
+    def _read_members(cls, members: Any) -> list[Any]:
+        return [MemberConfig.from_any(member) for member in several("members", members, "write members=[...]")]
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _read_stop(cls, stop: Any) -> list[str]:
+        return list(strings("stop", stop))
 
     @model_validator(mode="after")
     def _check_adafuse(self) -> Self:
@@ -130,8 +146,9 @@ class EnsembleModel(OptionFields, LanguageModel):
 
     def _with_options(self, stop: list[str] | None, options: Mapping[str, Any]) -> Self:
         """A copy with a call's options as its fields."""
-        own = {name: options[name] for name in _OWN if name in options}
-        params = self._params(stop, {name: value for name, value in options.items() if name not in _OWN})
+        call_options(options, OWN_OPTIONS)
+        own = {name: options[name] for name in OWN_OPTIONS if name in options}
+        params = self._params(stop, {name: value for name, value in options.items() if name not in OWN_OPTIONS})
         if not _is_timeout(own.get("timeout")):
             raise ConfigError(f"got timeout={own['timeout']!r}, expected a number of seconds above 0, or None")
         self._running()  # so that this object, not the copy, holds the ensemble and keeps its models in memory

@@ -29,14 +29,14 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.custom import CustomLLM
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator
 
-from adafuse_core.chat import openai
 from adafuse_core.chat.grammar import Grammar
+from adafuse_core.checks import several
 from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 from adafuse_integrations.common.fields import OptionFields
-from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
+from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
 from adafuse_integrations.llama_index.answers import Chunk
 from adafuse_integrations.llama_index.declared import Declared
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
@@ -130,7 +130,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     @field_validator("members", mode="before")
     @classmethod
     def _plain_members(cls, members: Any) -> Any:
-        return members if members is None or isinstance(members, str) else [_plain(member) for member in members]
+        return None if members is None else list(map(_plain, several("members", members, "write members=[...]")))
 
     def model_post_init(self, context: Any, /) -> None:
         """Check what the fields say together."""
@@ -200,6 +200,16 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
         """
         self._runs.cancel()
 
+    def load(self) -> Self:
+        """Load all models now; the log tells of each member at level INFO."""
+        self.ensemble.load()
+        return self
+
+    def warm(self) -> Self:
+        """Load all models now and answer short prompts, so that the first request is as fast as later ones."""
+        self.ensemble.warm()
+        return self
+
     def close(self) -> None:
         """Free the models that nobody else uses; the next call loads them again."""
         self.ensemble.close()
@@ -263,7 +273,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields, overridden by a call's options, as `Ensemble.stream` takes them."""
-        given = openai.generation_options(given)
+        given = call_options(given, (*_OF_CHATS, "grammar"))
         of_the_stream = {name: given.pop(name) for name in (*_OF_CHATS, "grammar") if name in given}
         return {**vars(self._config().generation.updated(given)), "grammar": self.grammar, **of_the_stream}
 
@@ -308,12 +318,10 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
 
 
 def _plain(member: Any) -> str | dict[str, Any]:
-    """A member as plain values, without the defaults."""
+    """A member as plain values: what it sets itself."""
     if isinstance(member, str | Path):
         return str(member)
-    config = MemberConfig.from_any(member)
-    default = MemberConfig(model=config.model)
-    return {name: value for name, value in vars(config).items() if name == "model" or value != vars(default)[name]}
+    return MemberConfig.from_any(member).own
 
 
 def _generator(items: Iterator[Any]) -> Generator[Any, None, None]:
