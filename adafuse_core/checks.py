@@ -37,7 +37,7 @@ _ELSEWHERE = {
     "set end_tokens of the member": ("eos_token_id", "eos_token", "stop_token_ids", "pad_token_id"),
     "use seed": ("random_seed", "random_state"),
     "set logprobs=True; scores of all candidates are in the trace": ("top_logprobs", "output_scores", "echo"),
-    "call the method that streams": ("streaming", "stream"),
+    "to stream, call a streaming method such as stream()": ("streaming", "stream"),
     "name the models in members=[...]": (
         *("model_name", "model_id", "model_path", "models", "repo_id", "engine", "deployment_name", "tokenizer_name"),
         *("llm", "llms"),
@@ -180,5 +180,7 @@ def option_hint(option: str, known: Iterable[str]) -> str:
     if written in names:
         return f"did you mean {names[written]!r}?"
     close = difflib.get_close_matches(written, names, n=1, cutoff=_SIMILAR)
-    close = close or [name for name in names if len(written) > 2 and name.startswith(written)][:1]
-    return f"did you mean {names[close[0]]!r}?" if close else f"known are: {', '.join(names.values()) or 'none'}"
+    if close:
+        return f"did you mean {names[close[0]]!r}?"
+    close = difflib.get_close_matches(written, _ADVICE, n=1, cutoff=_SIMILAR)
+    return _ADVICE[close[0]] if close else f"known are: {', '.join(names.values()) or 'none'}"

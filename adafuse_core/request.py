@@ -15,6 +15,7 @@ from adafuse_core.chat.messages import Message, conversation, encodable
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.thoughts import ThoughtTags, begun_thought, shared_tags
 from adafuse_core.chat.tools import Tools
+from adafuse_core.checks import several
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
@@ -144,8 +145,8 @@ def checked_prompt(prompt: PromptLike) -> Prompt:
             raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
         return encodable(prompt)
     if isinstance(prompt, Message | Mapping):
-        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages")
-    messages = conversation(prompt)
+        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages", hint="write [message]")
+    messages = conversation(several("prompt", prompt, "give a text or a list of messages", PromptError))
     if messages[-1].role == "assistant":
         raise PromptError(
             "the conversation ends with the assistant's own turn, so there is nothing to answer",

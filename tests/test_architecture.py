@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "config": {"backends", "checks", "errors", "fusion", "member_config", "small_models", "strategies"},
     "budget": {"chat", "errors", "members", "rounds"},
     "decode": {"budget", "chat", "config", "events", "fusion", "members", "rounds", "stopping"},
-    "request": {"chat", "config", "decode", "errors", "events", "members", "rounds"},
+    "request": {"chat", "checks", "config", "decode", "errors", "events", "members", "rounds"},
     "ensemble": {
         *("batch", "chat", "checks", "config", "errors", "events", "generation", "member_config", "members"),
         *("request", "rounds"),

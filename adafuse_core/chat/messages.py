@@ -40,10 +40,15 @@ class Message:
             raise PromptError(f"got {value!r} as a message, expected a dict with 'role' and 'content'")
         unknown = set(value) - {"role", "content", "tool_calls", "tool_call_id", "name"}
         if unknown:
-            raise PromptError(f"unknown message keys {sorted(map(str, unknown))} in {dict(value)!r}")
+            raise PromptError(
+                f"unknown message keys {sorted(map(str, unknown))} in {dict(value)!r}",
+                hint="a message has 'role' and 'content'; beside them 'tool_calls', 'tool_call_id' and 'name'",
+            )
         role = value.get("role")
         if role not in ROLES:
             raise PromptError(f"got message role {role!r}, expected one of {', '.join(ROLES)}")
+        if "content" not in value and not value.get("tool_calls"):
+            raise PromptError(f"the message {dict(value)!r} has no 'content'", hint="give its text as 'content'")
         calls = value.get("tool_calls") or ()
         if not isinstance(calls, Sequence):
             raise PromptError(f"got {calls!r} as tool calls, expected a list")

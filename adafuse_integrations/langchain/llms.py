@@ -17,7 +17,6 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, model_validator
 
 from adafuse_core.ensemble import Ensemble
@@ -110,28 +109,6 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         """As in `BaseLLM`. Call options become fields of a copy, so that they are part of the cache key."""
         llm, rest = self._folded(stop, kwargs)
         return await super(AdaFuseLLM, llm).agenerate(prompts, llm.stop or None, callbacks, **rest)
-
-    def batch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[str]:
-        """As many invokes, in order, at most `max_concurrency` at a time; each fails and reports on its own."""
-        return Runnable.batch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[str]:
-        """As `batch`."""
-        return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def _generate(
         self,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from langchain_core.language_models.base import BaseLanguageModel, LangSmithParams
+from langchain_core.language_models.base import BaseLanguageModel, LangSmithParams, LanguageModelInput
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from adafuse_core import __version__
@@ -133,6 +134,40 @@ class EnsembleModel(OptionFields, LanguageModel):
         self._add_version("adafuse", __version__)
         return self
 
+    # --- several inputs: a text in their place would be taken for a list of letters ---
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As many invokes, in order, at most `max_concurrency` at a time; each fails and reports on its own."""
+        return Runnable.batch(self, _listed(inputs), config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As `batch`."""
+        return await Runnable.abatch(self, _listed(inputs), config, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(self, inputs: Sequence[LanguageModelInput], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """As `batch`, in the order in which answers are complete."""
+        return super().batch_as_completed(_listed(inputs), *args, **kwargs)
+
+    def abatch_as_completed(
+        self, inputs: Sequence[LanguageModelInput], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `batch_as_completed`."""
+        return super().abatch_as_completed(_listed(inputs), *args, **kwargs)
+
     # --- options of a call ---
 
     def _options(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,6 +285,10 @@ class EnsembleModel(OptionFields, LanguageModel):
         for ensemble in (self.ensemble, self._built):
             memo[id(ensemble)] = ensemble  # models are shared, never copied
         return super().__deepcopy__(memo)
+
+
+def _listed(inputs: Any) -> list[Any]:
+    return several("inputs", inputs, "invoke() answers a single prompt")
 
 
 def _is_timeout(seconds: Any) -> bool:

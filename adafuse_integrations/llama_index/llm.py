@@ -92,8 +92,9 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
             declare, less 64 tokens for the chat template; 3900 if none is declared.
         is_chat_model: Whether LlamaIndex should send messages. Set it to False for members without a
             chat template: conversations are then written out as plain text.
-        is_function_calling_model: Whether LlamaIndex should offer tools through the members' chat templates. `"auto"`:
-            if the template of every member shows them. Agents and routers take their ways in plain text otherwise.
+        is_function_calling_model: Whether LlamaIndex should offer tools. `"auto"`: if every member has a chat template
+            and LlamaIndex sends messages; the log tells how members are shown tools, or why not. Otherwise agents and
+            routers ask for tools in plain text.
         grammar: What every answer must obey, such as `react_grammar(tools)`.
         on_word: A callable or several; see above. Not part of `to_dict()`.
         trace: Whether `raw` tells of the rounds. False keeps memories and logs small; `on_word` hears of them anyway.
@@ -103,7 +104,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
             `ConfigError` at the next call. Both are `ValueError`s.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     if TYPE_CHECKING:  # most options are inherited from where type checkers don't see them
 
@@ -286,7 +287,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     def _calls_functions(self) -> bool:
         if self.is_function_calling_model != "auto":
             return self.is_function_calling_model
-        return self.is_chat_model and not writes_messages(self) and self._files.tools
+        return self._files.calls_functions(sends_messages=self.is_chat_model and not writes_messages(self))
 
     @property
     def _files(self) -> Declared:
