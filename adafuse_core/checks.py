@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from adafuse_core.errors import AdaFuseError, ConfigError
@@ -102,7 +102,7 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     """Strings from one string, several, or None for none."""
     if value is None:
         return ()
-    expect(isinstance(value, Iterable), name, value, "strings")
+    expect(isinstance(value, Iterable) and not isinstance(value, Mapping), name, value, "strings")
     values = (value,) if isinstance(value, str) else tuple(value)
     expect(all(isinstance(item, str) for item in values), name, value, "strings")
     return values
@@ -141,8 +141,8 @@ def without_secrets(value: Any, left_out: list[str], path: str = "") -> Any:
 
 
 def several(name: str, value: Any, hint: str, error: type[AdaFuseError] = ConfigError) -> list[Any]:
-    """The items of any iterable. One item in place of several, such as a text, raises an error."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+    """The items of any iterable that has an order. One item in place of several, such as a text, raises an error."""
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
         raise error(f"got {name}={value!r}, expected a list", hint=hint)
     return list(value)
 
@@ -161,26 +161,32 @@ def known_options(
         known: Names that are.
         options: By name.
         kind: What they are called in the error.
-        hints: What to do instead of some that are not known, beside what `option_hint` says.
+        hints: As of `option_hint`.
     """
     names = list(known)
     for option in options:
         if option not in names:
-            hint = (hints or {}).get(option) or option_hint(str(option), names)
-            raise ConfigError(f"unknown {kind} {option!r}", hint=hint)
+            raise ConfigError(f"unknown {kind} {option!r}", hint=option_hint(str(option), names, hints))
     return dict(options)
 
 
-def option_hint(option: str, known: Iterable[str]) -> str:
-    """What to do instead of an option that is not known: use another one, or the known one that was misspelt."""
+def option_hint(option: str, known: Iterable[str], hints: Mapping[str, str] | None = None) -> str:
+    """What to do instead of an option that is not known: use another one, or the known one that was misspelt.
+
+    Args:
+        option: As it was given.
+        known: Names that are.
+        hints: What to do instead of some that are not known, before the advice about options of other libraries.
+    """
     names = {name.lower(): name for name in known}
+    advice = {**_ADVICE, **(hints or {})}
     written = option.lower().replace("-", "_")
-    if (advice := _ADVICE.get(written)) is not None:
-        return advice
     if written in names:
         return f"did you mean {names[written]!r}?"
-    close = difflib.get_close_matches(written, names, n=1, cutoff=_SIMILAR)
-    if close:
-        return f"did you mean {names[close[0]]!r}?"
-    close = difflib.get_close_matches(written, _ADVICE, n=1, cutoff=_SIMILAR)
-    return _ADVICE[close[0]] if close else f"known are: {', '.join(names.values()) or 'none'}"
+    if written in advice:
+        return advice[written]
+    for among in (names, advice):
+        if close := difflib.get_close_matches(written, among, n=1, cutoff=_SIMILAR):
+            meant = f"did you mean {names.get(close[0], close[0])!r}?"
+            return meant if among is names else f"{meant} {advice[close[0]]}"
+    return f"known are: {', '.join(names.values()) or 'none'}"

@@ -9,15 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from adafuse_core.batch import run_batch
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import conversation, encodable
+from adafuse_core.chat.messages import conversation
 from adafuse_core.chat.tools import Tools
-from adafuse_core.checks import expect_integer, several
+from adafuse_core.checks import expect, expect_integer, several
 from adafuse_core.config import EnsembleConfig, default_config
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.events import Event
@@ -28,7 +27,7 @@ from adafuse_core.members.base import Member, PromptReader
 from adafuse_core.members.context_windows import declared_window
 from adafuse_core.members.ready_made import check_ready_made, ready_made
 from adafuse_core.members.tool_prompts import can_call_tools, show_tools
-from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score
+from adafuse_core.request import PromptLike, Request, answer, checked_cancel, checked_prompt, checked_span, score
 from adafuse_core.rounds import Scored, Span
 
 logger = logging.getLogger(__name__)
@@ -92,8 +91,9 @@ class Ensemble:
             ModelLoadError: A model can't be loaded.
         """
         listed = len(models) == 1 and not isinstance(models[0], str | Path | Mapping | MemberConfig)
-        members: Any = models[0] if listed else models or None
-        return cls(members=members, **options).load()
+        if models:
+            options["members"] = several("models", models[0] if listed else models, "give names, paths or mappings")
+        return cls(**options).load()
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path, **options: Any) -> Self:
@@ -190,12 +190,13 @@ class Ensemble:
         """
         params = self.config.generation.updated(options)
         self.config.check_choice(params)
+        expect(isinstance(parallel_tool_calls, bool), "parallel_tool_calls", parallel_tool_calls, "True or False")
         request = Request.checked(
             prompt,
             tools=Tools.of_request(tools, tool_choice, parallel_tool_calls),
             grammar=grammar,
             params=params,
-            cancel=cancel or threading.Event(),
+            cancel=checked_cancel(cancel),
         )
         return self._answer(request)
 
@@ -251,9 +252,9 @@ class Ensemble:
             CancelledError: `cancel` was set.
         """
         given = several("continuations", continuations, "give a list of texts or Spans", PromptError)
-        spans = [_continuation(continuation) for continuation in given]
+        spans = [checked_span(continuation) for continuation in given]
         members = self.config.strategy.select(self.members)
-        return score(checked_prompt(prompt), spans, members, self.config, cancel or threading.Event()) if spans else []
+        return score(checked_prompt(prompt), spans, members, self.config, checked_cancel(cancel)) if spans else []
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
@@ -267,6 +268,7 @@ class Ensemble:
 
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
+        expect(isinstance(text, str), "text", text, "a text")
         return {reader.name: reader.count_text_tokens(text) for reader in self._prompt_readers}
 
     @property
@@ -336,10 +338,3 @@ class Ensemble:
     def _release(self) -> None:
         for config in self.config.members:
             registry.release(config, self)
-
-
-def _continuation(given: str | Span) -> Span:
-    span = given if isinstance(given, Span) else Span(text=given) if isinstance(given, str) else None
-    if span is None or not (span.text or span.ends):
-        raise PromptError(f"got {given!r} as a continuation, expected a text that is not empty, or a Span")
-    return replace(span, text=encodable(span.text))

@@ -128,8 +128,9 @@ class MemberConfig:
                 expect_integer(name, value, at_least=1)
         object.__setattr__(self, "end_tokens", strings("end_tokens", self.end_tokens))
         for name in _MAPPINGS:
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None or name != "quantization_config":
                 expect_mapping(name, value)
+        expect(isinstance(self.trust_remote_code, bool), "trust_remote_code", self.trust_remote_code, "True or False")
 
     @property
     def label(self) -> str:
