@@ -39,7 +39,17 @@ _ELSEWHERE = {
     "set logprobs=True; scores of all candidates are in the trace": ("top_logprobs", "output_scores", "echo"),
     "to stream, call a streaming method such as stream()": ("streaming", "stream"),
     "name the models in members=[...]": (
-        *("model_name", "model_id", "model_path", "models", "repo_id", "engine", "deployment_name", "tokenizer_name"),
+        *(
+            "model",
+            "model_name",
+            "model_id",
+            "model_path",
+            "models",
+            "repo_id",
+            "engine",
+            "deployment_name",
+            "tokenizer_name",
+        ),
         *("llm", "llms"),
     ),
     "members run in this process, without a server: name the models in members=[...]": (
@@ -56,6 +66,8 @@ _ELSEWHERE = {
     ),
     "use context_window of the member": ("n_ctx", "num_ctx", "max_model_len", "context_length", "max_seq_len"),
     "use device_map": ("n_gpu_layers", "num_gpu", "gpu_layers", "tensor_parallel_size", "device_id", "gpu_memory"),
+    "call from_ensemble(ensemble)": ("ensemble",),
+    "give its fields as arguments, such as max_new_tokens": ("generation",),
     "set weight of each member": ("weight", "weights", "member_weights"),
     "use tools": ("functions",),
     "use tool_choice": ("function_call",),
@@ -142,7 +154,8 @@ def without_secrets(value: Any, left_out: list[str], path: str = "") -> Any:
 
 def several(name: str, value: Any, hint: str, error: type[AdaFuseError] = ConfigError) -> list[Any]:
     """The items of any iterable that has an order. One item in place of several, such as a text, raises an error."""
-    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+    one = isinstance(value, str | bytes | Mapping | Set) or hasattr(value, "model_fields_set")  # of pydantic: iterates
+    if one or not isinstance(value, Iterable):
         raise error(f"got {name}={value!r}, expected a list", hint=hint)
     return list(value)
 
@@ -188,5 +201,7 @@ def option_hint(option: str, known: Iterable[str], hints: Mapping[str, str] | No
     for among in (names, advice):
         if close := difflib.get_close_matches(written, among, n=1, cutoff=_SIMILAR):
             meant = f"did you mean {names.get(close[0], close[0])!r}?"
-            return meant if among is names else f"{meant} {advice[close[0]]}"
+            if close[0] in (hints or {}):
+                return f"{meant} {advice[close[0]]}"
+            return meant if among is names else advice[close[0]]
     return f"known are: {', '.join(names.values()) or 'none'}"

@@ -76,11 +76,8 @@ class GenerationParams:
 
 
 _MISPLACED = {
-    **{
-        name: f"write generation={{'{name}': ...}}, or give it to generate() and stream()"
-        for name in field_names(GenerationParams)
-    },
-    "model": "name the models in members=[...]",
+    name: f"write generation={{'{name}': ...}}, or give it to generate() and stream()"
+    for name in field_names(GenerationParams)
 }
 
 

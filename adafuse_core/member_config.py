@@ -173,7 +173,10 @@ class MemberConfig:
             if "model" not in options:
                 raise ConfigError(f"the member {options!r} has no 'model'", hint="give a model name or path")
             return cls(**options)
-        raise ConfigError(f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig")
+        raise ConfigError(
+            f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig",
+            hint="ready-made members go to Ensemble(members=[...]), which adapters take by from_ensemble(ensemble)",
+        )
 
 
 SHARED_OPTIONS = tuple(name for name in field_names(MemberConfig) if name not in _ITS_OWN)

@@ -135,12 +135,12 @@ def constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: st
 
 
 def as_fields(config: EnsembleConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with some changes, as values of an adapter's attributes.
+    """A config with some changes, in the core's names or OpenAI's, as values of an adapter's attributes.
 
     Raises:
         ConfigError: Its strategy is in no table, so that adapters have no name for it.
     """
-    name = config.strategy.name
+    changes, name = openai.generation_options(changes), config.strategy.name
     if STRATEGIES.get(name) is not type(config.strategy):
         raise ConfigError(
             f"{type(config.strategy).__name__} is no strategy that adapters have a name for",

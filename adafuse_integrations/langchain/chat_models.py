@@ -20,7 +20,8 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import Field
 
-from adafuse_core.errors import ConfigError
+from adafuse_core.checks import several
+from adafuse_core.errors import ConfigError, PromptError
 from adafuse_integrations.common.deadline import Deadline
 from adafuse_integrations.common.options import call_options
 from adafuse_integrations.langchain.asking import OPTIONS, as_choice, as_tools, asked
@@ -297,6 +298,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Length of a conversation with its tools, in tokens of the member that needs the most, template included."""
+        messages = several("messages", messages, "write [message]; get_num_tokens() counts a text", PromptError)
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(get_buffer_string(messages)))
         if not messages:

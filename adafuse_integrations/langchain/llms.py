@@ -19,6 +19,7 @@ from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
 from pydantic import Field, model_validator
 
+from adafuse_core.checks import several
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.request import PromptLike
@@ -228,7 +229,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         """Length of the prompt that these messages become, chat template included, as of `get_num_tokens`."""
         if tools:
             raise PromptError("an LLM takes no tools", hint="use a chat model")
-        text = get_buffer_string(messages)
+        given = several("messages", messages, "write [message]; get_num_tokens() counts a text", PromptError)
+        text = get_buffer_string(given)
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         ensemble = self._running()

@@ -30,7 +30,7 @@ from adafuse_integrations.common.fields import OptionFields, read_arguments
 from adafuse_integrations.common.identity import plain
 from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
 from adafuse_integrations.common.retries import with_retries
-from adafuse_integrations.common.selection import selected, with_token
+from adafuse_integrations.common.selection import checked_ensemble, selected, with_token
 from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain.errors import shared_errors
 
@@ -79,7 +79,7 @@ class EnsembleModel(OptionFields, LanguageModel):
             ensemble: It may be shared with others.
             options: Fields of this class that differ from the ensemble's config.
         """
-        return cls(ensemble=ensemble, **options)
+        return cls(ensemble=checked_ensemble(ensemble), **options)
 
     @property
     def model_name(self) -> str:
@@ -107,6 +107,8 @@ class EnsembleModel(OptionFields, LanguageModel):
     def _read_arguments(cls, values: Any) -> Any:
         """Known options, and what is not set from a ready-made ensemble or a model's name."""
         values = read_arguments(cls, values)
+        if isinstance(values.get("model"), Path):
+            values["model"] = str(values["model"])
         if isinstance(ensemble := values.get("ensemble"), Ensemble):
             values = as_fields(ensemble.config, values)
         elif isinstance(values.get("model"), str) and "members" not in values:
@@ -256,7 +258,7 @@ class EnsembleModel(OptionFields, LanguageModel):
         if settings["max_new_tokens"] is not None:
             params["ls_max_tokens"] = settings["max_new_tokens"]
         if settings["stop"]:
-            params["ls_stop"] = list(settings["stop"])
+            params["ls_stop"] = list(strings("stop", settings["stop"]))
         return params
 
     def get_num_tokens(self, text: str) -> int:

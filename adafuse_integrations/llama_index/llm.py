@@ -37,6 +37,7 @@ from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 from adafuse_integrations.common.fields import OptionFields
 from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
+from adafuse_integrations.common.selection import checked_ensemble
 from adafuse_integrations.llama_index.answers import Chunk
 from adafuse_integrations.llama_index.declared import Declared
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
@@ -150,7 +151,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
         Raises:
             ConfigError: An option would change the ensemble.
         """
-        llm = cls(**as_fields(ensemble.config, options))
+        llm = cls(**as_fields(checked_ensemble(ensemble).config, options))
         llm._given = ensemble
         _ = llm.ensemble
         return llm

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
-from adafuse_core.checks import several
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.request import PromptLike
@@ -47,8 +45,7 @@ def ask_text(llm: LLM, prompt: str, *, formatted: bool, chat: bool) -> Ask:
 
 
 def ask_messages(llm: LLM, messages: Sequence[ChatMessage], *, chat: bool) -> Ask:
-    """What to show for a conversation; arguments and errors as of `ask_text`."""
-    messages = _listed(messages)
+    """What to show for a conversation; arguments as of `ask_text`."""
     turns = to_messages(messages)
     if llm.system_prompt and not any(turn.role == "system" and turn.content == llm.system_prompt for turn in turns):
         messages = llm._extend_messages(list(messages))
@@ -66,12 +63,6 @@ def ask_messages(llm: LLM, messages: Sequence[ChatMessage], *, chat: bool) -> As
         return turns
 
     return ask
-
-
-def _listed(messages: Any) -> list[ChatMessage]:
-    """The messages, if they are several; a single one, which pydantic makes iterable, is refused."""
-    given = {"message": messages} if isinstance(messages, ChatMessage) else messages
-    return several("messages", given, "write [message]; a text goes to complete()", PromptError)
 
 
 def writes_messages(llm: LLM) -> bool:

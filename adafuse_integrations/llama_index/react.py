@@ -13,13 +13,12 @@ from llama_index.core.agent.react.output_parser import ReActOutputParser
 from llama_index.core.agent.react.types import ActionReasoningStep
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.tools import FunctionTool
 from llama_index.core.tools.types import BaseTool
 
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.checks import several
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.llama_index.calls import shown
+from adafuse_integrations.llama_index.tools import as_tools
 
 _THOUGHT = 200  # characters; a thought must end while there is still budget for the rest of the step
 
@@ -82,23 +81,6 @@ class ReActStep:
         if isinstance(step, ActionReasoningStep):
             return ToolSelection(tool_id=str(uuid.uuid4()), tool_name=step.action, tool_kwargs=step.action_input)
         return str(step.response)  # type: ignore[attr-defined]
-
-
-def as_tools(tools: Iterable[BaseTool | Callable[..., Any]]) -> list[BaseTool]:
-    """Tools of LlamaIndex, made of those that are plain functions.
-
-    Raises:
-        ConfigError: One is neither a tool nor a function, or one was given in place of several.
-    """
-    return [_tool(tool) for tool in several("tools", tools, "write [tool]")]
-
-
-def _tool(given: Any) -> BaseTool:
-    if isinstance(given, BaseTool):
-        return given
-    if not callable(given) or isinstance(given, type):
-        raise ConfigError(f"got {given!r} as a tool, expected a function or a tool of LlamaIndex")
-    return FunctionTool.from_defaults(given)
 
 
 def _action(name: str, part: str) -> str:
