@@ -27,6 +27,7 @@ _ELSEWHERE = {
     "branches sets how many first words each member tries where it is unsure": (
         *("num_beams", "num_beam_groups", "beam_size", "early_stopping", "use_beam_search"),
     ),
+    "did you mean 'max_new_tokens'?": ("max_tokens", "max_token", "max_completion_tokens"),
     "use max_new_tokens": (
         *("max_length", "max_output_tokens", "max_tokens_to_sample", "max_gen_len", "num_predict", "n_predict"),
     ),
@@ -191,17 +192,14 @@ def option_hint(option: str, known: Iterable[str], hints: Mapping[str, str] | No
         known: Names that are.
         hints: What to do instead of some that are not known, before the advice about options of other libraries.
     """
-    names = {name.lower(): name for name in known}
-    advice = {**_ADVICE, **(hints or {})}
+    names = list(known)
+    meant = {
+        **_ADVICE,
+        **{name: f"did you mean {name!r}? {hint}" for name, hint in (hints or {}).items()},
+        **{name.lower(): f"did you mean {name!r}?" for name in names},
+    }
     written = option.lower().replace("-", "_")
-    if written in names:
-        return f"did you mean {names[written]!r}?"
-    if written in advice:
-        return advice[written]
-    for among in (names, advice):
-        if close := difflib.get_close_matches(written, among, n=1, cutoff=_SIMILAR):
-            meant = f"did you mean {names.get(close[0], close[0])!r}?"
-            if close[0] in (hints or {}):
-                return f"{meant} {advice[close[0]]}"
-            return meant if among is names else advice[close[0]]
-    return f"known are: {', '.join(names.values()) or 'none'}"
+    if option in (hints or {}):
+        return (hints or {})[option]
+    close = [written] if written in meant else difflib.get_close_matches(written, meant, n=1, cutoff=_SIMILAR)
+    return meant[close[0]] if close else f"known are: {', '.join(names) or 'none'}"

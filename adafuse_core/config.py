@@ -289,6 +289,7 @@ def _with_strategy(options: Mapping[str, Any], current: Strategy) -> dict[str, A
                     f"{name}={options[name]!r} has no meaning for strategy {named.name!r}",
                     hint=f"leave it out, or set strategy={other.name!r}",
                 )
-    checked = known_options([*field_names(EnsembleConfig), *own], options, "ensemble option", _MISPLACED)
+    names = [*field_names(EnsembleConfig), *own, *SHARED_OPTIONS]
+    checked = known_options(names, options, "ensemble option", _MISPLACED)
     changed = dataclasses.replace(named, **{name: value for name, value in checked.items() if name in own})
     return {name: value for name, value in checked.items() if name not in own} | {"strategy": changed}

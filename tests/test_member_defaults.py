@@ -44,7 +44,7 @@ def test_every_field_but_model_name_and_weight_may_hold_for_all_members():
 
 
 def forms(name):
-    """A config of two members with a default, in the ways in which it can be written; the second sets the field itself."""
+    """A config with a default and two members, the second of which sets the field itself, in all ways to write it."""
     default, own = VALUES[name]
     members = ["org/one", {"model": "org/two", name: own}]
     yield EnsembleConfig(members=members, member_defaults={name: default})

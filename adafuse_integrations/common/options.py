@@ -113,7 +113,7 @@ def call_options(given: Mapping[str, Any], others: Iterable[str]) -> dict[str, A
         ConfigError: An option is unknown, or can't differ from call to call.
     """
     named = openai.generation_options(given)
-    return known_options([*GENERATION, *others], named, "option of a call", FIXED_IN_CALLS)
+    return known_options([*GENERATION, *others], named, "generation option", FIXED_IN_CALLS)
 
 
 def constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: str) -> dict[str, Any]:
@@ -127,11 +127,11 @@ def constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: st
     Raises:
         ConfigError: An argument is unknown.
     """
-    names, named = set(known), openai.generation_options(given)
+    names, named = list(known), openai.generation_options(given)
     shared = {name: named.pop(name) for name in SHARED_OPTIONS if name in named and name not in names}
     if shared:
         named["member_defaults"] = {**named.get("member_defaults", {}), **shared}
-    return known_options(known, named, f"argument of {kind}")
+    return known_options([*names, *SHARED_OPTIONS], named, f"argument of {kind}")
 
 
 def as_fields(config: EnsembleConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
