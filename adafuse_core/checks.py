@@ -5,10 +5,81 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from adafuse_core.errors import ConfigError
+from adafuse_core.errors import AdaFuseError, ConfigError
+
+# Options of other libraries and services, by what to use here in place of them.
+_ELSEWHERE = {
+    "AdaFuse draws among the candidates of a round, never among single tokens: use temperature and seed": (
+        *("top_p", "top_k", "top_a", "min_p", "typical_p", "tfs_z", "epsilon_cutoff", "eta_cutoff", "mirostat"),
+        *("dynatemp_range", "xtc_probability", "sampler", "sampling_params"),
+    ),
+    "temperature above 0 draws among the candidates, temperature=0 takes the best one": ("do_sample",),
+    "the members' probabilities can't be changed: use stop, grammar or temperature": (
+        *("repetition_penalty", "frequency_penalty", "presence_penalty", "repeat_penalty", "length_penalty"),
+        *("repeat_last_n", "no_repeat_ngram_size", "logit_bias", "bad_words_ids", "logits_processor", "penalty_alpha"),
+    ),
+    "a call gives one answer: call several times, with temperature above 0 and a seed for each": (
+        *("n", "best_of", "num_return_sequences", "candidate_count"),
+    ),
+    "branches sets how many first words each member tries where it is unsure": (
+        *("num_beams", "num_beam_groups", "beam_size", "early_stopping", "use_beam_search"),
+    ),
+    "did you mean 'max_new_tokens'?": ("max_tokens", "max_token", "max_completion_tokens"),
+    "use max_new_tokens": (
+        *("max_length", "max_output_tokens", "max_tokens_to_sample", "max_gen_len", "num_predict", "n_predict"),
+    ),
+    "members decide when an answer is long enough: there is an upper bound only, max_new_tokens": (
+        *("min_length", "min_new_tokens", "min_tokens"),
+    ),
+    "use stop": ("stop_sequences", "stop_strings", "stop_words", "stopping_criteria", "stop_sequence"),
+    "set end_tokens of the member": ("eos_token_id", "eos_token", "stop_token_ids", "pad_token_id"),
+    "use seed": ("random_seed", "random_state"),
+    "set logprobs=True; scores of all candidates are in the trace": ("top_logprobs", "output_scores", "echo"),
+    "to stream, call a streaming method such as stream()": ("streaming", "stream"),
+    "name the models in members=[...]": (
+        *(
+            "model",
+            "model_name",
+            "model_id",
+            "model_path",
+            "models",
+            "repo_id",
+            "engine",
+            "deployment_name",
+            "tokenizer_name",
+        ),
+        *("llm", "llms"),
+    ),
+    "members run in this process, without a server: name the models in members=[...]": (
+        *("api_base", "base_url", "endpoint_url", "openai_api_base", "api_version", "api_type", "host"),
+        *("openai_api_key", "organization", "default_headers"),
+    ),
+    "set model_kwargs={'token': ...} of the member": ("api_key", "token", "use_auth_token", "huggingfacehub_api_token"),
+    "use timeout where an adapter has it, or set cancel=threading.Event() from a timer": (
+        *("request_timeout", "timeout", "max_time"),
+    ),
+    "use dtype": ("torch_dtype", "precision", "half"),
+    "use quantization_config, such as {'quant_method': 'bitsandbytes', 'load_in_4bit': True}": (
+        *("load_in_4bit", "load_in_8bit", "quantization", "quantization_bit"),
+    ),
+    "use context_window of the member": ("n_ctx", "num_ctx", "max_model_len", "context_length", "max_seq_len"),
+    "use device_map": ("n_gpu_layers", "num_gpu", "gpu_layers", "tensor_parallel_size", "device_id", "gpu_memory"),
+    "call from_ensemble(ensemble)": ("ensemble",),
+    "give its fields as arguments, such as max_new_tokens": ("generation",),
+    "set weight of each member": ("weight", "weights", "member_weights"),
+    "use tools": ("functions",),
+    "use tool_choice": ("function_call",),
+    "use grammar, such as Grammar.json_schema(...)": (
+        *("response_format", "json_mode", "json_schema", "guided_json", "guided_regex", "format", "format_schema"),
+    ),
+    "give the conversation as a list of messages, the system message first": ("system", "system_prompt"),
+}
+_ADVICE = {name: advice for advice, names in _ELSEWHERE.items() for name in names}
+_SECRET_ENDINGS = ("token", "key", "secret", "password")
+_SIMILAR = 0.75  # of `difflib`, from which on a name is taken for a misspelling of another one
 
 
 def expect(holds: bool, name: str, value: Any, expected: str) -> None:
@@ -44,10 +115,50 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     """Strings from one string, several, or None for none."""
     if value is None:
         return ()
-    expect(isinstance(value, Iterable), name, value, "strings")
+    expect(isinstance(value, Iterable) and not isinstance(value, Mapping), name, value, "strings")
     values = (value,) if isinstance(value, str) else tuple(value)
     expect(all(isinstance(item, str) for item in values), name, value, "strings")
     return values
+
+
+def expect_mapping(name: str, value: Any) -> None:
+    """Refuse what is no mapping with names as keys."""
+    right = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    expect(right, name, value, "a mapping of names to values")
+
+
+def is_secret(name: str, value: Any) -> bool:
+    """Whether a setting of this name is a token, a key or a password."""
+    return isinstance(value, str) and name.lower().endswith(_SECRET_ENDINGS)
+
+
+def without_secrets(value: Any, left_out: list[str], path: str = "") -> Any:
+    """A setting without the tokens, keys and passwords in it.
+
+    Args:
+        value: Mappings, lists and plain values.
+        left_out: Gets the path of each one that is left out, such as `members[0].model_kwargs.token`.
+        path: Of the value itself.
+    """
+    if isinstance(value, list | tuple):
+        return [without_secrets(item, left_out, f"{path}[{place}]") for place, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    below = {name: f"{path}.{name}".removeprefix(".") for name in value}
+    left_out += [below[name] for name, item in value.items() if is_secret(str(name), item)]
+    return {
+        name: without_secrets(item, left_out, below[name])
+        for name, item in value.items()
+        if not is_secret(str(name), item)
+    }
+
+
+def several(name: str, value: Any, hint: str, error: type[AdaFuseError] = ConfigError) -> list[Any]:
+    """The items of any iterable that has an order. One item in place of several, such as a text, raises an error."""
+    one = isinstance(value, str | bytes | Mapping | Set) or hasattr(value, "model_fields_set")  # of pydantic: iterates
+    if one or not isinstance(value, Iterable):
+        raise error(f"got {name}={value!r}, expected a list", hint=hint)
+    return list(value)
 
 
 def field_names(cls: Any) -> tuple[str, ...]:
@@ -64,12 +175,31 @@ def known_options(
         known: Names that are.
         options: By name.
         kind: What they are called in the error.
-        hints: What to do instead of some that are not known; by default, the nearest name that is.
+        hints: As of `option_hint`.
     """
     names = list(known)
     for option in options:
         if option not in names:
-            close = difflib.get_close_matches(str(option), names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names) or 'none'}"
-            raise ConfigError(f"unknown {kind} {option!r}", hint=(hints or {}).get(option, hint))
+            raise ConfigError(f"unknown {kind} {option!r}", hint=option_hint(str(option), names, hints))
     return dict(options)
+
+
+def option_hint(option: str, known: Iterable[str], hints: Mapping[str, str] | None = None) -> str:
+    """What to do instead of an option that is not known: use another one, or the known one that was misspelt.
+
+    Args:
+        option: As it was given.
+        known: Names that are.
+        hints: What to do instead of some that are not known, before the advice about options of other libraries.
+    """
+    names = list(known)
+    meant = {
+        **_ADVICE,
+        **{name: f"did you mean {name!r}? {hint}" for name, hint in (hints or {}).items()},
+        **{name.lower(): f"did you mean {name!r}?" for name in names},
+    }
+    written = option.lower().replace("-", "_")
+    if option in (hints or {}):
+        return (hints or {})[option]
+    close = [written] if written in meant else difflib.get_close_matches(written, meant, n=1, cutoff=_SIMILAR)
+    return meant[close[0]] if close else f"known are: {', '.join(names) or 'none'}"

@@ -6,8 +6,10 @@ adapters read them from these classes. Unknown options raise.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,17 +19,23 @@ from adafuse_core.checks import (
     expect,
     expect_choice,
     expect_integer,
+    expect_mapping,
     expect_number,
     field_names,
     known_options,
+    several,
     strings,
+    without_secrets,
 )
 from adafuse_core.errors import ConfigError
 from adafuse_core.fusion import Fusion
-from adafuse_core.member_config import MemberConfig
+from adafuse_core.member_config import SHARED_OPTIONS, MemberConfig, checked_defaults
+from adafuse_core.small_models import NAMES
 from adafuse_core.strategies import STRATEGIES
 from adafuse_core.strategies.adafuse import AdaFuse
 from adafuse_core.strategies.base import Strategy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,8 @@ class GenerationParams:
 
     def updated(self, options: Mapping[str, Any]) -> Self:
         """A copy with some options changed; unknown ones raise `ConfigError`."""
-        return dataclasses.replace(self, **known_options(field_names(self), options, "generation option"))
+        checked = known_options(field_names(self), options, "generation option", FIXED_IN_CALLS)
+        return dataclasses.replace(self, **checked)
 
 
 _MISPLACED = {
@@ -78,6 +87,9 @@ class EnsembleConfig:
 
     Args:
         members: At least one; model names, mappings or `MemberConfig`s. Names are made unique.
+        member_defaults: Fields of `MemberConfig` for all members that do not set them themselves, such as
+            `{"dtype": "bfloat16", "device": "cuda:0"}`. Where options come as a mapping or as arguments of `Ensemble`,
+            these fields may stand among them: `{"members": [...], "dtype": "bfloat16"}`.
         strategy: A `Strategy`, or the name of one. Where options come as a mapping or as arguments of `Ensemble`, those
             of the strategy may stand among them: `{"members": [...], "strategy": "adafuse", "tau": 0.5}`.
         scoring: By which unit of a candidate a member's log-probabilities are divided: `"token"` (the paper), `"word"`,
@@ -93,6 +105,7 @@ class EnsembleConfig:
     """
 
     members: tuple[MemberConfig, ...]
+    member_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
     strategy: Strategy = field(default_factory=AdaFuse)
     scoring: str = "token"
     pool: str = "geometric"
@@ -102,9 +115,10 @@ class EnsembleConfig:
     generation: GenerationParams = field(default_factory=GenerationParams)
 
     def __post_init__(self) -> None:
-        if isinstance(self.members, str | Mapping) or not isinstance(self.members, Iterable):
-            raise ConfigError(f"got members={self.members!r}, expected a list of members")
-        members = _unique_names([MemberConfig.from_any(member) for member in self.members])
+        given = several("members", self.members, "write members=[...]")
+        defaults = checked_defaults(self.member_defaults)
+        object.__setattr__(self, "member_defaults", defaults)
+        members = _named([MemberConfig.from_any(member) for member in given], defaults)
         expect(bool(members), "members", self.members, "at least one member")
         object.__setattr__(self, "members", members)
         for member in members:
@@ -134,30 +148,80 @@ class EnsembleConfig:
             )
 
     def updated(self, options: Mapping[str, Any]) -> Self:
-        """A copy with some options changed, those of the strategy among them; of `generation`, only what it names."""
-        changed = _with_strategy(options, self.strategy)
+        """A copy with some options changed, those of strategy and members among them.
+
+        Of `generation` and `member_defaults`, only what they name changes.
+        """
+        changed = _with_strategy(_with_defaults(options, self.member_defaults), self.strategy)
         if isinstance(generation := changed.get("generation"), Mapping):
             changed["generation"] = self.generation.updated(generation)
         return dataclasses.replace(self, **changed)
 
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | str | Path | EnsembleConfig) -> Self:
-        """A config from a mapping of the fields above and of the strategy's, or the path of a YAML file holding one."""
+        """A config from a mapping of the fields above, the strategy's and the members', or the path of a YAML file."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path):
             value = _read_yaml(Path(value))
         if not isinstance(value, Mapping):
-            raise ConfigError(f"got {value!r} as ensemble config, expected a mapping or the path of a YAML file")
-        options = _with_strategy(value, AdaFuse())
+            raise ConfigError(
+                f"got {value!r} as ensemble config, expected a mapping or the path of a YAML file",
+                hint="to name models, write Ensemble(members=[...])",
+            )
+        options = _with_strategy(_with_defaults(value, {}), AdaFuse())
         if "members" not in options:
             raise ConfigError("the ensemble config has no 'members'", hint="list at least one model name")
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON or YAML; `from_any` reads them back."""
+        """Plain values, ready for JSON or YAML; `from_any` reads them back. Members have the fields that they set."""
         values = dataclasses.asdict(self)
-        return {**values, "strategy": self.strategy.name, **values["strategy"]}
+        members = [
+            {"model": member.model, "name": member.label, **copy.deepcopy(member.own)} for member in self.members
+        ]
+        return {**values, "members": members, "strategy": self.strategy.name, **values["strategy"]}
+
+    def save(self, path: str | Path) -> None:
+        """Write a YAML file that `from_any` and `Ensemble.from_config` read back.
+
+        Tokens, keys and passwords are left out; the log and the first lines of the file name them.
+
+        Raises:
+            ConfigError: A value can't be written as YAML, or the file can't be written.
+        """
+        import yaml
+
+        secrets: list[str] = []
+        values = without_secrets(self.to_dict(), secrets)
+        if secrets:
+            logger.warning("%s was saved without %s; set them again after reading it", path, ", ".join(secrets))
+        told = "".join(f"# left out, as it is secret: {name}\n" for name in secrets)
+        try:
+            text = told + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+            Path(path).write_text(text, encoding="utf-8")
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"can't save the config: {error}", hint="use texts, numbers, lists and mappings"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"can't write ensemble config {str(path)!r}: {error.strerror}") from error
+
+
+def default_config() -> EnsembleConfig:
+    """The two small models shipped with the package."""
+    return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
+
+
+# Options of the ensemble that are no options of a call, and what to do instead.
+FIXED_IN_CALLS = dict.fromkeys(
+    [
+        *field_names(EnsembleConfig),
+        *SHARED_OPTIONS,
+        *(name for kind in STRATEGIES.values() for name in field_names(kind)),
+    ],
+    "it can't differ from call to call: set it where the ensemble is made",
+)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -166,13 +230,16 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"can't read ensemble config {str(path)!r}: {error.strerror}") from error
+        raise ConfigError(
+            f"can't read ensemble config {str(path)!r}: {error.strerror}",
+            hint="give the path of a YAML file; to name models, write Ensemble(members=[...])",
+        ) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
 
 
-def _unique_names(members: list[MemberConfig]) -> tuple[MemberConfig, ...]:
-    """Number the members that would share a name: aspen, aspen-2, aspen-3."""
+def _named(members: list[MemberConfig], defaults: Mapping[str, Any]) -> tuple[MemberConfig, ...]:
+    """The members with the defaults for all, those that would share a name numbered: aspen, aspen-2, aspen-3."""
     taken: set[str] = set()
     named = []
     for member in members:
@@ -180,8 +247,22 @@ def _unique_names(members: list[MemberConfig]) -> tuple[MemberConfig, ...]:
         while label in taken:
             label, number = f"{member.label}-{number}", number + 1
         taken.add(label)
-        named.append(dataclasses.replace(member, name=label))
+        named.append(member.with_defaults(defaults, label))
     return tuple(named)
+
+
+def _with_defaults(options: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an ensemble, fields of `MemberConfig` among them put into `member_defaults`.
+
+    Args:
+        options: By name.
+        current: The defaults for all members that they change.
+    """
+    named = options.get("member_defaults", {})
+    expect_mapping("member_defaults", named)
+    flat = {name: options[name] for name in SHARED_OPTIONS if name in options}
+    others = {name: value for name, value in options.items() if name not in flat}
+    return {**others, "member_defaults": {**current, **named, **flat}}
 
 
 def _strategy(named: Any) -> Strategy:
@@ -208,6 +289,7 @@ def _with_strategy(options: Mapping[str, Any], current: Strategy) -> dict[str, A
                     f"{name}={options[name]!r} has no meaning for strategy {named.name!r}",
                     hint=f"leave it out, or set strategy={other.name!r}",
                 )
-    checked = known_options([*field_names(EnsembleConfig), *own], options, "ensemble option", _MISPLACED)
+    names = [*field_names(EnsembleConfig), *own, *SHARED_OPTIONS]
+    checked = known_options(names, options, "ensemble option", _MISPLACED)
     changed = dataclasses.replace(named, **{name: value for name, value in checked.items() if name in own})
     return {name: value for name, value in checked.items() if name not in own} | {"strategy": changed}

@@ -5,29 +5,36 @@ Everything an application calls. Adapters join at `Ensemble.stream`; `generate` 
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from adafuse_core.batch import run_batch
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import conversation, encodable
+from adafuse_core.chat.messages import conversation
 from adafuse_core.chat.tools import Tools
-from adafuse_core.checks import expect_integer
-from adafuse_core.config import EnsembleConfig
-from adafuse_core.errors import PromptError
+from adafuse_core.checks import expect, expect_integer, several
+from adafuse_core.config import EnsembleConfig, default_config
+from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
-from adafuse_core.members.base import Member, Prompt, PromptReader
+from adafuse_core.members.base import Member, PromptReader
+from adafuse_core.members.context_windows import declared_window
 from adafuse_core.members.ready_made import check_ready_made, ready_made
-from adafuse_core.members.tool_prompts import show_tools
-from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score
+from adafuse_core.members.tool_prompts import can_call_tools, show_tools
+from adafuse_core.request import PromptLike, Request, answer, checked_cancel, checked_prompt, checked_span, score
 from adafuse_core.rounds import Scored, Span
-from adafuse_core.small_models import NAMES
+
+logger = logging.getLogger(__name__)
+
+MemberLike = str | Path | Mapping[str, Any] | MemberConfig
+
+_WARM_TOKENS = 8  # of each answer of `warm`: enough for a few rounds
 
 
 class Ensemble:
@@ -51,25 +58,30 @@ class Ensemble:
         self,
         config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
         *,
-        members: Sequence[str | Path | Mapping[str, Any] | MemberConfig] | Sequence[Member] | None = None,
+        members: Iterable[MemberLike] | Iterable[Member] | None = None,
         **options: Any,
     ) -> None:
         base = default_config() if config is None else EnsembleConfig.from_any(config)
-        self._given = ready_made(members)
-        if self._given is None and members is not None:
-            options["members"] = members
+        given = None if members is None else several("members", members, "write members=[...]")
+        self._given = ready_made(given)
+        if self._given is None and given is not None:
+            options["members"] = given
         elif self._given is not None and config is None:
             options["members"] = [MemberConfig(model=member.name, weight=member.weight) for member in self._given]
         self.config = base.updated(options)
         if self._given is not None:
-            check_ready_made(self._given, self.config.members)
+            check_ready_made(self._given, self.config.members, self.config.member_defaults)
             self.config.strategy.check_abilities(self._given)
         self._members: tuple[Member, ...] | None = self._given
         self._lock = threading.Lock()
 
     @classmethod
-    def from_pretrained(cls, *models: str | Path | Mapping[str, Any] | MemberConfig, **options: Any) -> Self:
+    def from_pretrained(cls, *models: MemberLike | Iterable[MemberLike], **options: Any) -> Self:
         """Load an ensemble from model names, paths or member configs.
+
+        Args:
+            models: Several members, or one list of them. Default: the two small models shipped with the package.
+            options: As of the constructor, such as `tau=0.5`, or `dtype="bfloat16"` for all members.
 
         Example:
             `Ensemble.from_pretrained("meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3")`
@@ -78,13 +90,21 @@ class Ensemble:
             ConfigError: An option is unknown or out of range.
             ModelLoadError: A model can't be loaded.
         """
-        ensemble = cls({"members": models, **options}) if models else cls(**options)
-        return ensemble.load()
+        listed = len(models) == 1 and not isinstance(models[0], str | Path | Mapping | MemberConfig)
+        if models:
+            options["members"] = several("models", models[0] if listed else models, "give names, paths or mappings")
+        return cls(**options).load()
 
     @classmethod
-    def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path) -> Self:
-        """An ensemble from a config, a mapping or a YAML file; models are loaded at first use."""
-        return cls(config)
+    def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path, **options: Any) -> Self:
+        """An ensemble from a config, a mapping or a YAML file, as of the constructor. Nothing is loaded yet."""
+        return cls(config, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write the config as a YAML file that `from_config` reads back; see `EnsembleConfig.save`."""
+        if self._given is not None:
+            raise ConfigError("ready-made members can't be saved", hint="make the ensemble from model names")
+        self.config.save(path)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -111,8 +131,22 @@ class Ensemble:
         return tuple(member.label for member in self.config.members)
 
     def load(self) -> Self:
-        """Load all models now."""
+        """Load all models now, and test them. The log tells of each member at level INFO."""
         _ = self.members
+        self.supports_tools()  # whose log says how members are shown tools
+        return self
+
+    def warm(self) -> Self:
+        """Load all models now, and answer short prompts, so that the first request is as fast as later ones.
+
+        The answers use chat templates, prefill, drafts, scores, and a grammar if all members can be held to one.
+        """
+        members, began = self.load().members, time.monotonic()
+        prompt: PromptLike = [{"role": "user", "content": "Hello"}] if self.supports_chat() else "Hello"
+        self.generate(prompt, max_new_tokens=_WARM_TOKENS, stop=(), logprobs=True)
+        if all(member.abilities.masks for member in members):
+            self.generate(prompt, max_new_tokens=_WARM_TOKENS, stop=(), grammar=Grammar.regex("(?s:.+)"))
+        logger.info("%s: warmed up after %.1f s", self, time.monotonic() - began)
         return self
 
     def stream(
@@ -156,12 +190,13 @@ class Ensemble:
         """
         params = self.config.generation.updated(options)
         self.config.check_choice(params)
+        expect(isinstance(parallel_tool_calls, bool), "parallel_tool_calls", parallel_tool_calls, "True or False")
         request = Request.checked(
             prompt,
             tools=Tools.of_request(tools, tool_choice, parallel_tool_calls),
             grammar=grammar,
             params=params,
-            cancel=cancel or threading.Event(),
+            cancel=checked_cancel(cancel),
         )
         return self._answer(request)
 
@@ -171,7 +206,7 @@ class Ensemble:
 
     def batch(
         self,
-        prompts: Sequence[PromptLike],
+        prompts: Iterable[PromptLike],
         *,
         return_exceptions: bool = False,
         max_concurrency: int = 16,
@@ -187,14 +222,15 @@ class Ensemble:
             options: As of `stream`, the same for all.
         """
         expect_integer("max_concurrency", max_concurrency, at_least=1)
+        given = several("prompts", prompts, "generate() answers a single prompt", PromptError)
         return run_batch(
-            prompts, lambda prompt: self.stream(prompt, **options), max_concurrency, return_exceptions=return_exceptions
+            given, lambda prompt: self.stream(prompt, **options), max_concurrency, return_exceptions=return_exceptions
         )
 
     def score(
         self,
         prompt: PromptLike,
-        continuations: Sequence[str | Span],
+        continuations: Iterable[str | Span],
         *,
         cancel: threading.Event | None = None,
     ) -> list[Scored]:
@@ -215,15 +251,15 @@ class Ensemble:
             ContextOverflowError: A member's context window has no room for prompt and continuation.
             CancelledError: `cancel` was set.
         """
-        if isinstance(continuations, str | Span):
-            raise PromptError(f"got {continuations!r} as continuations, expected a list of them")
-        spans = [_continuation(given) for given in continuations]
+        given = several("continuations", continuations, "give a list of texts or Spans", PromptError)
+        spans = [checked_span(continuation) for continuation in given]
         members = self.config.strategy.select(self.members)
-        return score(checked_prompt(prompt), spans, members, self.config, cancel or threading.Event()) if spans else []
+        return score(checked_prompt(prompt), spans, members, self.config, checked_cancel(cancel)) if spans else []
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
-        checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
+        hint = "give a text or a list of messages"
+        checked = prompt if isinstance(prompt, str) else conversation(several("prompt", prompt, hint, PromptError))
         calls = Tools.of_request(tools, "auto", parallel=True)
         if calls is None or isinstance(checked, str):
             return {reader.name: reader.count_tokens(checked, tools) for reader in self._prompt_readers}
@@ -232,6 +268,7 @@ class Ensemble:
 
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
+        expect(isinstance(text, str), "text", text, "a text")
         return {reader.name: reader.count_text_tokens(text) for reader in self._prompt_readers}
 
     @property
@@ -240,25 +277,21 @@ class Ensemble:
 
         Known without loading any weights.
         """
-        if self._members is not None:
-            windows = [member.context_window for member in self._members]
-        else:
-            from adafuse_core.members.context_windows import declared_window
-
-            windows = [declared_window(member) for member in self.config.members]
-        bounded = [window for window in windows if window is not None]
-        return min(bounded) if bounded else None
+        loaded = self._members
+        windows = map(declared_window, self.config.members) if loaded is None else (m.context_window for m in loaded)
+        return min((window for window in windows if window is not None), default=None)
 
     def supports_chat(self) -> bool:
         """Whether every member has a chat template. No weights are loaded for that."""
         return all(reader.supports_chat() for reader in self._prompt_readers)
 
     def supports_tools(self) -> bool:
-        """Whether every member's chat template shows tools, so that its model is likely to have learned to call them.
+        """Whether tools can be given with messages: every member needs a chat template. No weights are loaded for that.
 
-        Calls can be asked for in any case: members are told how, and a grammar holds them to it.
+        If the templates of all members show tools in one form, they are used; otherwise a system message tells all
+        members the tools and how to call them. The log says which, at level INFO.
         """
-        return all(reader.shows_tools for reader in self._prompt_readers)
+        return can_call_tools(self._prompt_readers)
 
     @property
     def _prompt_readers(self) -> Sequence[PromptReader]:
@@ -305,15 +338,3 @@ class Ensemble:
     def _release(self) -> None:
         for config in self.config.members:
             registry.release(config, self)
-
-
-def default_config() -> EnsembleConfig:
-    """The two small models shipped with the package."""
-    return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
-
-
-def _continuation(given: str | Span) -> Span:
-    span = given if isinstance(given, Span) else Span(text=given) if isinstance(given, str) else None
-    if span is None or not (span.text or span.ends):
-        raise PromptError(f"got {given!r} as a continuation, expected a text that is not empty, or a Span")
-    return replace(span, text=encodable(span.text))

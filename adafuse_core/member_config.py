@@ -14,6 +14,7 @@ from adafuse_core.checks import (
     expect,
     expect_choice,
     expect_integer,
+    expect_mapping,
     expect_number,
     field_names,
     known_options,
@@ -22,6 +23,11 @@ from adafuse_core.checks import (
 from adafuse_core.errors import ConfigError
 
 KV_STORES = ("auto", "tree", "fork", "prefill")
+_TEXTS = ("name", "revision", "device", "attn_implementation", "tokenizer", "chat_template")
+_MAPPINGS = ("backend_options", "quantization_config", "template_kwargs", "model_kwargs")
+_ITS_OWN = ("model", "name", "weight")  # fields that have no meaning for several members
+# A default that does not apply to a member which sets one of these fields itself.
+_REPLACED_BY = {"device": ("device_map",), "device_map": ("device",), "backend_options": ("backend",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +93,22 @@ class MemberConfig:
     cuda_graphs: bool | None = None
     max_kv_tokens: int | None = None
 
+    def __new__(cls, **given: Any) -> Self:
+        """Note which fields are given, also where the value given is the default."""
+        config = super().__new__(cls)
+        object.__setattr__(config, "_own", frozenset(given))
+        return config
+
     def __post_init__(self) -> None:
+        for name in ("model", "tokenizer"):
+            if isinstance(path := getattr(self, name), Path):
+                object.__setattr__(self, name, str(path))
+        if to_dict := getattr(self.quantization_config, "to_dict", None):  # an object of transformers
+            object.__setattr__(self, "quantization_config", to_dict())
         expect(isinstance(self.model, str) and bool(self.model), "model", self.model, "a model name or path")
+        for name in _TEXTS:
+            value = getattr(self, name)
+            expect(value is None or (isinstance(value, str) and bool(value)), name, value, "a text or None")
         expect_number("weight", self.weight, above=0.0)
         expect_choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32", "float64"))
         expect_choice("tokenizer_class", self.tokenizer_class, ("auto", "file"))
@@ -107,12 +127,30 @@ class MemberConfig:
             if (value := getattr(self, name)) is not None:
                 expect_integer(name, value, at_least=1)
         object.__setattr__(self, "end_tokens", strings("end_tokens", self.end_tokens))
-        expect(isinstance(self.backend_options, Mapping), "backend_options", self.backend_options, "a mapping")
+        for name in _MAPPINGS:
+            if (value := getattr(self, name)) is not None or name != "quantization_config":
+                expect_mapping(name, value)
+        expect(isinstance(self.trust_remote_code, bool), "trust_remote_code", self.trust_remote_code, "True or False")
 
     @property
     def label(self) -> str:
         """The name shown to people: `name`, or the last part of `model`."""
         return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The fields that were set for this member itself; the others follow the defaults for all members."""
+        given: frozenset[str] = self.__dict__["_own"]
+        return {name: getattr(self, name) for name in field_names(self) if name in given}
+
+    def with_defaults(self, defaults: Mapping[str, Any], name: str) -> Self:
+        """The member with a name, and with defaults in place of all fields that it does not set itself."""
+        own = self.own
+        blocked = {option for option, others in _REPLACED_BY.items() if any(other in own for other in others)}
+        applied = {option: value for option, value in defaults.items() if option not in blocked}
+        config = type(self)(**{**applied, **own, "name": name})
+        object.__setattr__(config, "_own", frozenset(own))
+        return config
 
     @property
     def load_key(self) -> str:
@@ -135,4 +173,23 @@ class MemberConfig:
             if "model" not in options:
                 raise ConfigError(f"the member {options!r} has no 'model'", hint="give a model name or path")
             return cls(**options)
-        raise ConfigError(f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig")
+        raise ConfigError(
+            f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig",
+            hint="ready-made members go to Ensemble(members=[...]), which adapters take by from_ensemble(ensemble)",
+        )
+
+
+SHARED_OPTIONS = tuple(name for name in field_names(MemberConfig) if name not in _ITS_OWN)
+
+
+def checked_defaults(defaults: Any) -> dict[str, Any]:
+    """Fields of `MemberConfig` that are to hold for all members, checked as those of one member are.
+
+    Raises:
+        ConfigError: A field is unknown, has a value out of range, or can't be the same for all members.
+    """
+    expect_mapping("member_defaults", defaults)
+    hints = dict.fromkeys(_ITS_OWN, "set it in the mapping of one member")
+    known = known_options(SHARED_OPTIONS, defaults, "default for all members", hints)
+    checked = MemberConfig(model="any", **known)
+    return {name: getattr(checked, name) for name in known}

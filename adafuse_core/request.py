@@ -15,6 +15,7 @@ from adafuse_core.chat.messages import Message, conversation, encodable
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.thoughts import ThoughtTags, begun_thought, shared_tags
 from adafuse_core.chat.tools import Tools
+from adafuse_core.checks import expect, several
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
@@ -144,11 +145,25 @@ def checked_prompt(prompt: PromptLike) -> Prompt:
             raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
         return encodable(prompt)
     if isinstance(prompt, Message | Mapping):
-        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages")
-    messages = conversation(prompt)
+        raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages", hint="write [message]")
+    messages = conversation(several("prompt", prompt, "give a text or a list of messages", PromptError))
     if messages[-1].role == "assistant":
         raise PromptError(
             "the conversation ends with the assistant's own turn, so there is nothing to answer",
             hint="end it with a user or tool message",
         )
     return messages
+
+
+def checked_span(given: str | Span) -> Span:
+    """A continuation of a prompt, if there is something to score in it; else a `PromptError`."""
+    span = given if isinstance(given, Span) else Span(text=given) if isinstance(given, str) else None
+    if span is None or not (span.text or span.ends):
+        raise PromptError(f"got {given!r} as a continuation, expected a text that is not empty, or a Span")
+    return replace(span, text=encodable(span.text))
+
+
+def checked_cancel(cancel: threading.Event | None) -> threading.Event:
+    """The event that ends a request; a new one if there was none."""
+    expect(cancel is None or hasattr(cancel, "is_set"), "cancel", cancel, "a threading.Event or None")
+    return threading.Event() if cancel is None else cancel

@@ -33,13 +33,13 @@ MAY_IMPORT = {
     "backends": {"checks", "engine", "errors", "member_config", "text"},
     "members": {"backends", "chat", "errors", "member_config", "rounds", "small_models", "text"},
     "strategies": {"checks", "errors", "fusion", "members", "rounds"},
-    "config": {"backends", "checks", "errors", "fusion", "member_config", "strategies"},
+    "config": {"backends", "checks", "errors", "fusion", "member_config", "small_models", "strategies"},
     "budget": {"chat", "errors", "members", "rounds"},
     "decode": {"budget", "chat", "config", "events", "fusion", "members", "rounds", "stopping"},
-    "request": {"chat", "config", "decode", "errors", "events", "members", "rounds"},
+    "request": {"chat", "checks", "config", "decode", "errors", "events", "members", "rounds"},
     "ensemble": {
         *("batch", "chat", "checks", "config", "errors", "events", "generation", "member_config", "members"),
-        *("request", "rounds", "small_models"),
+        *("request", "rounds"),
     },
 }
 

@@ -13,7 +13,7 @@ ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \|", re.MULTILINE)
 
 
 def shown(default):
-    if default is None or default == ():
+    if default is None or default in ((), {}):
         return "none"
     return f'`"{default}"`' if isinstance(default, str) else str(default)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +21,8 @@ from adafuse_core.engine.store_choice import StoreChoice, Unfit, choose_store
 from adafuse_core.errors import NonFiniteLogitsError, UnsupportedModelError
 from adafuse_core.member_config import MemberConfig
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
@@ -28,7 +32,9 @@ class Local:
 
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> LocalBackend:
         """Load the model and check it; see `Opener.open_backend`."""
+        began = time.monotonic()
         model = _load_model(config, files)
+        logger.info("member %r: weights loaded in %.1f s; self-test", config.label, time.monotonic() - began)
         _check_model(model)
         limit = config.max_kv_tokens or tokens_in_free_memory(model)
         backend = LocalBackend(model, _choose_store(config, model, limit), name=config.label)

@@ -31,6 +31,12 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise PromptError(f"got message role {self.role!r}, expected one of {', '.join(ROLES)}")
+        if not isinstance(self.content, str):
+            raise PromptError(f"got message content {self.content!r}, expected text")
+
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | Message) -> Self:
         """A message from itself or from a dictionary; unknown keys and roles raise `PromptError`."""
@@ -40,10 +46,13 @@ class Message:
             raise PromptError(f"got {value!r} as a message, expected a dict with 'role' and 'content'")
         unknown = set(value) - {"role", "content", "tool_calls", "tool_call_id", "name"}
         if unknown:
-            raise PromptError(f"unknown message keys {sorted(map(str, unknown))} in {dict(value)!r}")
-        role = value.get("role")
-        if role not in ROLES:
-            raise PromptError(f"got message role {role!r}, expected one of {', '.join(ROLES)}")
+            raise PromptError(
+                f"unknown message keys {sorted(map(str, unknown))} in {dict(value)!r}",
+                hint="a message has 'role' and 'content'; beside them 'tool_calls', 'tool_call_id' and 'name'",
+            )
+        if "content" not in value and not value.get("tool_calls"):
+            raise PromptError(f"the message {dict(value)!r} has no 'content'", hint="give its text as 'content'")
+        role: Any = value.get("role")
         calls = value.get("tool_calls") or ()
         if not isinstance(calls, Sequence):
             raise PromptError(f"got {calls!r} as tool calls, expected a list")

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from adafuse_core.chat.dialects.base import JSON, Arguments
 from adafuse_core.chat.grammar import Grammar
+from adafuse_core.checks import several
 from adafuse_core.errors import ConfigError
 
 CHOICES = ("auto", "any", "required", "none")
@@ -37,7 +38,7 @@ class Tools:
         Raises:
             ConfigError: A tool has no valid schema, or `choice` names none of them.
         """
-        checked = tuple(_schema(tool) for tool in schemas or ())
+        checked = tuple(_schema(tool) for tool in several("tools", schemas or (), "write tools=[...]"))
         names = [tool["function"]["name"] for tool in checked]
         if len(set(names)) < len(names):
             raise ConfigError(f"got tools of the same name: {names}", hint="give each tool a name of its own")

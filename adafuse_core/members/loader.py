@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 from adafuse_core.backends import opener
@@ -15,21 +17,28 @@ from adafuse_core.members.model_files import hub_options, load_errors, read_arch
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.tokenizers import load_encoder
 
+logger = logging.getLogger(__name__)
+
 
 def load_member(
     config: MemberConfig, encoder: PromptEncoder | None = None, shared: Shared = lambda _, make: make()
 ) -> ModelMember:
     """Load tokenizer (if it is not given) and model; the first failing check raises a `ModelLoadError`."""
+    began = time.monotonic()
+    logger.info("member %r: loading %s", config.label, config.model)
     encoder = encoder or load_encoder(config)
     with load_errors(config):
         files = _read_files(config, encoder.tokenizer)
         ends = end_ids(config, files)
         backend = opener(config).open_backend(config, files, shared)
+        abilities = backend.abilities()
         try:
-            _check_vocabulary(backend.abilities().vocab_size, encoder.tokenizer, ends)
+            _check_vocabulary(abilities.vocab_size, encoder.tokenizer, ends)
         except TokenizerMismatchError:
             backend.close()
             raise
+        seconds = time.monotonic() - began
+        logger.info("member %r: ready after %.1f s (%s, %s)", config.label, seconds, abilities.device, abilities.dtype)
         return ModelMember(
             name=config.label,
             weight=config.weight,

@@ -13,16 +13,27 @@ from adafuse_core.members.base import Member
 
 def ready_made(members: Sequence[Any] | None) -> tuple[Member, ...] | None:
     """The members if they are objects that can be used as they are, None if they are configs."""
-    if members is None or isinstance(members, str | Mapping):
+    if not members:
         return None
     configs = [isinstance(member, str | Path | Mapping | MemberConfig) for member in members]
     if any(configs) and not all(configs):
         raise ConfigError("got ready-made members beside model names", hint="give one kind")
+    for member in members:
+        if not any(configs) and not hasattr(member, "open"):
+            raise ConfigError(
+                f"got {member!r} as a member, expected a model name, a mapping, a MemberConfig or a ready-made member",
+                hint="to run a model that is loaded already, give the name or path from which it was loaded",
+            )
     return None if all(configs) else tuple(members)
 
 
-def check_ready_made(members: Sequence[Member], configs: Sequence[MemberConfig]) -> None:
-    """Refuse members whose names or weights differ from the configs'."""
+def check_ready_made(members: Sequence[Member], configs: Sequence[MemberConfig], defaults: Mapping[str, Any]) -> None:
+    """Refuse members whose names or weights differ from the config's, and options that only say how to load members."""
+    if defaults:
+        raise ConfigError(
+            f"got member_defaults={dict(defaults)!r} for ready-made members, which are loaded already",
+            hint="leave these options out",
+        )
     given = [(member.name, member.weight) for member in members]
     expected = [(member.label, member.weight) for member in configs]
     if given != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tool_text import with_tool_instructions
 from adafuse_core.chat.tools import Tools
 from adafuse_core.members.base import PromptReader
+
+logger = logging.getLogger(__name__)
 
 
 def show_tools(
@@ -28,3 +31,21 @@ def show_tools(
         return common, messages, list(tools.schemas)
     dialect = common or SHARED
     return dialect, with_tool_instructions(messages, tools, dialect), None
+
+
+def can_call_tools(readers: Sequence[PromptReader]) -> bool:
+    """Whether these members can be shown tools: each needs a chat template. The log says how they are, or why not."""
+    without = [reader.name for reader in readers if not reader.supports_chat()]
+    if without:
+        logger.info("no tool calling: no chat template in %s; set chat_template of the member", ", ".join(without))
+        return False
+    silent = [reader.name for reader in readers if not reader.shows_tools]
+    dialects = {reader.dialect.name for reader in readers if reader.dialect is not None}
+    if silent:
+        reason = f"the chat template of {', '.join(silent)} shows no tools"
+    elif len(dialects) > 1:
+        reason = f"the chat templates write calls in different forms ({', '.join(sorted(dialects))})"
+    else:
+        return True
+    logger.info("tools are told to all members in a system message: %s", reason)
+    return True

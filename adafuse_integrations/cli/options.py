@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
-from adafuse_core.ensemble import default_config
-from adafuse_integrations.common.options import ENSEMBLE, GENERATION, Option
+from adafuse_core.config import default_config
+from adafuse_integrations.common.options import ENSEMBLE, GENERATION, MEMBER_DEFAULTS, Option
 
-_ENSEMBLE = {name: option for name, option in ENSEMBLE.items() if name != "members"}  # which are --models
+# Of the ensemble; members are --models, and each of their defaults is an option of its own.
+_ENSEMBLE = {name: option for name, option in ENSEMBLE.items() if name not in ("members", "member_defaults")}
 
 
 def add_ensemble_options(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +27,11 @@ def add_ensemble_options(parser: argparse.ArgumentParser) -> None:
         help="Hugging Face names or paths (after the question); default: the small ones",
     )
     group.add_argument("--config", metavar="FILE", help="YAML file with the fields of EnsembleConfig")
-    group.add_argument("--dtype", help="of all models, such as bfloat16")
-    group.add_argument("--device", help="of all models, such as cuda:0")
     for option in (*_ENSEMBLE.values(), *GENERATION.values()):
-        told = (
-            option.description if option.default in (None, ()) else f"{option.description} (default: {option.default})"
-        )
-        group.add_argument("--" + option.name.replace("_", "-"), help=told.replace("%", "%%"), **_reading(option))
+        _add(group, option)
+    group = parser.add_argument_group("members", "Of all models that do not set these options in the config file.")
+    for option in MEMBER_DEFAULTS.values():
+        _add(group, option)
 
 
 def build_ensemble(args: argparse.Namespace) -> Ensemble:
@@ -47,11 +47,9 @@ def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
     if args.models and args.config:
         raise ConfigError("got --models and --config", hint="name the models in one of them")
     base = EnsembleConfig.from_any(args.config) if args.config else default_config()
-    options = {**_given(args, _ENSEMBLE), "generation": _given(args, GENERATION)}
+    options = {**_given(args, _ENSEMBLE), **_given(args, MEMBER_DEFAULTS), "generation": _given(args, GENERATION)}
     if args.models:
-        options["members"] = [_member(args, model) for model in args.models]
-    elif args.dtype or args.device:
-        raise ConfigError("--dtype and --device need --models", hint="name the models, or use a config file")
+        options["members"] = args.models
     return base.updated(options)
 
 
@@ -64,23 +62,41 @@ def singles(ensemble: Ensemble) -> dict[str, Ensemble]:
     }
 
 
+def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    default = "" if option.default in (None, (), {}) else f" (default: {option.default})"
+    told = (option.description + default).replace("%", "%%")
+    group.add_argument("--" + option.name.replace("_", "-"), help=told, **_reading(option))
+
+
 def _reading(option: Option) -> dict[str, Any]:
     """How `argparse` reads a value of the option's type."""
     if option.type == tuple[str, ...]:
         return {"action": "append", "metavar": "TEXT"}
     kinds = typing.get_args(option.type) if isinstance(option.type, types.UnionType) else (option.type,)
-    (kind,) = (kind for kind in kinds if kind is not types.NoneType)
-    if kind is bool:
+    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds if kind is not types.NoneType)
+    if bool in kinds:
         return {"action": argparse.BooleanOptionalAction}
-    if kind not in (str, int, float):
+    if set(kinds) <= {str, dict, Mapping} and kinds != (str,):
+        return {"type": _text_or_mapping if str in kinds else _mapping, "metavar": "JSON"}
+    if len(kinds) > 1 or kinds[0] not in (str, int, float):
         raise TypeError(f"option {option.name!r} is a {option.type}, which the command line can't read")
-    return {"type": kind}
+    return {"type": kinds[0]}
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a JSON object such as '{{\"name\": 1}}'")
+    return value
+
+
+def _text_or_mapping(text: str) -> str | dict[str, Any]:
+    return _mapping(text) if text.lstrip().startswith("{") else text
 
 
 def _given(args: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in options if getattr(args, name) is not None}
-
-
-def _member(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    chosen = {"dtype": args.dtype, "device": args.device}
-    return {"model": model} | {name: value for name, value in chosen.items() if value is not None}

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, create_model, model_validator
 
-from adafuse_integrations.common.options import ENSEMBLE, GENERATION, Option
-
-if TYPE_CHECKING:
-
-    class OptionFields(BaseModel):
-        """Type checkers see the fields that the adapters' own code reads; the others are just as real."""
-
-        max_new_tokens: int | None = None
+from adafuse_integrations.common.options import ENSEMBLE, GENERATION, Option, constructor_options
 
 
 def _field(option: Option) -> tuple[Any, Any]:
     return option.type, Field(default=option.default, description=option.description)
 
 
-if not TYPE_CHECKING:
-    OptionFields = create_model(
-        "OptionFields",
-        __doc__="Every option of the core that has a default. Adapters add `members`, and what is theirs alone.",
+if TYPE_CHECKING:
+
+    class _Derived(BaseModel):
+        """Type checkers see the fields that the adapters' own code reads; the others are just as real."""
+
+        max_new_tokens: int | None = None
+
+else:
+    _Derived = create_model(
+        "_Derived",
         __module__=__name__,
         **{
             name: _field(option)
@@ -32,3 +32,19 @@ if not TYPE_CHECKING:
             if option.default is not dataclasses.MISSING
         },
     )
+
+
+class OptionFields(_Derived):
+    """Every option of the core that has a default. Adapters add `members`, and what is theirs alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_arguments(cls, values: Any) -> Any:
+        """Take other names of options, and refuse unknown ones with what to use instead."""
+        return read_arguments(cls, values)
+
+
+def read_arguments(model: type[BaseModel], values: Any) -> Any:
+    """The arguments of a model's constructor as values of its fields; see `constructor_options`."""
+    names = [*model.model_fields, *(field.alias for field in model.model_fields.values() if field.alias)]
+    return constructor_options(values, names, model.__name__) if isinstance(values, Mapping) else values

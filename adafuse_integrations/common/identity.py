@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET_ENDINGS = ("token", "key", "secret", "password")
+from adafuse_core.checks import is_secret
 
 
 def plain(value: Any, name: str = "") -> Any:
@@ -20,6 +20,6 @@ def plain(value: Any, name: str = "") -> Any:
         return {str(key): plain(item, str(key).lower()) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, name) for item in value]
-    if isinstance(value, str) and name.endswith(_SECRET_ENDINGS):
+    if is_secret(name, value):
         return f"hidden-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
     return value if value is None or isinstance(value, str | int | float) else repr(value)

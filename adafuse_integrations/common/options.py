@@ -10,13 +10,15 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adafuse_core.checks import field_names
-from adafuse_core.config import EnsembleConfig, GenerationParams
+from adafuse_core.chat import openai
+from adafuse_core.checks import field_names, known_options
+from adafuse_core.config import FIXED_IN_CALLS, EnsembleConfig, GenerationParams
 from adafuse_core.errors import ConfigError
+from adafuse_core.member_config import SHARED_OPTIONS, MemberConfig
 from adafuse_core.strategies import STRATEGIES
 
 _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)  # of "Args:" in a docstring
@@ -86,6 +88,7 @@ def _of_ensemble() -> dict[str, Option]:
 STRATEGY: Mapping[str, Option] = _of_strategies()
 ENSEMBLE: Mapping[str, Option] = _of_ensemble()
 GENERATION: Mapping[str, Option] = options_of(GenerationParams)
+MEMBER_DEFAULTS: Mapping[str, Option] = {name: options_of(MemberConfig)[name] for name in SHARED_OPTIONS}
 
 
 def ensemble_values(fields: object) -> dict[str, Any]:
@@ -99,13 +102,45 @@ def generation_values(fields: object) -> dict[str, Any]:
     return {name: getattr(fields, name) for name in GENERATION}
 
 
+def call_options(given: Mapping[str, Any], others: Iterable[str]) -> dict[str, Any]:
+    """The options of a call by the core's names.
+
+    Args:
+        given: What the caller gave, in the names of the core or of OpenAI.
+        others: Options of the adapter that are no fields of `GenerationParams`.
+
+    Raises:
+        ConfigError: An option is unknown, or can't differ from call to call.
+    """
+    named = openai.generation_options(given)
+    return known_options([*GENERATION, *others], named, "generation option", FIXED_IN_CALLS)
+
+
+def constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: str) -> dict[str, Any]:
+    """The arguments of an adapter's constructor by its fields' names; fields of `MemberConfig` go to `member_defaults`.
+
+    Args:
+        given: What the caller gave, in the names of the core or of OpenAI.
+        known: Fields of the adapter.
+        kind: Name of the adapter, for errors.
+
+    Raises:
+        ConfigError: An argument is unknown.
+    """
+    names, named = list(known), openai.generation_options(given)
+    shared = {name: named.pop(name) for name in SHARED_OPTIONS if name in named and name not in names}
+    if shared:
+        named["member_defaults"] = {**named.get("member_defaults", {}), **shared}
+    return known_options([*names, *SHARED_OPTIONS], named, f"argument of {kind}")
+
+
 def as_fields(config: EnsembleConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with some changes, as values of an adapter's attributes.
+    """A config with some changes, in the core's names or OpenAI's, as values of an adapter's attributes.
 
     Raises:
         ConfigError: Its strategy is in no table, so that adapters have no name for it.
     """
-    name = config.strategy.name
+    changes, name = openai.generation_options(changes), config.strategy.name
     if STRATEGIES.get(name) is not type(config.strategy):
         raise ConfigError(
             f"{type(config.strategy).__name__} is no strategy that adapters have a name for",

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 
 _SHIPPED = "small:"  # models that come with the package: loading them takes no token
+
+
+def checked_ensemble(given: Any) -> Ensemble:
+    """The ensemble that an adapter is to be made from; else a `ConfigError`."""
+    if not isinstance(given, Ensemble):
+        raise ConfigError(
+            f"got {given!r}, expected an Ensemble",
+            hint="to name models, give members=[...]; of a config, make Ensemble.from_config(...)",
+        )
+    return given
 
 
 def selected(members: Sequence[MemberConfig], model: str | None) -> list[MemberConfig]:

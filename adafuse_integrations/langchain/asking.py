@@ -12,6 +12,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from adafuse_core.chat import openai
 from adafuse_core.chat.tools import CHOICES
+from adafuse_core.checks import several
 from adafuse_core.errors import ConfigError
 
 OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "grammar")  # of a call
@@ -50,7 +51,8 @@ def as_tools(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[s
     Raises:
         ConfigError: One is no function, such as a tool that only a provider could run.
     """
-    return [openai.function_tool(convert_to_openai_tool(_opened(tool), strict=strict)) for tool in tools]
+    given = several("tools", tools, "write [tool]")
+    return [openai.function_tool(convert_to_openai_tool(_opened(tool), strict=strict)) for tool in given]
 
 
 def as_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:

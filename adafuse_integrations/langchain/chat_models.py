@@ -20,12 +20,14 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import Field
 
-from adafuse_core.errors import ConfigError
+from adafuse_core.checks import several
+from adafuse_core.errors import ConfigError, PromptError
 from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.options import call_options
 from adafuse_integrations.langchain.asking import OPTIONS, as_choice, as_tools, asked
 from adafuse_integrations.langchain.message_chunks import message_chunks, whole
 from adafuse_integrations.langchain.messages import to_messages
-from adafuse_integrations.langchain.model import EnsembleModel
+from adafuse_integrations.langchain.model import OWN_OPTIONS, EnsembleModel
 from adafuse_integrations.langchain.profile import profile
 from adafuse_integrations.langchain.structured import (
     METHODS,
@@ -184,6 +186,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
 
     def _call(self, stop: list[str] | None, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """A copy with a call's options as its fields, and what else it asks for."""
+        call_options(options, (*OPTIONS, *OWN_OPTIONS, "stream"))
         wanted = {name: value for name, value in options.items() if name in OPTIONS}
         rest = {name: value for name, value in options.items() if name not in (*OPTIONS, "stream")}
         return self._with_options(stop, rest), wanted
@@ -295,6 +298,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Length of a conversation with its tools, in tokens of the member that needs the most, template included."""
+        messages = several("messages", messages, "write [message]; get_num_tokens() counts a text", PromptError)
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(get_buffer_string(messages)))
         if not messages:

@@ -17,9 +17,9 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, model_validator
 
+from adafuse_core.checks import several
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.request import PromptLike
@@ -110,28 +110,6 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         """As in `BaseLLM`. Call options become fields of a copy, so that they are part of the cache key."""
         llm, rest = self._folded(stop, kwargs)
         return await super(AdaFuseLLM, llm).agenerate(prompts, llm.stop or None, callbacks, **rest)
-
-    def batch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[str]:
-        """As many invokes, in order, at most `max_concurrency` at a time; each fails and reports on its own."""
-        return Runnable.batch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[str]:
-        """As `batch`."""
-        return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def _generate(
         self,
@@ -251,7 +229,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         """Length of the prompt that these messages become, chat template included, as of `get_num_tokens`."""
         if tools:
             raise PromptError("an LLM takes no tools", hint="use a chat model")
-        text = get_buffer_string(messages)
+        given = several("messages", messages, "write [message]; get_num_tokens() counts a text", PromptError)
+        text = get_buffer_string(given)
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         ensemble = self._running()

@@ -8,33 +8,35 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from langchain_core.language_models.base import BaseLanguageModel, LangSmithParams
+from langchain_core.language_models.base import BaseLanguageModel, LangSmithParams, LanguageModelInput
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from adafuse_core import __version__
 from adafuse_core.chat import openai
-from adafuse_core.config import EnsembleConfig, GenerationParams
-from adafuse_core.ensemble import Ensemble, default_config
+from adafuse_core.checks import several, strings
+from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.events import Event
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.request import PromptLike
 from adafuse_integrations.common.deadline import Deadline
-from adafuse_integrations.common.fields import OptionFields
+from adafuse_integrations.common.fields import OptionFields, read_arguments
 from adafuse_integrations.common.identity import plain
-from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
+from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
 from adafuse_integrations.common.retries import with_retries
-from adafuse_integrations.common.selection import selected, with_token
+from adafuse_integrations.common.selection import checked_ensemble, selected, with_token
 from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain.errors import shared_errors
 
 MemberLike = str | Path | dict[str, Any] | MemberConfig
 
-_OWN = ("model", "timeout")  # options of a call that are no generation options
+OWN_OPTIONS = ("model", "timeout")  # options of a call that are no generation options
 _THREADS = 4  # async calls at a time; each more makes an event loop wait longer for the interpreter lock
 
 if TYPE_CHECKING:
@@ -77,12 +79,22 @@ class EnsembleModel(OptionFields, LanguageModel):
             ensemble: It may be shared with others.
             options: Fields of this class that differ from the ensemble's config.
         """
-        return cls(ensemble=ensemble, **options)
+        return cls(ensemble=checked_ensemble(ensemble), **options)
 
     @property
     def model_name(self) -> str:
         """The names of the members that answer, joined by `+`."""
         return "+".join(member.label for member in self._config().members)
+
+    def load(self) -> Self:
+        """Load all models now; the log tells of each member at level INFO."""
+        self._running().load()
+        return self
+
+    def warm(self) -> Self:
+        """Load all models now and answer short prompts, so that the first request is as fast as later ones."""
+        self._running().warm()
+        return self
 
     def close(self) -> None:
         """Free the models that nobody else uses; the next call loads them again."""
@@ -93,18 +105,25 @@ class EnsembleModel(OptionFields, LanguageModel):
     @model_validator(mode="before")
     @classmethod
     def _read_arguments(cls, values: Any) -> Any:
-        """Take `max_tokens` for `max_new_tokens`, and what is not set from a ready-made ensemble or a model's name."""
-        values = openai.generation_options(values)
+        """Known options, and what is not set from a ready-made ensemble or a model's name."""
+        values = read_arguments(cls, values)
+        if isinstance(values.get("model"), Path):
+            values["model"] = str(values["model"])
         if isinstance(ensemble := values.get("ensemble"), Ensemble):
             values = as_fields(ensemble.config, values)
         elif isinstance(values.get("model"), str) and "members" not in values:
             values["members"] = values["model"].split("+")
         return values
 
-    @field_validator("members")
+    @field_validator("members", mode="before")
     @classmethod
-    def _read_members(cls, members: list[Any]) -> list[Any]:
-        return [MemberConfig.from_any(member) for member in members]
+    def _read_members(cls, members: Any) -> list[Any]:
+        return [MemberConfig.from_any(member) for member in several("members", members, "write members=[...]")]
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _read_stop(cls, stop: Any) -> list[str]:
+        return list(strings("stop", stop))
 
     @model_validator(mode="after")
     def _check_adafuse(self) -> Self:
@@ -116,6 +135,40 @@ class EnsembleModel(OptionFields, LanguageModel):
             raise ConfigError("got an api_key for a ready-made ensemble", hint="give it to the ensemble's members")
         self._add_version("adafuse", __version__)
         return self
+
+    # --- several inputs: a text in their place would be taken for a list of letters ---
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As many invokes, in order, at most `max_concurrency` at a time; each fails and reports on its own."""
+        return Runnable.batch(self, _listed(inputs), config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As `batch`."""
+        return await Runnable.abatch(self, _listed(inputs), config, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(self, inputs: Sequence[LanguageModelInput], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """As `batch`, in the order in which answers are complete."""
+        return super().batch_as_completed(_listed(inputs), *args, **kwargs)
+
+    def abatch_as_completed(
+        self, inputs: Sequence[LanguageModelInput], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `batch_as_completed`."""
+        return super().abatch_as_completed(_listed(inputs), *args, **kwargs)
 
     # --- options of a call ---
 
@@ -130,8 +183,9 @@ class EnsembleModel(OptionFields, LanguageModel):
 
     def _with_options(self, stop: list[str] | None, options: Mapping[str, Any]) -> Self:
         """A copy with a call's options as its fields."""
-        own = {name: options[name] for name in _OWN if name in options}
-        params = self._params(stop, {name: value for name, value in options.items() if name not in _OWN})
+        call_options(options, OWN_OPTIONS)
+        own = {name: options[name] for name in OWN_OPTIONS if name in options}
+        params = self._params(stop, {name: value for name, value in options.items() if name not in OWN_OPTIONS})
         if not _is_timeout(own.get("timeout")):
             raise ConfigError(f"got timeout={own['timeout']!r}, expected a number of seconds above 0, or None")
         self._running()  # so that this object, not the copy, holds the ensemble and keeps its models in memory
@@ -204,7 +258,7 @@ class EnsembleModel(OptionFields, LanguageModel):
         if settings["max_new_tokens"] is not None:
             params["ls_max_tokens"] = settings["max_new_tokens"]
         if settings["stop"]:
-            params["ls_stop"] = list(settings["stop"])
+            params["ls_stop"] = list(strings("stop", settings["stop"]))
         return params
 
     def get_num_tokens(self, text: str) -> int:
@@ -233,6 +287,10 @@ class EnsembleModel(OptionFields, LanguageModel):
         for ensemble in (self.ensemble, self._built):
             memo[id(ensemble)] = ensemble  # models are shared, never copied
         return super().__deepcopy__(memo)
+
+
+def _listed(inputs: Any) -> list[Any]:
+    return several("inputs", inputs, "invoke() answers a single prompt")
 
 
 def _is_timeout(seconds: Any) -> bool:

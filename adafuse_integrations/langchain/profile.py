@@ -8,16 +8,25 @@ from langchain_core.language_models.model_profile import ModelProfile
 
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members.context_windows import window_on_disk
+from adafuse_core.members.context_windows import has_template_on_disk, window_on_disk
 
 
 def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> ModelProfile:
-    """What holds for all members. `max_input_tokens` is there if every member's window is known without a download.
+    """What holds for all members, by the files on this machine.
+
+    Tools and structured output need messages, so every member needs a chat template; a member that is not downloaded
+    yet counts as having one. `max_input_tokens` is there if every member's window is known.
 
     Args:
         members: Those that answer.
         ensemble: A ready-made one, if there is one.
     """
+    ready = ensemble is not None and ensemble.ready_made
+    tools = (
+        ensemble.supports_tools()
+        if ensemble is not None and ready
+        else all(has_template_on_disk(member) is not False for member in members)
+    )
     known = ModelProfile(
         text_inputs=True,
         image_inputs=False,
@@ -31,12 +40,12 @@ def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> Model
         image_outputs=False,
         audio_outputs=False,
         video_outputs=False,
-        tool_calling=True,
-        tool_choice=True,
-        tool_call_streaming=True,
-        structured_output=True,
+        tool_calling=tools,
+        tool_choice=tools,
+        tool_call_streaming=tools,
+        structured_output=tools,
     )
-    if ensemble is not None and ensemble.ready_made:
+    if ensemble is not None and ready:
         names = {member.label for member in members}
         windows = [member.context_window for member in ensemble.members if member.name in names]
     else:

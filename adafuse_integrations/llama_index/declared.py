@@ -1,4 +1,4 @@
-"""What the files of an ensemble's members declare: what fits, and whether templates show tools. Reads no weights."""
+"""What the files of an ensemble's members declare: what fits, and whether tools can be shown. Reads no weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Declared:
     Args:
         members: Those.
         window: The smallest of their context windows, in tokens; None if none is declared.
-        tools: Whether the templates of all show tools.
+        tools: Whether all can be shown tools.
     """
 
     members: tuple[MemberConfig, ...]
@@ -43,6 +43,19 @@ class Declared:
                 max_new_tokens,
             )
         return cls(members=ensemble.config.members, window=window, tools=tools)
+
+    def calls_functions(self, *, sends_messages: bool) -> bool:
+        """Whether LlamaIndex may offer tools.
+
+        Args:
+            sends_messages: Whether prompts are messages for the members' own templates, not text.
+        """
+        if not sends_messages:
+            logger.info(
+                "no function calling, because prompts are plain text: "
+                "leave is_chat_model at True and messages_to_prompt unset"
+            )
+        return sends_messages and self.tools
 
     def room(self, *, chat: bool) -> int:
         """Tokens that LlamaIndex may fill: the window less what templates take, if there are any."""

@@ -29,14 +29,15 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.custom import CustomLLM
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator
 
-from adafuse_core.chat import openai
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.config import EnsembleConfig, GenerationParams
-from adafuse_core.ensemble import Ensemble, default_config
+from adafuse_core.checks import several
+from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
+from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 from adafuse_integrations.common.fields import OptionFields
-from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
+from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
+from adafuse_integrations.common.selection import checked_ensemble
 from adafuse_integrations.llama_index.answers import Chunk
 from adafuse_integrations.llama_index.declared import Declared
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
@@ -92,8 +93,9 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
             declare, less 64 tokens for the chat template; 3900 if none is declared.
         is_chat_model: Whether LlamaIndex should send messages. Set it to False for members without a
             chat template: conversations are then written out as plain text.
-        is_function_calling_model: Whether LlamaIndex should offer tools through the members' chat templates. `"auto"`:
-            if the template of every member shows them. Agents and routers take their ways in plain text otherwise.
+        is_function_calling_model: Whether LlamaIndex should offer tools. `"auto"`: if every member has a chat template
+            and LlamaIndex sends messages; the log tells how members are shown tools, or why not. Otherwise agents and
+            routers ask for tools in plain text.
         grammar: What every answer must obey, such as `react_grammar(tools)`.
         on_word: A callable or several; see above. Not part of `to_dict()`.
         trace: Whether `raw` tells of the rounds. False keeps memories and logs small; `on_word` hears of them anyway.
@@ -103,7 +105,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
             `ConfigError` at the next call. Both are `ValueError`s.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     if TYPE_CHECKING:  # most options are inherited from where type checkers don't see them
 
@@ -130,7 +132,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     @field_validator("members", mode="before")
     @classmethod
     def _plain_members(cls, members: Any) -> Any:
-        return members if members is None or isinstance(members, str) else [_plain(member) for member in members]
+        return None if members is None else list(map(_plain, several("members", members, "write members=[...]")))
 
     def model_post_init(self, context: Any, /) -> None:
         """Check what the fields say together."""
@@ -149,7 +151,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
         Raises:
             ConfigError: An option would change the ensemble.
         """
-        llm = cls(**as_fields(ensemble.config, options))
+        llm = cls(**as_fields(checked_ensemble(ensemble).config, options))
         llm._given = ensemble
         _ = llm.ensemble
         return llm
@@ -199,6 +201,16 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
         Their consumers get `CancelledError`.
         """
         self._runs.cancel()
+
+    def load(self) -> Self:
+        """Load all models now; the log tells of each member at level INFO."""
+        self.ensemble.load()
+        return self
+
+    def warm(self) -> Self:
+        """Load all models now and answer short prompts, so that the first request is as fast as later ones."""
+        self.ensemble.warm()
+        return self
 
     def close(self) -> None:
         """Free the models that nobody else uses; the next call loads them again."""
@@ -263,7 +275,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields, overridden by a call's options, as `Ensemble.stream` takes them."""
-        given = openai.generation_options(given)
+        given = call_options(given, (*_OF_CHATS, "grammar"))
         of_the_stream = {name: given.pop(name) for name in (*_OF_CHATS, "grammar") if name in given}
         return {**vars(self._config().generation.updated(given)), "grammar": self.grammar, **of_the_stream}
 
@@ -276,7 +288,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     def _calls_functions(self) -> bool:
         if self.is_function_calling_model != "auto":
             return self.is_function_calling_model
-        return self.is_chat_model and not writes_messages(self) and self._files.tools
+        return self._files.calls_functions(sends_messages=self.is_chat_model and not writes_messages(self))
 
     @property
     def _files(self) -> Declared:
@@ -308,12 +320,10 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
 
 
 def _plain(member: Any) -> str | dict[str, Any]:
-    """A member as plain values, without the defaults."""
+    """A member as plain values: what it sets itself."""
     if isinstance(member, str | Path):
         return str(member)
-    config = MemberConfig.from_any(member)
-    default = MemberConfig(model=config.model)
-    return {name: value for name, value in vars(config).items() if name == "model" or value != vars(default)[name]}
+    return MemberConfig.from_any(member).own
 
 
 def _generator(items: Iterator[Any]) -> Generator[Any, None, None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llama_index.core.agent.react.formatter import ReActChatFormatter
 from llama_index.core.agent.react.output_parser import ReActOutputParser
@@ -17,29 +18,31 @@ from llama_index.core.tools.types import BaseTool
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.llama_index.calls import shown
+from adafuse_integrations.llama_index.tools import as_tools
 
 _THOUGHT = 200  # characters; a thought must end while there is still budget for the rest of the step
 
 
-def react_grammar(tools: Sequence[BaseTool], *, choice: str = "auto") -> Grammar:
+def react_grammar(tools: Iterable[BaseTool | Callable[..., Any]], *, choice: str = "auto") -> Grammar:
     """What a step of a ReAct agent may be, so that `ReActOutputParser` can always read it.
 
     A step is a thought of one line, and then an action with JSON that obeys the tool's schema, or an answer. Give the
     grammar to the LLM of a `ReActAgent`: `AdaFuseLLM(..., grammar=react_grammar(tools))`.
 
     Args:
-        tools: Those of the agent.
+        tools: Those of the agent, tools of LlamaIndex or plain functions.
         choice: "auto"; "any" for no answer, only actions; "none" for no action; or the name of the one tool to use.
 
     Raises:
         ConfigError: There is no such tool, or its schema is none. What of a schema can't be enforced is left out, with
             a warning in the log.
     """
-    if choice not in ("auto", "any", "none"):
-        tools = [tool for tool in tools if tool.metadata.get_name() == choice]
-    if choice != "none" and not tools and choice != "auto":
-        raise ConfigError(f"got tool_choice={choice!r}, but there is no such tool", hint="give one of the tools' names")
-    actions = {} if choice == "none" else {f"input_{number}": tool for number, tool in enumerate(tools)}
+    known = as_tools(tools)
+    usable = known if choice in ("auto", "any") else [tool for tool in known if tool.metadata.get_name() == choice]
+    if not usable and choice not in ("auto", "none"):
+        names = ", ".join(tool.metadata.get_name() for tool in known) or "none"
+        raise ConfigError(f"got choice={choice!r}, but there is no such tool", hint=f"the tools are: {names}")
+    actions = {f"input_{number}": tool for number, tool in enumerate(usable)}
     rules = [_action(tool.metadata.get_name(), part) for part, tool in actions.items()]
     rules += ['"Answer: " TEXT'] if choice in ("auto", "none") else []
     lark = f'start: "Thought: " LINE "\\n" ({" | ".join(rules)})\nLINE: /[^\\n]{{1,{_THOUGHT}}}/\nTEXT: /(?s:.+)/\n'

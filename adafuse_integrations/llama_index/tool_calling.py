@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from adafuse_core.chat.grammar import Grammar
 from adafuse_integrations.llama_index import calls
 from adafuse_integrations.llama_index.react import ReActStep
+from adafuse_integrations.llama_index.tools import as_tools
 
 if TYPE_CHECKING:
     from llama_index.core.chat_engine.types import AgentChatResponse
@@ -44,6 +45,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Arguments of `chat` for a conversation with tools. `verbose` is for those who run them."""
+        tools = as_tools(tools)
         choice = calls.choice(tool_choice, required=tool_required)
         offered = {
             "tools": [calls.shown(tool) for tool in tools],
@@ -103,6 +105,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
         Raises:
             ValueError: No tool was called, or one that does not exist.
         """
+        tools = as_tools(tools)
         if self.metadata.is_function_calling_model:
             errors = {"error_on_no_tool_call": error_on_no_tool_call, "error_on_tool_error": error_on_tool_error}
             with _unknown_tools_named(tools):
@@ -127,6 +130,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
         **kwargs: Any,
     ) -> AgentChatResponse:
         """As `predict_and_call`."""
+        tools = as_tools(tools)
         if self.metadata.is_function_calling_model:
             errors = {"error_on_no_tool_call": error_on_no_tool_call, "error_on_tool_error": error_on_tool_error}
             with _unknown_tools_named(tools):

@@ -76,7 +76,7 @@ BAD_REQUESTS = {
     "any without tools": ({"tool_choice": "any"}, "'any' without tools"),
     "required of no tools": ({"tools": [], "tool_choice": "required"}, "'required' without tools"),
     "one name twice": ({"tools": [tool(), tool()]}, "same name"),
-    "no list": ({"tools": tool()}, "got 'type' as a tool"),
+    "no list": ({"tools": tool()}, "expected a list"),
     "no mapping": ({"tools": ["get_weather"]}, "got 'get_weather' as a tool"),
     "nothing": ({"tools": [None]}, "got None as a tool"),
     "no function": ({"tools": [{"type": "function"}]}, "as a tool, expected"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import pickle
 import re
 
@@ -16,11 +17,12 @@ import pytest
 from langchain_core.runnables import ConfigurableField
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
-from adafuse_core.ensemble import default_config
+from adafuse_core.config import default_config
 from adafuse_integrations.cli.options import add_ensemble_options, chosen_config
 from adafuse_integrations.common.options import ENSEMBLE, GENERATION, options_of
 from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse
 from adafuse_integrations.llama_index import AdaFuseLLM as LlamaIndexLLM
+from tests.test_member_defaults import VALUES
 
 MODELS = [AdaFuseLLM, ChatAdaFuse, LlamaIndexLLM]
 DEFAULT = default_config()
@@ -71,6 +73,7 @@ def changed(name):
         [not default] if isinstance(default, bool) else [*numbers, 1, 0.5, *choices(name), DEFAULT.members[1].label]
     )
     values = [("x",)] if isinstance(default, tuple) else values
+    values = [{"dtype": "float64", "context_window": 100}] if isinstance(default, dict) else values
     beside = [{}, *({other: choice} for other in DEFAULTS for choice in choices(other) if other != name)]
     tried = ({**needed, name: value} for needed in beside for value in values if value != default)
     return next(filter(taken, tried))
@@ -129,19 +132,32 @@ def test_an_option_of_a_call_reaches_the_core(kind, name):
     assert asked(kind(), **options) == core_config(options)
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_an_option_of_the_command_line_reaches_the_core(name):
-    options = changed(name)
+def parsed(options):
+    """The config that the command line makes of options."""
     arguments = []
     for option, value in options.items():
         flag = "--" + option.replace("_", "-")
         if isinstance(value, bool):
             arguments += [flag if value else flag.replace("--", "--no-", 1)]
+        elif isinstance(value, dict):
+            arguments += [flag, json.dumps(value)]
         else:
             arguments += [flag, *value] if isinstance(value, tuple) else [flag, str(value)]
     parser = argparse.ArgumentParser()
     add_ensemble_options(parser)
-    assert chosen_config(parser.parse_args(arguments)) == core_config(options)
+    return chosen_config(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULTS if name != "member_defaults"])
+def test_an_option_of_the_command_line_reaches_the_core(name):
+    options = changed(name)
+    assert parsed(options) == core_config(options)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_an_option_of_all_members_on_the_command_line_reaches_the_core(name):
+    for value in VALUES[name]:
+        assert parsed({name: value}) == DEFAULT.updated({name: value})
 
 
 def test_members_reach_the_core_from_everywhere(kind):
@@ -183,7 +199,7 @@ def test_an_option_that_its_docstring_leaves_out_is_an_error():
 
 
 def test_an_option_that_the_command_line_can_not_read_is_an_error(monkeypatch):
-    option = dataclasses.replace(GENERATION["seed"], name="shape", type=dict[str, int])
+    option = dataclasses.replace(GENERATION["seed"], name="shape", type=list[int])
     monkeypatch.setattr("adafuse_integrations.cli.options.GENERATION", {"shape": option})
     with pytest.raises(TypeError, match="shape"):
         add_ensemble_options(argparse.ArgumentParser())

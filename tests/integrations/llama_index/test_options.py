@@ -143,7 +143,7 @@ class TestMetadata:
         assert data.model_name == "adafuse(bytes+pieces)"
         assert data.num_output == 12
         assert data.is_chat_model is True
-        assert data.is_function_calling_model is False
+        assert data.is_function_calling_model is True
 
     def test_21_the_window_is_the_smallest_less_what_templates_take(self, pair):
         assert AdaFuseLLM(members=pair).metadata.context_window == 512 - 64
@@ -190,12 +190,24 @@ class TestMetadata:
         response = synthesizer.synthesize("What?", [NodeWithScore(node=TextNode(text=text)) for text in texts])
         assert str(response)
 
-    @pytest.mark.parametrize(("flag", "told"), [("auto", False), (True, True), (False, False)])
-    def test_function_calling_is_claimed_where_all_templates_show_tools_or_as_told(self, pair, flag, told):
-        assert AdaFuseLLM(members=pair, is_function_calling_model=flag).metadata.is_function_calling_model is told
-        small = AdaFuseLLM(is_function_calling_model=flag).metadata.is_function_calling_model
-        assert small is (told or flag == "auto")
-        assert AdaFuseLLM(members=["small:aspen", pair[0]]).metadata.is_function_calling_model is False
+    @pytest.mark.parametrize(("flag", "told"), [("auto", True), (True, True), (False, False)])
+    def test_function_calling_is_claimed_where_all_members_have_chat_templates_or_as_set(self, pair, flag, told):
+        for members in (None, pair, ["small:aspen", pair[0]]):
+            llm = AdaFuseLLM(members=members, is_function_calling_model=flag)
+            assert llm.metadata.is_function_calling_model is told
+
+    def test_the_log_names_the_member_whose_template_shows_no_tools(self, pair, caplog):
+        caplog.set_level("INFO")
+        assert AdaFuseLLM(members=["small:aspen", pair[0]]).metadata.is_function_calling_model
+        assert "the chat template of bytes shows no tools" in caplog.text
+        assert "system message" in caplog.text
+
+    def test_the_log_says_why_there_is_no_function_calling(self, caplog):
+        caplog.set_level("INFO")
+        assert not scripted(chat=False)[0].metadata.is_function_calling_model
+        assert "no chat template in m0, m1; set chat_template" in caplog.text
+        assert not AdaFuseLLM(is_chat_model=False).metadata.is_function_calling_model
+        assert "is_chat_model" in caplog.text
 
     def test_function_calling_needs_messages(self):
         assert AdaFuseLLM(is_chat_model=False).metadata.is_function_calling_model is False
