@@ -51,8 +51,8 @@ def _load_model(config: MemberConfig, files: ModelFiles) -> Model:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if files.location.gguf_file is not None:
         logger.info(
-            "%r: transformers unpacks %s, which takes time and the memory of the whole model; a folder that is written "
-            "once with save_pretrained() loads faster",
+            "%r: transformers unpacks %s, which takes time and several times its memory; a folder that is written once "
+            "with save_pretrained() loads faster, see README",
             config.label,
             files.location.gguf_file,
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adafuse_core.errors import UnsupportedModelError
+
 _CODE_OPTIONS = ("trust_remote_code", "code_revision")  # only reads that may run code of the repository know them
 
 
@@ -55,8 +57,21 @@ class Location:
 
     @property
     def all_options(self) -> dict[str, Any]:
-        """The options of reads that may run code of the repository, or read a GGUF file."""
-        return {**self.options, **({} if self.gguf_file is None else {"gguf_file": self.gguf_file})}
+        """The options of reads that may run code of the repository, or read a GGUF file.
+
+        Raises:
+            UnsupportedModelError: It is a GGUF file, and the package that reads such files is missing.
+        """
+        if self.gguf_file is None:
+            return dict(self.options)
+        from transformers.utils import is_gguf_available
+
+        if not is_gguf_available():
+            raise UnsupportedModelError(
+                f"{self.gguf_file!r} is a GGUF file, and the package gguf is missing or too old",
+                hint='pip install "adafuse[gguf]"',
+            )
+        return {**self.options, "gguf_file": self.gguf_file}
 
     def read_config(self, changes: Mapping[str, Any]) -> Any:
         """The transformers config, with some changes."""

@@ -140,12 +140,16 @@ def _of_gguf(location: Location, name: str, find: _Find) -> Location:
     if (path := find(location, name)) is not None:
         return Location(source=str(path.parent), options=_on_disk(location.options), gguf_file=path.name)
     if (folder := Path(location.source)).is_dir():
-        there = sorted(str(file.relative_to(folder)) for file in folder.rglob(f"*{_GGUF}"))
+        there = _gguf_files(folder)
         raise ModelNotFoundError(
             f"there is no file {name!r} in {location.source!r}",
             hint=f"its GGUF files are {there}" if there else "it has no GGUF file",
         )
     return location  # reading it says what is wrong
+
+
+def _gguf_files(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob(f"*{_GGUF}")) if folder.is_dir() else []
 
 
 def _on_disk(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,14 +159,15 @@ def _on_disk(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _base_model(config: MemberConfig, description: Path, find: _Find) -> Location:
     """Where the base model of an adapter is, by its `adapter_config.json`."""
-    told = json.loads(description.read_text(encoding="utf-8"))
-    name = told.get("base_model_name_or_path")
-    if not name:
+    try:
+        told = json.loads(description.read_text(encoding="utf-8"))
+        name: str = told["base_model_name_or_path"]
+        beside = description.parent / name  # folders that were moved together
+    except (ValueError, LookupError, TypeError) as error:
         raise ModelLoadError(
             f"the adapter {config.model!r} does not name its base model",
             hint=f"write base_model_name_or_path into {description.name}",
-        )
-    beside = description.parent / name  # folders that were moved together
+        ) from error
     options = _options_elsewhere(config)
     if told.get("revision"):
         options["revision"] = told["revision"]
@@ -185,20 +190,31 @@ def load_errors(config: MemberConfig) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        files = member_files(config, Location.file_on_disk)
         kind: type[ModelLoadError] = ModelLoadError
         hint = "check the options of this member and the files of its model; the cause is chained to this error"
-        if _is_missing(config, error):
-            kind = ModelNotFoundError
-            hint = (
-                "give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), "
-                "the path of a folder with config.json or adapter_config.json, or a GGUF file"
-            )
-        raise kind(f"can't load {config.model!r}: {reason}", member=config.label, hint=hint) from error
+        if _is_missing(files.model, error):
+            kind, hint = ModelNotFoundError, _how_to_name_a_model(files.model)
+        raise kind(f"can't load {_described(config, files)}: {reason}", member=config.label, hint=hint) from error
 
 
-def _is_missing(config: MemberConfig, error: Exception) -> bool:
+def _is_missing(model: Location, error: Exception) -> bool:
     """Whether an error of reading a model means that there is no model."""
-    model = member_files(config).model
-    folder = Path(model.source)
     has_config = model.file_on_disk(model.gguf_file or "config.json") is not None
-    return not has_config and (isinstance(error, OSError) or folder.is_dir())
+    return not has_config and (isinstance(error, OSError) or Path(model.source).is_dir())
+
+
+def _described(config: MemberConfig, files: MemberFiles) -> str:
+    if files.adapter is not None and files.adapter != files.model:
+        return f"{config.model!r}, an adapter of {files.model.source!r}"
+    named = files.model.gguf_file is None or config.model.endswith(files.model.gguf_file)
+    return f"{config.model!r}" if named else f"{files.model.gguf_file!r} of {config.model!r}"
+
+
+def _how_to_name_a_model(model: Location) -> str:
+    if there := _gguf_files(Path(model.source)):
+        return f"name one of its GGUF files with gguf_file=...: {there}"
+    return (
+        "give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), the path of a "
+        "folder with config.json or adapter_config.json, or that of a GGUF file"
+    )
