@@ -29,6 +29,7 @@ from adafuse_integrations.common.identity import plain
 from adafuse_integrations.common.options import as_fields, ensemble_values, generation_values
 from adafuse_integrations.common.retries import with_retries
 from adafuse_integrations.common.selection import selected, with_token
+from adafuse_integrations.common.trace import DEFAULT, DESCRIPTION, TraceLevel
 from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain.errors import shared_errors
 
@@ -55,7 +56,7 @@ class EnsembleModel(OptionFields, LanguageModel):
         default_factory=lambda: list(GenerationParams.stop), description="Strings that end the answer."
     )
 
-    trace: bool = Field(default=True, description="Whether answers tell who proposed each word, and how it scored.")
+    trace: TraceLevel = Field(default=DEFAULT, description=DESCRIPTION)
     timeout: float | None = Field(default=None, gt=0, description="Most seconds that a call may take.")
     max_retries: int = Field(
         default=0, ge=0, description="How often a call is tried again if a member fails before the first word."

@@ -1,0 +1,64 @@
+"""What answers tell of the rounds that made them: nothing, a line for each, or everything."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import StrictBool
+
+from adafuse_core.errors import ConfigError
+from adafuse_core.rounds import Round
+
+TraceLevel = Literal["summary", "full"] | StrictBool
+DEFAULT: TraceLevel = "summary"
+DESCRIPTION = "What answers tell of each round: a 'summary' (text and proposers), 'full' (all candidates), or False."
+
+
+class Trace:
+    """The trace of one answer, as plain JSON.
+
+    A summary has `words`, one row for each round with its `text`, the places in `members` of those that proposed it
+    (`by`), and the number of candidates it was chosen from (`of`); `members` are named as they appear. A full trace has
+    `rounds`, each as `Round.to_dict()`. Pieces added up, lists behind lists, are the trace of the whole answer.
+
+    Args:
+        level: `"summary"`, `"full"` (or True), or False for none.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+
+    def __init__(self, level: TraceLevel) -> None:
+        if level not in ("summary", "full", True, False):
+            raise ConfigError(f"got trace={level!r}, expected 'summary', 'full' or False", hint="True means 'full'")
+        self._level = level
+        self._told: dict[str, list[Any]] = {}
+        self._new: dict[str, list[Any]] = {}
+
+    def add(self, played: Round) -> None:
+        """Take a round that was decided."""
+        if self._level == "summary":
+            self._summarize(played)
+        elif self._level:
+            self._tell("rounds", played.to_dict())
+
+    def news(self) -> dict[str, Any]:
+        """What was added since the last call."""
+        new, self._new = self._new, {}
+        return new
+
+    def whole(self) -> dict[str, Any]:
+        """What was added since the beginning."""
+        return {name: list(told) for name, told in self._told.items()}
+
+    def _summarize(self, played: Round) -> None:
+        proposers = played.winner.proposers
+        for name in proposers:
+            if name not in self._told.get("members", ()):
+                self._tell("members", name)
+        by = [self._told["members"].index(name) for name in proposers]
+        self._tell("words", {"text": played.span.text, "by": by, "of": len(played.candidates)})
+
+    def _tell(self, name: str, value: Any) -> None:
+        self._told.setdefault(name, []).append(value)
+        self._new.setdefault(name, []).append(value)
