@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         """Type checkers see the fields that the adapters' own code reads; the others are just as real."""
 
         max_new_tokens: int | None = None
+        logprobs: bool = False
 
 
 def _field(option: Option) -> tuple[Any, Any]:

@@ -23,15 +23,18 @@ class Trace:
 
     Args:
         level: `"summary"`, `"full"` (or True), or False for none.
+        logprobs: Whether log-probabilities were asked for; rows of a summary have them too then.
 
     Raises:
-        ConfigError: It is none of these.
+        ConfigError: The level is none of these, or log-probabilities were asked for where there is no trace.
     """
 
-    def __init__(self, level: TraceLevel) -> None:
-        if level not in ("summary", "full", True, False):
+    def __init__(self, level: TraceLevel, *, logprobs: bool = False) -> None:
+        if not (isinstance(level, bool) or level in ("summary", "full")):
             raise ConfigError(f"got trace={level!r}, expected 'summary', 'full' or False", hint="True means 'full'")
-        self._level = level
+        if logprobs and not level:
+            raise ConfigError("got logprobs=True with trace=False, which leaves them out", hint="set trace='summary'")
+        self._level, self._logprobs = level, logprobs
         self._told: dict[str, list[Any]] = {}
         self._new: dict[str, list[Any]] = {}
 
@@ -57,7 +60,8 @@ class Trace:
             if name not in self._told.get("members", ()):
                 self._tell("members", name)
         by = [self._told["members"].index(name) for name in proposers]
-        self._tell("words", {"text": played.span.text, "by": by, "of": len(played.candidates)})
+        row = {"text": played.span.text, "by": by, "of": len(played.candidates)}
+        self._tell("words", row | ({"logprobs": played.to_dict()["logprobs"]} if self._logprobs else {}))
 
     def _tell(self, name: str, value: Any) -> None:
         self._told.setdefault(name, []).append(value)

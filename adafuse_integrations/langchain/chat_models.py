@@ -122,8 +122,8 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         in `["adafuse"]["words"]` who proposed each word: `by` holds places in `["adafuse"]["members"]`, `of` is the
         number of candidates. With `trace="full"`, `["adafuse"]["rounds"]` has all candidates and scores in its place.
         Chunks carry the words or rounds since the last one. What a reasoning model thinks is in
-        `additional_kwargs["reasoning_content"]`, and a reasoning block of `content_blocks`. Messages of `stream_events(version="v3")` keep the trace of the last
-        chunk only.
+        `additional_kwargs["reasoning_content"]`, and a reasoning block of `content_blocks`. Messages of
+        `stream_events(version="v3")` keep the trace of the last chunk only.
 
     Raises:
         ValidationError: An argument is unknown or out of range.
@@ -198,7 +198,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         cancel: threading.Event | None = None,
     ) -> Generator[ChatGenerationChunk]:
         with closing(self._events(lambda _: to_messages(messages), deadline, cancel, **asked(wanted))) as events:
-            yield from message_chunks(events, self.model_name, trace=self.trace)
+            yield from message_chunks(events, self.model_name, trace=self.trace, logprobs=self.logprobs)
 
     # --- tools and structured answers ---
 

@@ -18,7 +18,7 @@ from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.langchain.trace import tokens, usage
 
 
-def chunks(events: Iterable[Event], *, trace: TraceLevel) -> Iterator[GenerationChunk]:
+def chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = False) -> Iterator[GenerationChunk]:
     """One chunk for each piece of text, with the trace of the rounds since the last, and one for the end.
 
     The last chunk's `generation_info` has `finish_reason`, `stop` (the stop string that was hit, or None)
@@ -27,8 +27,9 @@ def chunks(events: Iterable[Event], *, trace: TraceLevel) -> Iterator[Generation
     Args:
         events: Of one answer.
         trace: What to tell of the rounds.
+        logprobs: Whether log-probabilities were asked for.
     """
-    text, info, told = "", dict[str, Any](), Trace(trace)
+    text, info, told = "", dict[str, Any](), Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case TextDelta():

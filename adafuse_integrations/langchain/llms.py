@@ -200,7 +200,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         self, prompt: str, deadline: Deadline, cancel: threading.Event | None = None
     ) -> Generator[GenerationChunk]:
         with closing(self._events(lambda ensemble: self._formatted(ensemble, prompt), deadline, cancel)) as events:
-            yield from chunks(events, trace=self.trace)
+            yield from chunks(events, trace=self.trace, logprobs=self.logprobs)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         """As in `BaseLLM`, but images and the like are refused: the text that messages become would leave them out."""

@@ -25,7 +25,9 @@ _PROVIDER = {"model_provider": "adafuse"}
 _SPOILERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # what makes a text no JSON object, however much of it is read
 
 
-def message_chunks(events: Iterable[Event], model_name: str, *, trace: TraceLevel) -> Iterator[ChatGenerationChunk]:
+def message_chunks(
+    events: Iterable[Event], model_name: str, *, trace: TraceLevel, logprobs: bool = False
+) -> Iterator[ChatGenerationChunk]:
     """A chunk for each piece of an answer, with the trace of the rounds since the last, and one for the end.
 
     The last chunk has the usage (of the first member), `finish_reason`, `stop` (the stop string that was hit, or
@@ -35,8 +37,9 @@ def message_chunks(events: Iterable[Event], model_name: str, *, trace: TraceLeve
         events: Of one answer.
         model_name: Of those who wrote it.
         trace: What to tell of the rounds.
+        logprobs: Whether log-probabilities were asked for.
     """
-    pieces, told = _Pieces(), Trace(trace)
+    pieces, told = _Pieces(), Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():

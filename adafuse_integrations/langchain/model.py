@@ -188,7 +188,7 @@ class EnsembleModel(OptionFields, LanguageModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """All that an answer depends on, in plain JSON and without secrets."""
-        params = {**self._config().to_dict(), **generation_values(self)}
+        params = {**self._config().to_dict(), **generation_values(self), "trace": self.trace}
         del params["generation"]
         if self.ensemble is not None and self.ensemble.ready_made:
             params["ensemble"] = self._key  # names and settings don't tell ready-made members apart

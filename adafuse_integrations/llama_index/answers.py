@@ -66,17 +66,24 @@ class Chunk:
         return {"thinking_delta": self.thinking_delta} if self.thinking_delta else {}
 
 
-def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None], *, trace: TraceLevel) -> Iterator[Chunk]:
+def chunks(
+    events: Iterable[Event],
+    on_round: Callable[[int, Round], None],
+    *,
+    trace: TraceLevel,
+    logprobs: bool = False,
+) -> Iterator[Chunk]:
     """The answer chunk by chunk; the last one, with the usage, comes even if there is no text.
 
     Args:
         events: Of one generation.
         on_round: Called with number and content of each round before its text is yielded.
         trace: What `raw` tells of the rounds.
+        logprobs: Whether log-probabilities were asked for.
     """
     answer = _Answer()
     numbers = count()
-    told = Trace(trace)
+    told = Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():

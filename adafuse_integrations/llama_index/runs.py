@@ -78,7 +78,7 @@ class Runs:
             try:
                 events = ensemble.stream(ask(ensemble), cancel=cancel, **options)
                 with contextlib.closing(events):
-                    for chunk in chunks(events, announce, trace=trace):
+                    for chunk in chunks(events, announce, trace=trace, logprobs=options["logprobs"]):
                         yield form(chunk)
             finally:
                 self._cancels.discard(cancel)
