@@ -35,11 +35,12 @@ class MemberConfig:
     """One language model of the ensemble.
 
     Args:
-        model: Hugging Face model name, local path, or `small:aspen` / `small:birch` for the models
-            shipped with this package.
-        name: Label in traces and errors. Default: the last part of `model`.
+        model: Hugging Face model name, path of a folder or of a GGUF file, or `small:aspen` / `small:birch` for the
+            models shipped with this package. A PEFT adapter is loaded with the base model that it names.
+        name: Label in traces and errors. Default: the last part of `model`, without `.gguf`.
         weight: Weight of this member's vote, > 0. Weights are normalised over the members.
         revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
+        gguf_file: Name of the GGUF file in `model` that is to be loaded, as in transformers.
         backend: Where the model runs: a name in `adafuse_core.backends.BACKENDS`. `"local"` is this process.
         backend_options: Options of that kind of backend, which its class describes; the local one has none but the
             fields below.
@@ -57,8 +58,8 @@ class MemberConfig:
             template shows. If members use different dialects, all are instructed in one shared dialect (hermes).
         end_tokens: Further token strings that end an answer, beside those the model declares.
         context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
-        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. `token`, `cache_dir` and
-            `local_files_only` are used for the tokenizer too.
+        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. Those that say where files are, such
+            as `token`, `cache_dir`, `local_files_only` and `subfolder`, are used for config and tokenizer too.
         kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (by the model's own cache, within
             a round), or `"auto"` for the fastest of them that reproduces fresh passes of this model
             (`Ensemble.describe()` tells which and why).
@@ -73,6 +74,7 @@ class MemberConfig:
     name: str | None = None
     weight: float = 1.0
     revision: str | None = None
+    gguf_file: str | None = None
     backend: str = "local"
     backend_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
@@ -134,8 +136,8 @@ class MemberConfig:
 
     @property
     def label(self) -> str:
-        """The name shown to people: `name`, or the last part of `model`."""
-        return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+        """The name shown to people: `name`, or the last part of `model` without `.gguf`."""
+        return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
     @property
     def own(self) -> dict[str, Any]:

@@ -23,8 +23,12 @@ RUN_OPTIONS = (
     *("dtype", "device", "device_map", "attn_implementation", "quantization_config", "model_kwargs"),
     *("kv_store", "cuda_graphs", "max_kv_tokens"),
 )
-# Of `model_kwargs`: where files come from. Tokenizer and config are read on this machine, whatever the backend.
-FILE_OPTIONS = ("token", "cache_dir", "local_files_only")
+# Of `model_kwargs`: where files come from, for every read of them. Tokenizer and config are read on this machine,
+# whatever the backend.
+FILE_OPTIONS = (
+    *("revision", "code_revision", "subfolder", "gguf_file", "trust_remote_code"),
+    *("token", "cache_dir", "local_files_only", "force_download", "proxies"),
+)
 
 
 def opener(config: MemberConfig) -> Opener:
@@ -51,6 +55,11 @@ def opener(config: MemberConfig) -> Opener:
         raise ConfigError(problem, member=config.label, hint="set backend_options={...}") from error
 
 
+def load_options(config: MemberConfig) -> dict[str, Any]:
+    """The `model_kwargs` that say how a model is loaded, not where its files are."""
+    return {name: value for name, value in config.model_kwargs.items() if name not in FILE_OPTIONS}
+
+
 def check_backend(config: MemberConfig) -> None:
     """Refuse what `opener` would refuse. The local kind honours every field, so it is not imported for that."""
     if config.backend != "local" or config.backend_options:
@@ -60,9 +69,7 @@ def check_backend(config: MemberConfig) -> None:
 def _check_honoured(config: MemberConfig, kind: type[Opener]) -> None:
     unset = type(config)(model=config.model)
     for name in RUN_OPTIONS:
-        value = getattr(config, name)
-        if name == "model_kwargs":
-            value = {key: given for key, given in value.items() if key not in FILE_OPTIONS}
+        value = load_options(config) if name == "model_kwargs" else getattr(config, name)
         if name not in kind.honours and value != getattr(unset, name):
             raise ConfigError(
                 f"backend {config.backend!r} does not honour {name}={value!r}",

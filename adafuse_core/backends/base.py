@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from adafuse_core.backends.locations import Location
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.text.ids import Ids
 
@@ -137,8 +138,8 @@ Shared = Callable[[str, Callable[[], Any]], Any]
 class ModelFiles:
     """What a member's files tell without any weights. They are read on this machine, whatever the backend."""
 
-    source: str  # path of a folder, or name of a model repository
-    options: dict[str, Any]  # what transformers is told about where the files are, and whether to trust them
+    location: Location  # of configuration and weights
+    adapter: Location | None = None  # of a PEFT adapter on top of them
     architecture: Any  # the model's transformers config
     tokenizer: Any  # the member's; a served model must have the same
 

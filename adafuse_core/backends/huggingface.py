@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers.utils import is_peft_available
 
-from adafuse_core.backends import RUN_OPTIONS
+from adafuse_core.backends import RUN_OPTIONS, load_options
 from adafuse_core.backends.base import ModelFiles, Shared
 from adafuse_core.backends.local import LocalBackend
 from adafuse_core.engine.device_turns import Turns
@@ -43,7 +43,7 @@ class Local:
 
 
 def _load_model(config: MemberConfig, files: ModelFiles) -> Model:
-    options: dict[str, Any] = {**config.model_kwargs, **files.options, "dtype": config.dtype}
+    options: dict[str, Any] = {**load_options(config), "dtype": config.dtype}
     for option in ("attn_implementation", "quantization_config", "device_map"):
         if (value := getattr(config, option)) is not None:
             options[option] = value
@@ -52,7 +52,29 @@ def _load_model(config: MemberConfig, files: ModelFiles) -> Model:
         options["attn_implementation"] = "eager"  # before transformers 5.21 the default drops the soft cap in silence
     if config.device_map is None:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(AutoModelForCausalLM.from_pretrained(files.source, **options))
+    if files.location.gguf_file is not None:
+        logger.info(
+            "%r: transformers unpacks %s, which takes time and several times its memory; a folder that is written once "
+            "with save_pretrained() loads faster, see README",
+            config.label,
+            files.location.gguf_file,
+        )
+    model = files.location.load_model(options)
+    if files.adapter is not None:
+        _load_adapter(model, config, files)
+    return Model(model)
+
+
+def _load_adapter(model: Any, config: MemberConfig, files: ModelFiles) -> None:
+    """Put the layers of an adapter into a model, in the model's dtype as transformers does."""
+    assert files.adapter is not None
+    if not is_peft_available():
+        raise UnsupportedModelError(
+            f"{config.model!r} is an adapter of PEFT, and the package peft is missing",
+            hint='pip install "adafuse[peft]"',
+        )
+    if files.adapter != files.location:  # where both lie in one place, transformers has loaded the adapter already
+        model.load_adapter(files.adapter.source, adapter_kwargs=files.adapter.hub_options, dtype=model.dtype)
 
 
 def _check_model(model: Model) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from adafuse_core.errors import ModelNotFoundError
+from adafuse_core.backends.locations import Location
+from adafuse_core.errors import AdaFuseError
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members.model_files import load_errors, read_architecture, source
+from adafuse_core.members.gguf_header import header_value
+from adafuse_core.members.model_files import load_errors, member_files, read_architecture, tokenizer_location
 
 _WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # as model families call it
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
@@ -28,43 +29,43 @@ def declared_window(config: MemberConfig) -> int | None:
         ModelLoadError: There is no such file, or it can't be read.
     """
     with load_errors(config):
-        return context_window(config, read_architecture(config))
+        return context_window(config, read_architecture(config, member_files(config)))
 
 
 def window_on_disk(config: MemberConfig) -> int | None:
     """The same without transformers and without a download; None if this machine has no file that tells it."""
-    path = _on_disk(config, config.model, "config.json")
-    declared: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    windows = [_declared_on_disk(config), config.context_window]
+    return min((window for window in windows if window), default=None)
+
+
+def _declared_on_disk(config: MemberConfig) -> int | None:
+    try:
+        location = member_files(config, Location.file_on_disk).model
+    except AdaFuseError:  # loading it will say so
+        return None
+    path = location.file_on_disk(location.gguf_file or "config.json")
+    if path is None:
+        return None
+    if location.gguf_file:
+        window: int | None = header_value(path, ".context_length")
+        return window
+    declared: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     declared |= declared.get("text_config") or {}
-    windows = [declared[name] for name in _WINDOWS if isinstance(declared.get(name), int)][:1]
-    return min([*windows, *([config.context_window] if config.context_window else [])], default=None)
+    return next((declared[name] for name in _WINDOWS if isinstance(declared.get(name), int)), None)
 
 
 def has_template_on_disk(config: MemberConfig) -> bool | None:
-    """Whether the member has a chat template; None if this machine has no file that tells it."""
+    """Whether the member has a chat template; None if no file on this machine tells."""
     if config.chat_template is not None:
         return True
-    name = config.tokenizer or config.model
-    if any(_on_disk(config, name, file) for file in _TEMPLATE_FILES):
+    try:
+        location = tokenizer_location(config, Location.file_on_disk)
+    except AdaFuseError:  # loading it will say so
+        return None
+    if location.gguf_file:
+        path = location.file_on_disk(location.gguf_file)
+        return None if path is None else header_value(path, ".chat_template") is not None
+    if any(location.file_on_disk(name) for name in _TEMPLATE_FILES):
         return True
-    path = _on_disk(config, name, "tokenizer_config.json")
+    path = location.file_on_disk("tokenizer_config.json")
     return None if path is None else bool(json.loads(path.read_text(encoding="utf-8")).get("chat_template"))
-
-
-def _on_disk(config: MemberConfig, name: str, file: str) -> Path | None:
-    """A file of a model or tokenizer, if it is on this machine."""
-    try:
-        folder = Path(source(name))
-    except ModelNotFoundError:  # loading it will say so
-        return None
-    if folder.is_dir():
-        return path if (path := folder / file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    cache = config.model_kwargs.get("cache_dir")
-    revision = config.revision if name == config.model else None
-    try:
-        cached = try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
-    except ValueError:  # no name of a repository
-        return None
-    return Path(cached) if isinstance(cached, str) else None

@@ -48,11 +48,7 @@ def _generation_config(config: MemberConfig, files: ModelFiles) -> Any:
     """What transformers makes a loaded model's `generation_config` of."""
     if (given := config.model_kwargs.get("generation_config")) is not None:
         return given
-    options = {name: value for name, value in files.options.items() if name != "trust_remote_code"}
-    try:
-        return GenerationConfig.from_pretrained(files.source, **options)
-    except OSError:  # there is no such file
-        return GenerationConfig.from_model_config(files.architecture)
+    return files.location.read_generation_config() or GenerationConfig.from_model_config(files.architecture)
 
 
 def _template_end(tokenizer: Any) -> int | None:

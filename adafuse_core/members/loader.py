@@ -13,7 +13,7 @@ from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.context_windows import context_window
 from adafuse_core.members.end_tokens import end_ids
 from adafuse_core.members.member import ModelMember
-from adafuse_core.members.model_files import hub_options, load_errors, read_architecture, source
+from adafuse_core.members.model_files import load_errors, member_files, read_architecture
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.tokenizers import load_encoder
 
@@ -50,15 +50,14 @@ def load_member(
 
 
 def _read_files(config: MemberConfig, tokenizer: Any) -> ModelFiles:
-    architecture = read_architecture(config)
+    files = member_files(config)
+    architecture = read_architecture(config, files)
     if architecture.is_encoder_decoder:
         raise UnsupportedModelError(
             f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
             hint="members must be causal (decoder-only) language models",
         )
-    return ModelFiles(
-        source=source(config.model), options=hub_options(config), architecture=architecture, tokenizer=tokenizer
-    )
+    return ModelFiles(location=files.model, adapter=files.adapter, architecture=architecture, tokenizer=tokenizer)
 
 
 def _check_vocabulary(size: int, tokenizer: Any, ends: frozenset[int]) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from adafuse_core.errors import ModelLoadError, TokenizerMismatchError, UnsupportedModelError
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members.model_files import hub_options, load_errors, source
+from adafuse_core.members.model_files import load_errors, tokenizer_location
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.text.tokens import Codec
 
@@ -48,23 +47,18 @@ def load_tokenizer(config: MemberConfig) -> Any:
     Raises:
         ModelLoadError: It can't be had, is no fast tokenizer, or encodes otherwise than its file says.
     """
-    name = source(config.tokenizer or config.model)
-    options = hub_options(config, tokenizer=True)
-    at = {key: value for key, value in options.items() if key != "trust_remote_code"}
-    file = cached_file(name, "tokenizer.json", **at, _raise_exceptions_for_missing_entries=False)
-    if config.tokenizer_class == "file":
-        if file is None:
-            raise ModelLoadError(f"{name!r} has no tokenizer.json", hint="set tokenizer_class='auto'")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    location = tokenizer_location(config)
+    file = location.file("tokenizer.json")
+    if config.tokenizer_class == "file" and file is None:
+        raise ModelLoadError(f"{location.source!r} has no tokenizer.json", hint="set tokenizer_class='auto'")
+    tokenizer = location.read_tokenizer(PreTrainedTokenizerFast if config.tokenizer_class == "file" else AutoTokenizer)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UnsupportedModelError(
             f"{type(tokenizer).__name__} is no fast tokenizer",
             hint="convert it to a tokenizer.json, or give another one",
         )
     if file is not None:
-        _check_against_file(tokenizer, Tokenizer.from_file(file))
+        _check_against_file(tokenizer, Tokenizer.from_file(str(file)))
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     codec = Codec(tokenizer)

@@ -118,7 +118,7 @@ def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
     chain = (
         {"context": retriever, "question": RunnablePassthrough()}
         | PromptTemplate.from_template(CONTEXT_PROMPT)
-        | AdaFuseLLM.from_ensemble(ensemble)
+        | AdaFuseLLM.from_ensemble(ensemble, trace="full")
         | StrOutputParser()
     )
     for question in LANGCHAIN_QUESTIONS:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         """Type checkers see the fields that the adapters' own code reads; the others are just as real."""
 
         max_new_tokens: int | None = None
+        logprobs: bool = False
 
 else:
     _Derived = create_model(

@@ -57,7 +57,8 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         timeout: Most seconds that a call may take, from its start to its last chunk. Also an option of a call.
         max_retries: How often a call is tried again if a member fails before the first word.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
-        trace: Whether answers tell who proposed each word. False keeps checkpoints and logs small.
+        trace: What answers tell of each round: a `"summary"`, `"full"` (or True) for all candidates with their scores,
+            or False for nothing.
         streaming: Whether `invoke` streams, so that callbacks hear each word.
         ensemble: A ready-made `Ensemble`; what is not set here is read from its config.
 
@@ -120,10 +121,11 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         llm.invoke("Name a river.").response_metadata
         ```
         has `finish_reason` (`"stop"`, `"length"` or `"tool_calls"`), the `stop` string that was hit, `model_name`, and
-        in `["adafuse"]["rounds"]` who proposed each word and how it was scored. Chunks carry the rounds since
-        the last one. What a reasoning model thinks is in `additional_kwargs["reasoning_content"]`, and a
-        reasoning block of `content_blocks`. Messages of `stream_events(version="v3")` keep the rounds of the last
-        chunk only.
+        in `["adafuse"]["words"]` who proposed each word: `by` holds places in `["adafuse"]["members"]`, `of` is the
+        number of candidates. With `trace="full"`, `["adafuse"]["rounds"]` has all candidates and scores in its place.
+        Chunks carry the words or rounds since the last one. What a reasoning model thinks is in
+        `additional_kwargs["reasoning_content"]`, and a reasoning block of `content_blocks`. Messages of
+        `stream_events(version="v3")` keep the trace of the last chunk only.
 
     Raises:
         ValidationError: An argument is unknown or out of range.
@@ -199,7 +201,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         cancel: threading.Event | None = None,
     ) -> Generator[ChatGenerationChunk]:
         with closing(self._events(lambda _: to_messages(messages), deadline, cancel, **asked(wanted))) as events:
-            yield from message_chunks(events, self.model_name, trace=self.trace)
+            yield from message_chunks(events, self.model_name, trace=self.trace, logprobs=self.logprobs)
 
     # --- tools and structured answers ---
 

@@ -14,20 +14,22 @@ from typing import Any, assert_never
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.langchain.trace import tokens, usage
 
 
-def chunks(events: Iterable[Event], *, trace: bool) -> Iterator[GenerationChunk]:
-    """One chunk for each piece of text, with the rounds decided since the last, and one for the end.
+def chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = False) -> Iterator[GenerationChunk]:
+    """One chunk for each piece of text, with the trace of the rounds since the last, and one for the end.
 
     The last chunk's `generation_info` has `finish_reason`, `stop` (the stop string that was hit, or None)
     and `usage`. A thought before the answer is in `generation_info["reasoning"]`.
 
     Args:
         events: Of one answer.
-        trace: Whether to tell of the rounds.
+        trace: What to tell of the rounds.
+        logprobs: Whether log-probabilities were asked for.
     """
-    text, info = "", _no_info()
+    text, info, told = "", dict[str, Any](), Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case TextDelta():
@@ -35,13 +37,13 @@ def chunks(events: Iterable[Event], *, trace: bool) -> Iterator[GenerationChunk]
             case ReasoningDelta():
                 info["reasoning"] = info.get("reasoning", "") + event.text
             case RoundDone():
-                info["adafuse"]["rounds"] += [event.round.to_dict()] if trace else []
+                told.add(event.round)
                 if text or "reasoning" in info:
-                    yield GenerationChunk(text=text, generation_info=info)
-                    text, info = "", _no_info()
+                    yield GenerationChunk(text=text, generation_info={**info, "adafuse": told.news()})
+                    text, info = "", {}
             case Finished():
                 ending = {"finish_reason": event.reason, "stop": event.stop, "usage": tokens(event.usage)}
-                yield GenerationChunk(text=text, generation_info={**info, **ending})
+                yield GenerationChunk(text=text, generation_info={**info, "adafuse": told.news(), **ending})
             case ToolCallDelta() | ToolCallDone():
                 raise AssertionError(f"an LLM is given no tools, but called one: {event}")
             case _:
@@ -63,7 +65,3 @@ def result(answers: Sequence[Generation], model_name: str) -> LLMResult:
         generations=[[answer] for answer in answers],
         llm_output={"model_name": model_name, "token_usage": total},
     )
-
-
-def _no_info() -> dict[str, Any]:
-    return {"adafuse": {"rounds": []}}

@@ -49,7 +49,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         prompt_format: `"chat"` sends the prompt as a user message through each member's chat template,
             `"raw"` lets the members continue it as it stands, `"auto"` is chat if every member has a template.
         system: System message that goes before the prompt in chat format.
-        trace: Whether answers tell who proposed each word. False keeps logs small.
+        trace: What answers tell of each round: a `"summary"`, `"full"` (or True) for all candidates with their scores,
+            or False for nothing.
         timeout: Most seconds that a call may take.
         max_retries: How often a call is tried again if a member fails before the first word.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
@@ -73,7 +74,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
 
     Trace and usage:
         `llm.generate(["Name a river."]).generations[0][0].generation_info` has `finish_reason`, `stop`,
-        `usage` per member, and in `["adafuse"]["rounds"]` who proposed each word and how it was scored.
+        `usage` per member, and in `["adafuse"]["words"]` who proposed each word; with `trace="full"`,
+        `["adafuse"]["rounds"]` has all candidates and scores in its place.
 
     Raises:
         ValidationError: An argument is unknown or out of range.
@@ -176,7 +178,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         self, prompt: str, deadline: Deadline, cancel: threading.Event | None = None
     ) -> Generator[GenerationChunk]:
         with closing(self._events(lambda ensemble: self._formatted(ensemble, prompt), deadline, cancel)) as events:
-            yield from chunks(events, trace=self.trace)
+            yield from chunks(events, trace=self.trace, logprobs=self.logprobs)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         """As in `BaseLLM`, but images and the like are refused: the text that messages become would leave them out."""

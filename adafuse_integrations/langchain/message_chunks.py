@@ -18,14 +18,17 @@ from langchain_core.utils.json import parse_partial_json
 
 from adafuse_core.calls import InvalidToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.langchain.trace import tokens
 
 _PROVIDER = {"model_provider": "adafuse"}
 _SPOILERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # what makes a text no JSON object, however much of it is read
 
 
-def message_chunks(events: Iterable[Event], model_name: str, *, trace: bool) -> Iterator[ChatGenerationChunk]:
-    """A chunk for each piece of an answer, the first of a round with the rounds decided since, and one for the end.
+def message_chunks(
+    events: Iterable[Event], model_name: str, *, trace: TraceLevel, logprobs: bool = False
+) -> Iterator[ChatGenerationChunk]:
+    """A chunk for each piece of an answer, with the trace of the rounds since the last, and one for the end.
 
     The last chunk has the usage (of the first member), `finish_reason`, `stop` (the stop string that was hit, or
     None), `model_name`, and in `["adafuse"]["usage"]` the tokens of each member.
@@ -33,17 +36,18 @@ def message_chunks(events: Iterable[Event], model_name: str, *, trace: bool) -> 
     Args:
         events: Of one answer.
         model_name: Of those who wrote it.
-        trace: Whether to tell of the rounds.
+        trace: What to tell of the rounds.
+        logprobs: Whether log-probabilities were asked for.
     """
-    pieces, rounds = _Pieces(), list[dict[str, Any]]()
+    pieces, told = _Pieces(), Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():
-                rounds += [event.round.to_dict()] if trace else []
-                yield from _with_trace(pieces.taken(), rounds)
+                told.add(event.round)
+                yield from _with_trace(pieces.taken(), told)
             case Finished():
-                yield from _with_trace(pieces.taken(), rounds)
-                yield _last(event, rounds, pieces.invalid, model_name)
+                yield from _with_trace(pieces.taken(), told)
+                yield _last(event, told.news(), pieces.invalid, model_name)
             case _:
                 pieces.add(event)
 
@@ -121,19 +125,18 @@ def _names_a_call(piece: AIMessageChunk) -> bool:
     return any(call["name"] for call in piece.tool_call_chunks)
 
 
-def _with_trace(pieces: Sequence[AIMessageChunk], rounds: list[dict[str, Any]]) -> Iterator[ChatGenerationChunk]:
-    """The pieces as chunks; the first takes the rounds along."""
+def _with_trace(pieces: Sequence[AIMessageChunk], told: Trace) -> Iterator[ChatGenerationChunk]:
+    """The pieces as chunks; the first takes along what is new of the trace."""
     for piece in pieces:
         piece.response_metadata = dict(_PROVIDER)
-        yield ChatGenerationChunk(message=piece, generation_info={"adafuse": {"rounds": [*rounds]}})
-        rounds.clear()
+        yield ChatGenerationChunk(message=piece, generation_info={"adafuse": told.news()})
 
 
 def _last(
-    finished: Finished, rounds: list[dict[str, Any]], invalid: list[dict[str, Any]], model_name: str
+    finished: Finished, told: dict[str, Any], invalid: list[dict[str, Any]], model_name: str
 ) -> ChatGenerationChunk:
     counted_by, read, written = finished.usage.first()
-    adafuse: dict[str, Any] = {"rounds": [*rounds], "usage": tokens(finished.usage), "counted_by": counted_by}
+    adafuse: dict[str, Any] = {**told, "usage": tokens(finished.usage), "counted_by": counted_by}
     if invalid:
         adafuse["invalid_tool_calls"] = invalid
     message = AIMessageChunk(

@@ -31,6 +31,7 @@ from adafuse_integrations.common.identity import plain
 from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
 from adafuse_integrations.common.retries import with_retries
 from adafuse_integrations.common.selection import checked_ensemble, selected, with_token
+from adafuse_integrations.common.trace import DEFAULT, DESCRIPTION, TraceLevel
 from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain.errors import shared_errors
 
@@ -57,7 +58,7 @@ class EnsembleModel(OptionFields, LanguageModel):
         default_factory=lambda: list(GenerationParams.stop), description="Strings that end the answer."
     )
 
-    trace: bool = Field(default=True, description="Whether answers tell who proposed each word, and how it scored.")
+    trace: TraceLevel = Field(default=DEFAULT, description=DESCRIPTION)
     timeout: float | None = Field(default=None, gt=0, description="Most seconds that a call may take.")
     max_retries: int = Field(
         default=0, ge=0, description="How often a call is tried again if a member fails before the first word."
@@ -241,7 +242,7 @@ class EnsembleModel(OptionFields, LanguageModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """All that an answer depends on, in plain JSON and without secrets."""
-        params = {**self._config().to_dict(), **generation_values(self)}
+        params = {**self._config().to_dict(), **generation_values(self), "trace": self.trace}
         del params["generation"]
         if self.ensemble is not None and self.ensemble.ready_made:
             params["ensemble"] = self._key  # names and settings don't tell ready-made members apart

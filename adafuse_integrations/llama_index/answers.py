@@ -19,6 +19,7 @@ from llama_index.core.base.llms.types import (
 
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.rounds import Round
+from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.llama_index.calls import Call
 
 
@@ -32,7 +33,7 @@ class Chunk:
         thinking: What was thought before it so far.
         thinking_delta: What is new in that.
         calls: The tool calls so far; the last may be unfinished.
-        raw: JSON values. Of the last chunk: usage, finish reason and all rounds; before: the round just played.
+        raw: JSON values. Of the last chunk: usage, finish reason and the whole trace; before: the trace since.
     """
 
     text: str
@@ -65,26 +66,33 @@ class Chunk:
         return {"thinking_delta": self.thinking_delta} if self.thinking_delta else {}
 
 
-def chunks(events: Iterable[Event], on_round: Callable[[int, Round], None], *, trace: bool) -> Iterator[Chunk]:
+def chunks(
+    events: Iterable[Event],
+    on_round: Callable[[int, Round], None],
+    *,
+    trace: TraceLevel,
+    logprobs: bool = False,
+) -> Iterator[Chunk]:
     """The answer chunk by chunk; the last one, with the usage, comes even if there is no text.
 
     Args:
         events: Of one generation.
         on_round: Called with number and content of each round before its text is yielded.
-        trace: Whether `raw` tells of the rounds.
+        trace: What `raw` tells of the rounds.
+        logprobs: Whether log-probabilities were asked for.
     """
     answer = _Answer()
     numbers = count()
-    rounds: list[dict[str, Any]] = []
+    told = Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():
                 on_round(next(numbers), event.round)
-                rounds += [event.round.to_dict()] if trace else []
+                told.add(event.round)
                 if answer.has_news:
-                    yield answer.chunk({"round": rounds[-1]} if trace else {})
+                    yield answer.chunk(_since(told))
             case Finished():
-                yield answer.chunk(_outcome(event) | ({"rounds": rounds} if trace else {}))
+                yield answer.chunk(_outcome(event) | told.whole())
             case _:
                 answer.take(event)
 
@@ -129,6 +137,14 @@ class _Answer:
         self.delta = self.thinking_delta = ""
         self.has_news = False
         return made
+
+
+def _since(told: Trace) -> dict[str, Any]:
+    """The trace of a chunk that is not the last: the words since the one before, or the round just played."""
+    new = told.news()
+    if "rounds" in new:
+        return {"round": new["rounds"][-1]}
+    return {**new, "members": told.whole().get("members", [])} if new else {}
 
 
 def _outcome(finished: Finished) -> dict[str, Any]:

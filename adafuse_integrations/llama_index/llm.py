@@ -38,6 +38,7 @@ from adafuse_core.member_config import MemberConfig
 from adafuse_integrations.common.fields import OptionFields
 from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
 from adafuse_integrations.common.selection import checked_ensemble
+from adafuse_integrations.common.trace import DEFAULT, DESCRIPTION, TraceLevel
 from adafuse_integrations.llama_index.answers import Chunk
 from adafuse_integrations.llama_index.declared import Declared
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
@@ -67,9 +68,10 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     unless it stands in it already. A `completion_to_prompt` of your own must write it itself.
 
     **Responses.** `raw` of the last (or only) response holds `usage` in tokens of the first member,
-    `usage_by_member`, `finish_reason` ("stop", "length" or "tool_calls"), the `stop` string that was hit and
-    `rounds`, the whole trace; that of earlier chunks holds their `round`. All of it is JSON. With `trace=False`
-    there are no rounds in it.
+    `usage_by_member`, `finish_reason` ("stop", "length" or "tool_calls"), the `stop` string that was hit and the
+    trace. All of it is JSON. The trace is `words`: for each round its `text`, the places in `members` of those that
+    proposed it (`by`), and how many candidates there were (`of`). With `trace="full"` it is `rounds`, all candidates
+    with their scores, and `raw` of earlier chunks holds their `round`.
 
     **Words.** `on_word` callables get an `EnsembleWord` for each round, in every endpoint, before its text is
     returned: on the caller's thread, or for the async endpoints on a worker thread. What they raise ends the
@@ -98,7 +100,8 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
             routers ask for tools in plain text.
         grammar: What every answer must obey, such as `react_grammar(tools)`.
         on_word: A callable or several; see above. Not part of `to_dict()`.
-        trace: Whether `raw` tells of the rounds. False keeps memories and logs small; `on_word` hears of them anyway.
+        trace: What `raw` tells of each round: a `"summary"`, `"full"` (or True) for all candidates with their scores,
+            or False for nothing. `on_word` hears everything anyway.
 
     Raises:
         ValidationError: An option is unknown or out of range. A field that is set to such a value later raises
@@ -122,7 +125,7 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     on_word: Annotated[OnWord | Sequence[OnWord] | None, WithJsonSchema({"type": "string"})] = Field(
         default=None, description="Called with each word.", exclude=True
     )
-    trace: bool = Field(default=True, description="Whether `raw` tells of the rounds.")
+    trace: TraceLevel = Field(default=DEFAULT, description=DESCRIPTION)
 
     _given: Ensemble | None = PrivateAttr(default=None)  # by from_ensemble
     _built: Ensemble | None = PrivateAttr(default=None)  # from the fields

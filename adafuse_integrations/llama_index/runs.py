@@ -15,6 +15,7 @@ from llama_index_instrumentation.span import active_span_id
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.rounds import Round
+from adafuse_integrations.common.trace import TraceLevel
 from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.llama_index.answers import Chunk, chunks
 from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
@@ -52,7 +53,7 @@ class Runs:
         listeners: Sequence[OnWord],
         form: Callable[[Chunk], Response],
         *,
-        trace: bool,
+        trace: TraceLevel,
     ) -> Start[Response]:
         """A generation that begins lazily, on whichever thread consumes it.
 
@@ -62,7 +63,7 @@ class Runs:
             options: Of `Ensemble.stream`.
             listeners: Called with each word.
             form: Makes responses.
-            trace: Whether they tell of the rounds.
+            trace: What they tell of the rounds.
         """
         span_id = active_span_id.get()  # of this call; on another thread it would be lost
 
@@ -77,7 +78,7 @@ class Runs:
             try:
                 events = ensemble.stream(ask(ensemble), cancel=cancel, **options)
                 with contextlib.closing(events):
-                    for chunk in chunks(events, announce, trace=trace):
+                    for chunk in chunks(events, announce, trace=trace, logprobs=options["logprobs"]):
                         yield form(chunk)
             finally:
                 self._cancels.discard(cancel)

@@ -308,7 +308,7 @@ async def test_the_reason_of_the_end_is_told_on_every_path(options, reason, stop
 
 def test_chunks_carry_their_rounds_and_add_up_to_the_trace():
     members = [ScriptedMember("a", "left side", margin=0.5), ScriptedMember("b", "right side", margin=1.0)]
-    llm = ChatAdaFuse.from_ensemble(Ensemble(members=members, max_words=1))
+    llm = ChatAdaFuse.from_ensemble(Ensemble(members=members, max_words=1), trace="full")
     chunks = list(llm.stream("go"))
     (played,) = chunks[0].response_metadata["adafuse"]["rounds"]
     assert chunks[0].text == played["text"] == "left"

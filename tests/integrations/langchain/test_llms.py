@@ -117,7 +117,7 @@ def test_a_ready_made_ensemble_brings_its_settings_and_takes_others():
     assert (llm.tau, llm.max_words, llm.max_new_tokens, llm.stop) == (0.3, 1, 2, ["x"])
     assert llm.invoke("go") == "one two."
     info = llm.generate(["go"]).generations[0][0].generation_info
-    assert [played["text"] for played in info["adafuse"]["rounds"]] == ["one", " two."]
+    assert [word["text"] for word in info["adafuse"]["words"]] == ["one", " two."]
     with pytest.raises(ValidationError, match="other members"):
         AdaFuseLLM.from_ensemble(ensemble, members=["other"])
 
@@ -296,7 +296,7 @@ async def test_finish_reason_is_told_on_every_path(options, reason, stop):
 
 def test_chunks_carry_their_words_proposers_margins_and_scores():
     members = [ScriptedMember("a", "left side", margin=0.5), ScriptedMember("b", "right side", margin=1.0)]
-    llm = AdaFuseLLM.from_ensemble(Ensemble(members=members, max_words=1))
+    llm = AdaFuseLLM.from_ensemble(Ensemble(members=members, max_words=1), trace="full")
     first, *_ = llm._stream("go")
     (played,) = first.generation_info["adafuse"]["rounds"]
     assert first.text == played["text"] == "left"
@@ -316,15 +316,15 @@ def test_chunks_add_up_to_the_whole_answer_and_its_trace():
     whole = sum(chunks[1:], chunks[0])
     assert isinstance(whole, GenerationChunk)
     assert whole.text == "one two. Observation: three"
-    rounds = whole.generation_info["adafuse"]["rounds"]
-    assert "".join(played["text"] for played in rounds) == whole.text
+    words = whole.generation_info["adafuse"]["words"]
+    assert "".join(word["text"] for word in words) == whole.text
     assert whole.generation_info["finish_reason"] == "stop"
     assert json.loads(json.dumps(whole.generation_info)) == whole.generation_info
     assert llm.generate(["go"]).generations[0][0].generation_info == whole.generation_info
 
 
 def test_the_trace_tells_what_was_committed_where_the_budget_ends_inside_a_span():
-    llm = AdaFuseLLM.from_ensemble(Ensemble(members=[ScriptedMember("a", "one two three")]), max_tokens=2)
+    llm = AdaFuseLLM.from_ensemble(Ensemble(members=[ScriptedMember("a", "one two three")]), max_tokens=2, trace="full")
     info = llm.generate(["go"]).generations[0][0].generation_info
     (played,) = info["adafuse"]["rounds"]
     assert (played["text"], played["ends"]) == ("one two", False)
@@ -333,7 +333,7 @@ def test_the_trace_tells_what_was_committed_where_the_budget_ends_inside_a_span(
 
 
 def test_a_lone_candidate_has_no_score(pair):
-    llm = AdaFuseLLM(members=pair["members"][:1], branches=1, max_tokens=4)
+    llm = AdaFuseLLM(members=pair["members"][:1], branches=1, max_tokens=4, trace="full")
     info = llm.generate(["The quick"]).generations[0][0].generation_info
     assert {played["score"] for played in info["adafuse"]["rounds"]} == {None}
 
@@ -870,7 +870,7 @@ async def test_without_arguments_the_small_models_answer_on_every_path():
 
 
 def test_the_small_models_end_their_answers_and_are_counted():
-    llm = AdaFuseLLM()
+    llm = AdaFuseLLM(trace="full")
     info = llm.generate([QUESTION]).generations[0][0].generation_info
     assert info["finish_reason"] == "stop"
     message = {"role": "user", "content": QUESTION}

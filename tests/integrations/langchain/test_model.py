@@ -210,7 +210,8 @@ def test_without_trace_an_answer_tells_of_no_rounds(kind):
         (answer,) = kind(max_tokens=4, **options).generate_prompt([StringPromptValue(text="Hello")]).generations[0]
         assert answer.text
         assert answer.generation_info["finish_reason"] == "length"
-        return answer.generation_info["adafuse"]["rounds"]
+        return answer.generation_info["adafuse"].get("rounds"), answer.generation_info["adafuse"].get("words")
 
-    assert rounds(trace=False) == []
-    assert rounds()
+    assert rounds(trace=False) == (None, None)
+    assert rounds()[0] is None
+    assert all(rounds(trace=level)[0] for level in ("full", True))

@@ -116,7 +116,7 @@ async def test_07_an_answer_that_ends_at_once_is_one_empty_response(endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_09_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoint):
-    llm, _ = scripted("one two three")
+    llm, _ = scripted("one two three", llm={"trace": "full"})
     responses = await respond(llm, endpoint, stop=[" three"])
     for response in responses:
         json.dumps(response.raw, allow_nan=False)

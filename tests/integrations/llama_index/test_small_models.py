@@ -72,7 +72,7 @@ def test_08_usage_is_counted_per_member_and_the_trace_names_both(llm):
     raw = llm.chat([ChatMessage(content="What is the capital of Italy?")]).raw
     assert set(raw["usage_by_member"]) == {"aspen", "birch"}
     assert raw["usage"] == raw["usage_by_member"]["aspen"]
-    assert {member for played in raw["rounds"] for member in played["margins"]} == {"aspen", "birch"}
+    assert set(raw["members"]) == {"aspen", "birch"}
     json.dumps(raw, allow_nan=False)
 
 

@@ -18,7 +18,7 @@ async def test_30_each_round_is_reported_once(endpoint):
     llm, _ = scripted("one two three", llm={"on_word": [words.append, again.append]})
     answer = (await respond(llm, endpoint))[-1]
     assert "".join(word.text for word in words) == "one two three"
-    assert [word.round for word in words] == list(range(len(answer.raw["rounds"])))
+    assert [word.round for word in words] == list(range(len(answer.raw["words"])))
     assert words == again
     assert words[-1].ends
     for word in words:

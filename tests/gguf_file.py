@@ -1,0 +1,71 @@
+"""Writes a tiny Llama as a GGUF file, as converters do: weights, architecture, tokenizer and chat template in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from tests import tiny
+
+WIDTH, LAYERS, HEADS, WINDOW = 64, 2, 4, 512
+NORMAL, CONTROL = 1, 3  # kinds of tokens
+QUANTIZED = gguf.GGMLQuantizationType.Q8_0
+
+
+def write_gguf(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0) -> Path:
+    """A byte-level model with random weights, quantized in blocks of eight bits."""
+    tokenizer = tokenizer or tiny.byte_level()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(WINDOW)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(2 * WIDTH)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(len(tokenizer))
+    _add_tokenizer(writer, tokenizer)
+    _add_weights(writer, len(tokenizer), np.random.default_rng(seed))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special = set(tokenizer.all_special_tokens) | {"<|im_start|>"}
+    merges = tokenizer.backend_tokenizer.to_str()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([CONTROL if token in special else NORMAL for token in tokens])
+    writer.add_token_merges(_merges(merges))
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _merges(state: str) -> list[str]:
+    import json
+
+    merges = json.loads(state)["model"]["merges"]
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+
+
+def _add_weights(writer: gguf.GGUFWriter, vocab: int, draw: np.random.Generator) -> None:
+    square, wide = (WIDTH, WIDTH), (2 * WIDTH, WIDTH)
+    shapes = {"token_embd": (vocab, WIDTH), "output": (vocab, WIDTH)}
+    for layer in range(LAYERS):
+        parts = {"attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square}
+        parts |= {"ffn_gate": wide, "ffn_up": wide, "ffn_down": wide[::-1]}
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in parts.items()}
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(WIDTH, dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
+    for name, shape in shapes.items():
+        values = draw.normal(scale=0.3, size=shape).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, QUANTIZED), raw_dtype=QUANTIZED)
