@@ -1,8 +1,8 @@
-"""The loop: propose, cut to the budget, commit, show what is safe, until a stop."""
+"""The loop: propose, cut to the budget, commit, until the answer ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from adafuse_core.budget import Budget, unanimous
@@ -13,32 +13,37 @@ from adafuse_core.fusion import Chooser
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Round, Usage
-from adafuse_core.stopping import StopMatcher
 
 
 def decode(
-    prefixes: Prefixes, config: EnsembleConfig, params: GenerationParams, guide: Guide | None = None
+    prefixes: Prefixes,
+    config: EnsembleConfig,
+    params: GenerationParams,
+    guide: Guide | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Play rounds until a stop; yield text as soon as it is safe. The budget counts the first member's tokens.
+    """Play rounds until the answer ends; all that is committed is yielded as text. The budget counts the first member's tokens.
 
     Args:
         prefixes: The members' views of the answer.
         config: How they decide: strategy, scoring rule and pool.
-        params: Budget, stop strings, temperature.
+        params: Budget, temperature.
         guide: What the answer may be. What it forces is committed without asking the members.
+        stopped: Asked after each round that the consumer took: whether a stop string has ended the text.
     """
     chooser = Chooser(config.fusion, [prefix.weight for prefix in prefixes], params.temperature, params.seed)
     proposals = config.strategy.rounds(prefixes, chooser)
     budget = Budget(prefixes, params.max_new_tokens, guide)
-    stop = StopMatcher(params.stop)
+    reason: str | None = None
     rounds = 0
-    while not stop.reason:
+    while reason is None and not stopped():
         # 1. Propose: what the grammar forces, what the members decide, or, without room for either, the way to an end.
         try:
             played, full = unanimous(guide.forced) if guide and guide.forced else next(proposals), False
         except WindowFull:
             ending = budget.ending(guide)
             if ending is None:
+                reason = "length"
                 break
             played, full = ending, True
         # 2. Cut: the token budget may end inside the round.
@@ -49,13 +54,11 @@ def decode(
         prefixes.commit(played.span)
         guide = guide and guide.after(played.span.text)
         rounds += 1
-        # 4. Show: the text that no stop string can begin in, then the round.
-        if text := stop.feed(played.span, out_of_budget=spent or full):
-            yield TextDelta(text=text)
+        reason = "stop" if played.span.ends else "length" if spent or full else None
+        if played.span.text:
+            yield TextDelta(text=played.span.text)
         yield RoundDone(round=played)
-    if not stop.reason and (text := stop.cut()):
-        yield TextDelta(text=text)
-    yield Finished(reason=stop.reason or "length", stop=stop.hit, usage=_usage(prefixes, rounds))
+    yield Finished(reason=reason or "stop", stop=None, usage=usage(prefixes, rounds))
 
 
 def with_logprobs(played: Round, prefixes: Prefixes, chooser: Chooser) -> Round:
@@ -66,7 +69,8 @@ def with_logprobs(played: Round, prefixes: Prefixes, chooser: Chooser) -> Round:
     return chooser.judged(played, [scores]) if played.cut is None else replace(played, cut_scores=tuple(scores))
 
 
-def _usage(prefixes: Prefixes, rounds: int) -> Usage:
+def usage(prefixes: Prefixes, rounds: int) -> Usage:
+    """The tokens that an answer has taken so far."""
     return Usage(
         prompt_tokens={prefix.name: prefix.prompt_tokens for prefix in prefixes},
         completion_tokens={prefix.name: prefix.completion_tokens for prefix in prefixes},

@@ -16,10 +16,10 @@ from adafuse_core.stopping import held_back
 def read_answer(
     events: Iterator[Event],
     *,
-    dialect: Dialect | None,
-    names: Sequence[str],
-    thinking: bool,
-    tags: ThoughtTags = THINK,
+    dialect: Dialect | None = None,
+    names: Sequence[str] = (),
+    thinking: bool = False,
+    tags: ThoughtTags | None = THINK,
 ) -> Iterator[Event]:
     """The events of an answer, its text taken apart.
 
@@ -28,13 +28,13 @@ def read_answer(
         dialect: How calls are written; None if there are none.
         names: Of the tools that may be called.
         thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
-        tags: Around a thought.
+        tags: Around a thought; None if all is text.
     """
-    thoughts = ThoughtReader(tags, inside=thinking)
+    thoughts = None if tags is None else ThoughtReader(tags, inside=thinking)
     calls = None if dialect is None else _Calls(dialect, names)
 
     def text_events(text: str, *, last: bool) -> Iterator[Event]:
-        thought, text = thoughts.read(text, last=last)
+        thought, text = ("", text) if thoughts is None else thoughts.read(text, last=last)
         if thought:
             yield ReasoningDelta(text=thought)
         if calls is not None:
@@ -48,8 +48,7 @@ def read_answer(
         elif isinstance(event, Finished):
             yield from text_events("", last=True)
             called = calls is not None and calls.count > 0
-            whole = event.reason == "stop" and event.stop is None
-            yield replace(event, reason="tool_calls") if called and whole else event
+            yield replace(event, reason="tool_calls") if called and event.reason == "stop" else event
         else:
             yield event
 
