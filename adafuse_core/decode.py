@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from adafuse_core.budget import Budget, unanimous
@@ -12,7 +13,9 @@ from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 from adafuse_core.fusion import Chooser
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
-from adafuse_core.rounds import Round, Usage
+from adafuse_core.rounds import LibraryText, Round, Usage
+
+logger = logging.getLogger(__name__)
 
 
 def decode(
@@ -22,7 +25,7 @@ def decode(
     guide: Guide | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Play rounds until the answer ends; all that is committed is yielded as text. The budget counts the first member's tokens.
+    """Play rounds until the answer ends. The budget counts the first member's tokens.
 
     Args:
         prefixes: The members' views of the answer.
@@ -30,12 +33,15 @@ def decode(
         params: Budget, temperature.
         guide: What the answer may be. What it forces is committed without asking the members.
         stopped: Asked after each round that the consumer took: whether a stop string has ended the text.
+
+    Yields:
+        What members wrote as `TextDelta`s. What the library wrote in their place stands in its round alone.
     """
     chooser = Chooser(config.fusion, [prefix.weight for prefix in prefixes], params.temperature, params.seed)
     proposals = config.strategy.rounds(prefixes, chooser)
     budget = Budget(prefixes, params.max_new_tokens, guide)
     reason: str | None = None
-    rounds = 0
+    rounds, library_text = 0, list[LibraryText]()
     while reason is None and not stopped():
         # 1. Propose: what the grammar forces, what the members decide, or, without room for either, the way to an end.
         try:
@@ -55,10 +61,15 @@ def decode(
         guide = guide and guide.after(played.span.text)
         rounds += 1
         reason = "stop" if played.span.ends else "length" if spent or full else None
-        if played.span.text:
-            yield TextDelta(text=played.span.text)
+        if played.library_text is not None:
+            library_text.append(played.library_text)
+        if played.members_text:
+            yield TextDelta(text=played.members_text)
         yield RoundDone(round=played)
-    yield Finished(reason=reason or "stop", stop=None, usage=usage(prefixes, rounds))
+    if library_text:
+        _warn(library_text, params)
+        reason = "length"
+    yield Finished(reason=reason or "stop", stop=None, usage=usage(prefixes, rounds), library_text=tuple(library_text))
 
 
 def with_logprobs(played: Round, prefixes: Prefixes, chooser: Chooser) -> Round:
@@ -67,6 +78,19 @@ def with_logprobs(played: Round, prefixes: Prefixes, chooser: Chooser) -> Round:
         return played
     ((*scores,),) = prefixes.score([played.span])
     return chooser.judged(played, [scores]) if played.cut is None else replace(played, cut_scores=tuple(scores))
+
+
+def _warn(written: Sequence[LibraryText], params: GenerationParams) -> None:
+    """Say what of an answer no member wrote."""
+    told = "; ".join(
+        f"{text.text!r} ({text.kind}{': ' if text.fields else ''}{', '.join(text.fields)})" for text in written
+    )
+    logger.warning(
+        "the token budget (max_new_tokens=%s) or a context window was too small for the answer, so AdaFuse wrote in "
+        "the members' place: %s. Hint: raise max_new_tokens",
+        params.max_new_tokens,
+        told,
+    )
 
 
 def usage(prefixes: Prefixes, rounds: int) -> Usage:

@@ -103,6 +103,7 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
             names=() if request.tools is None else request.tools.names,
             thinking=begun is not None,
             tags=None if isinstance(prompt, str) else tags,
+            complete_calls=request.params.complete_calls,
         )
         yield from _raised(until_stop(read, stop), request.cancel, failures)
 

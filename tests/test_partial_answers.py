@@ -77,13 +77,11 @@ def test_thoughts_calls_and_text_that_was_held_back_are_not_lost():
 def test_a_stream_raises_the_same_error_and_shows_nothing_after_it_was_cancelled():
     cancel = threading.Event()
     ensemble = Ensemble(members=[ScriptedMember("a", "one two three")], max_words=1)
-    seen = []
+    stream = ensemble.stream(ASK, cancel=cancel)
+    assert [next(stream), type(next(stream))] == [TextDelta(text="one"), RoundDone]
+    cancel.set()
     with pytest.raises(CancelledError) as caught:
-        for event in ensemble.stream(ASK, cancel=cancel):
-            seen.append(event)
-            if isinstance(event, RoundDone):
-                cancel.set()
-    assert [event.text for event in seen if isinstance(event, TextDelta)] == ["one"]
+        next(stream)
     assert caught.value.partial.text == "one"
 
 

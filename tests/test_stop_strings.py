@@ -1,4 +1,4 @@
-"""Stop strings see the text that users see: not thoughts, not calls; and nothing is decoded beyond the one that hits."""
+"""Stop strings see the text that users see, not thoughts or calls, and nothing is decoded beyond the one that hits."""
 
 from __future__ import annotations
 

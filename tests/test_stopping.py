@@ -15,7 +15,7 @@ many = settings(deadline=None, max_examples=400)
 
 
 def run(parts, stop, *, ends=True):
-    """What is shown after each part, and the matcher; what is held back is shown with the last part if the text ends."""
+    """What is shown after each part, with the last one also what was held back if the text ends; and the matcher."""
     matcher = StopMatcher(stop)
     shown = []
     for part in parts:

@@ -68,7 +68,8 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     **Responses.** `raw` of the last (or only) response holds `usage` in tokens of the first member,
     `usage_by_member`, `finish_reason` ("stop", "length" or "tool_calls"), the `stop` string that was hit and
     `rounds`, the whole trace; that of earlier chunks holds their `round`. All of it is JSON. With `trace=False`
-    there are no rounds in it.
+    there are no rounds in it. `library_text` is there if the budget or a context window was too small for what a
+    grammar wants, and tells what AdaFuse wrote in the members' place.
 
     **Words.** `on_word` callables get an `EnsembleWord` for each round, in every endpoint, before its text is
     returned: on the caller's thread, or for the async endpoints on a worker thread. What they raise ends the
