@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from typing import TypeVar
 
-from adafuse_core.errors import CancelledError
+from adafuse_core.errors import AdaFuseError, CancelledError
 from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
 
@@ -33,15 +33,13 @@ def run_batch(
     """
     failed = threading.Event()
 
-    def go_on() -> None:
-        if failed.is_set():
-            raise CancelledError("another prompt of the batch failed")
-
     def events(prompt: PromptT) -> Iterator[Event]:
-        go_on()
+        if failed.is_set():
+            raise _another_failed()
         with closing(stream(prompt)) as streamed:
             for event in streamed:
-                go_on()
+                if failed.is_set():
+                    streamed.throw(_another_failed())  # the stream raises it with what was written so far
                 yield event
 
     def answered(prompt: PromptT) -> Generation | Exception:
@@ -57,7 +55,22 @@ def run_batch(
         try:
             for future in as_completed(running):
                 future.result()
-        except BaseException:
+        except BaseException as error:
             failed.set()
+            if isinstance(error, AdaFuseError):
+                error.partials = tuple(map(_written, running))
             raise
     return [future.result() for future in running]
+
+
+def _another_failed() -> CancelledError:
+    return CancelledError("another prompt of the batch failed")
+
+
+def _written(running: Future[Generation | Exception]) -> Generation | None:
+    """What a prompt was answered, once its answer has ended in one way or another."""
+    error = running.exception()
+    if error is None:
+        answer = running.result()
+        return answer if isinstance(answer, Generation) else None
+    return error.partial if isinstance(error, AdaFuseError) else None

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from adafuse_core.chat.guide import Guide
 from adafuse_core.errors import ConfigError, ContextOverflowError, MemberError
 from adafuse_core.members.prefixes import Prefixes
-from adafuse_core.rounds import Candidate, Round, Span
+from adafuse_core.rounds import Candidate, LibraryText, Round, Span
 
 _SLACK = 4  # tokens: a member may come to draft the closing text itself, with more tokens than it needs
+_SHARES = (1.0, 0.5, 0.25)  # of the short ending's length: room that is kept for values, the largest that fits twice
+_CUTS = re.compile(r"(?=[\s,\]}]|$)")  # places where a span may be cut: no number or word is cut in two
+_KEYS = re.compile(r'"((?:[^"\\]|\\.)*)": (?:["\[{]|)')  # of JSON, each with what opens its value
 
 
 class Budget:
     """Cuts the last round.
 
     With a grammar an answer always stays so short that the way to its end still fits; when it would not, that
-    way is committed in place of the round.
+    way is committed in place of the round. Where values have to follow a string, a list or a thought that the members
+    are writing, room is kept for these values: that string is ended early, and the members write on after it.
 
     Args:
         prefixes: All members' views of the answer; the first one's tokens are counted.
@@ -31,8 +37,10 @@ class Budget:
         self._prefixes = prefixes
         self._reference = prefixes[0]
         self._tokens = tokens
+        self._share = 0.0
         if guide is not None:
             self._check_room(guide)
+            self._share = self._affordable_share(guide.short_ending or "")
 
     def fit(self, played: Round, guide: Guide | None) -> tuple[Round, bool]:
         """The round with what may be committed of it, and whether the budget ends there."""
@@ -49,7 +57,7 @@ class Budget:
         """The way to a valid end, as a round; None where the answer may end as it stands, or there is no way."""
         if guide is None or guide.may_end or not guide.short_ending:
             return None
-        return unanimous(Span(text=guide.short_ending))
+        return self._marked(unanimous(Span(text=guide.short_ending)), "", guide)
 
     def _check_room(self, guide: Guide) -> None:
         """Refuse what could never come to a valid end."""
@@ -84,9 +92,15 @@ class Budget:
                 retryable=False,
             )
         closing = "" if span.ends else after.short_ending
-        if closing is not None and self._holds(span, closing, slack=_SLACK if closing else 0):
+        fits = closing is not None and self._holds(span, closing)
+        if fits and (not played.drafts or self._keeps_room(span, after, closing or "")):
             return played, not span.ends and self._left() <= self._reference.cost(span)
-        return replace(played, cut=self._last(span, guide)), True
+        shortened = self._shortened(span, guide)
+        if shortened is not None and shortened != span:
+            return self._marked(replace(played, cut=shortened), span.text, guide), False
+        if fits:
+            return played, False
+        return self._marked(replace(played, cut=self._last(span, guide)), span.text, guide), True
 
     def _last(self, span: Span, guide: Guide) -> Span:
         """What ends the answer for its length."""
@@ -97,7 +111,48 @@ class Budget:
             return clipped if fits and after is not None and after.may_end else Span(text="")
         return Span(text=guide.short_ending or "")
 
-    def _holds(self, span: Span, closing: str, *, slack: int) -> bool:
+    def _shortened(self, span: Span, guide: Guide) -> Span | None:
+        """The longest beginning of a span that leaves room, with what ends the string or list there; None without one.
+
+        If none leaves as much room as it should, the shortest one.
+        """
+        found = None
+        for text, after in _beginnings(self._reference.clip(span, max(0, self._left())), guide):
+            closed = after.after(after.closing) if after.closing else None
+            if closed is None or closed.short_ending is None:
+                continue
+            cut = Span(text=text + after.closing)
+            if self._holds(cut, closed.short_ending):
+                found = cut
+                if self._keeps_room(cut, closed, closed.short_ending):
+                    break
+        return found
+
+    def _keeps_room(self, span: Span, after: Guide, closing: str) -> bool:
+        """Whether the values that have to follow a span have room for more than the shortest ones."""
+        return not self._share or after.only_closes(closing) or self._holds(span, _lengthened(closing, self._share))
+
+    def _affordable_share(self, ending: str) -> float:
+        """How much more room than for the shortest values is kept: at most half of what is free."""
+        fitting = (share for share in _SHARES if self._holds(Span(text=""), _lengthened(ending, 2 * share)))
+        return next(fitting, 0.0)
+
+    def _marked(self, played: Round, proposed: str, guide: Guide) -> Round:
+        """The round, with a note on what of its text no member proposed and the grammar did not force."""
+        written = played.span.text
+        shared = _shared_beginning(written, proposed)
+        place, text = guide.after(shared), written[len(shared) :]
+        if not text or place is None or (place.forced and place.forced.text.startswith(text)):
+            return played
+        before = self._reference.text + shared
+        keys = [(match[1], match.end()) for match in _KEYS.finditer(before + text)]
+        chosen = tuple(key for key, end in keys if end >= len(before))
+        kind = "completed" if chosen or not place.only_closes(text) else "shortened"
+        begun = [key for key, end in keys if text[0] not in "]}" or before[end - 1] in "[{"]
+        return replace(played, library_text=LibraryText(text=text, kind=kind, fields=chosen or tuple(begun[-1:])))
+
+    def _holds(self, span: Span, closing: str) -> bool:
+        slack = _SLACK if closing else 0
         if self._tokens is not None and self._reference.cost(span, closing) + slack > self._left():
             return False
         return self._prefixes.fit(span, closing)
@@ -105,6 +160,25 @@ class Budget:
     def _left(self) -> int:
         """Tokens that may still be written."""
         return 1 << 30 if self._tokens is None else self._tokens - self._reference.completion_tokens
+
+
+def _beginnings(span: Span, guide: Guide) -> Iterator[tuple[str, Guide]]:
+    """The beginnings of a span at whose end it may be cut, longest first, each with the guide after it."""
+    for match in reversed(list(_CUTS.finditer(span.text))):
+        after = guide.after(span.text[: match.start()])
+        if after is not None:
+            yield span.text[: match.start()], after
+    yield "", guide
+
+
+def _shared_beginning(text: str, other: str) -> str:
+    pairs = enumerate(zip(text, other, strict=False))
+    return text[: next((at for at, (one, two) in pairs if one != two), min(len(text), len(other)))]
+
+
+def _lengthened(text: str, share: float) -> str:
+    """A text and a share of it again, up to two of it: a length, nothing to be written."""
+    return text + (2 * text)[: int(share * len(text))]
 
 
 def unanimous(span: Span) -> Round:

@@ -45,12 +45,15 @@ class GenerationParams:
     Args:
         max_new_tokens: Longest answer, in tokens of the first member; the last word is cut where
             the budget ends. None: until the members' context windows are full.
-        stop: Strings that end the answer. The first hit and all after it is left out.
+        stop: Strings that end the answer. The first hit and all after it is left out. Only text that is shown is
+            searched: thoughts and tool calls may contain them. Text that a grammar holds to a form is cut as well.
         temperature: 0 commits the best candidate. T > 0 draws it with probability proportional to
             exp(-value / T) over the round's candidates (value: the fused one, by default in nats per token).
         seed: Makes the draws repeatable. None draws a fresh one.
         logprobs: Whether all that is committed is scored, also where there was one candidate only, so that every
             round tells the members' log-probabilities.
+        complete_calls: Whether a tool call inside which the token budget or a context window ends is completed with
+            values that no member chose. Otherwise it is among the invalid calls.
     """
 
     max_new_tokens: int | None = 256
@@ -58,6 +61,7 @@ class GenerationParams:
     temperature: float = 0.0
     seed: int | None = None
     logprobs: bool = False
+    complete_calls: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -65,7 +69,8 @@ class GenerationParams:
         if self.seed is not None:
             expect_integer("seed", self.seed)
         expect_number("temperature", self.temperature, at_least=0.0)
-        expect(isinstance(self.logprobs, bool), "logprobs", self.logprobs, "True or False")
+        for name in ("logprobs", "complete_calls"):
+            expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         object.__setattr__(self, "stop", strings("stop", self.stop))
         expect(all(self.stop), "stop", self.stop, "non-empty strings")
 

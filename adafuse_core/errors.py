@@ -6,7 +6,8 @@ an error is shown; the command line prints `str(error)`.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial as bound
+from typing import Any
 
 
 class AdaFuseError(Exception):
@@ -17,17 +18,31 @@ class AdaFuseError(Exception):
         member: Name of the member concerned, if one is.
         hint: What the user can do about it.
         retryable: Whether the same call may work a moment later. Default: as for most errors of its class.
+        partial: The answer as far as it was written.
+
+    Attributes:
+        partial: A `Generation` with all that was written before the error, if an answer had begun; else None.
+        partials: Of a batch, the `Generation`s of all its prompts, whole or as far as they were written, in the order
+            of the prompts; None for those that were not begun.
     """
 
     retryable = False
 
     def __init__(
-        self, message: str, *, member: str | None = None, hint: str | None = None, retryable: bool | None = None
+        self,
+        message: str,
+        *,
+        member: str | None = None,
+        hint: str | None = None,
+        retryable: bool | None = None,
+        partial: Any = None,
     ) -> None:
         self.message = message
         self.member = member
         self.hint = hint
         self.retryable = type(self).retryable if retryable is None else retryable
+        self.partial = partial
+        self.partials: tuple[Any, ...] = ()
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -35,7 +50,8 @@ class AdaFuseError(Exception):
         return f"{text}\nHint: {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(type(self), member=self.member, hint=self.hint, retryable=self.retryable), (self.message,)
+        made = bound(type(self), member=self.member, hint=self.hint, retryable=self.retryable)
+        return made, (self.message,), {"partial": self.partial, "partials": self.partials}
 
 
 class ConfigError(AdaFuseError, ValueError):

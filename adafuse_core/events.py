@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
-from adafuse_core.rounds import Round, Usage
+from adafuse_core.rounds import LibraryText, Round, Usage
 
 
 class AsDict:
@@ -81,11 +82,24 @@ class Finished(AsDict):
             tools) or `"length"`.
         stop: The stop string that was hit, if one was.
         usage: Tokens of prompt and answer per member.
+        library_text: What AdaFuse wrote in the members' place, in the order of the answer.
     """
 
     reason: str
     stop: str | None
     usage: Usage
+    library_text: tuple[LibraryText, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of all events; `library_text` only if there is some."""
+        told = super().to_dict()
+        del told["library_text"]
+        return {**told, **library_dict(self.library_text)}
+
+
+def library_dict(texts: Sequence[LibraryText]) -> dict[str, Any]:
+    """What AdaFuse wrote in the members' place as plain JSON under `library_text`; an empty dict without it."""
+    return {"library_text": [text.to_dict() for text in texts]} if texts else {}
 
 
 Event = TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone | RoundDone | Finished

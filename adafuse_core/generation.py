@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
-from adafuse_core.rounds import Round, Usage
+from adafuse_core.rounds import LibraryText, Round, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +16,14 @@ class Generation:
 
     Args:
         text: The answer, exact to the byte; thoughts and tool calls are not in it.
-        reason: `"stop"`, `"tool_calls"` or `"length"`.
+        reason: `"stop"`, `"tool_calls"` or `"length"`; in the `partial` of an error `"cancelled"` or `"error"`.
         stop: The stop string that was hit, if one was.
         usage: Tokens of prompt and answer per member.
         rounds: The trace: every decision that was made.
         reasoning: The thought with which the answer began, between `<think>` and `</think>`.
         tool_calls: What the answer calls.
-        invalid_tool_calls: Calls in which a stop string or an error ended the answer.
+        invalid_tool_calls: Calls in which the token budget, a context window or an error ended the answer.
+        library_text: What AdaFuse wrote in the members' place, because the budget or a window ended too early.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Generation:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    library_text: tuple[LibraryText, ...] = ()
 
 
 def collect(events: Iterable[Event]) -> Generation:
@@ -48,5 +50,6 @@ def collect(events: Iterable[Event]) -> Generation:
         reason=finished.reason,
         stop=finished.stop,
         usage=finished.usage,
+        library_text=finished.library_text,
         rounds=tuple(event.round for event in seen if isinstance(event, RoundDone)),
     )

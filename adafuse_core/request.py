@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -17,13 +17,15 @@ from adafuse_core.chat.thoughts import ThoughtTags, begun_thought, shared_tags
 from adafuse_core.chat.tools import Tools
 from adafuse_core.checks import expect, several
 from adafuse_core.config import EnsembleConfig, GenerationParams
-from adafuse_core.decode import decode
-from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
-from adafuse_core.events import Event
+from adafuse_core.decode import decode, usage
+from adafuse_core.errors import AdaFuseError, CancelledError, ConfigError, ContextOverflowError, PromptError
+from adafuse_core.events import Event, Finished, RoundDone
+from adafuse_core.generation import collect
 from adafuse_core.members.base import Member, Opening, Prompt
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.members.tool_prompts import show_tools
 from adafuse_core.rounds import Scored, Span
+from adafuse_core.stopping import StopMatcher, until_stop
 
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
 
@@ -70,7 +72,11 @@ class Request:
 
 
 def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
-    """The events of an answer. However it ends, the members' memory of it is freed."""
+    """The events of an answer. However it ends, the members' memory of it is freed.
+
+    Raises:
+        AdaFuseError: With what was written so far in its `partial`.
+    """
     tags = shared_tags(member.prompt_reader.thought_tags for member in members)
     dialect, prompt, schemas, grammar = _introduced(request, members, tags)
 
@@ -88,14 +94,59 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
         if grammar is not None and begun is not None:
             grammar = begun.after_thought(grammar)
-        events = decode(prefixes, config, request.params, None if grammar is None else grammar.guide())
-        if not isinstance(prompt, str):
-            names = () if request.tools is None else request.tools.names
-            events = read_answer(events, dialect=dialect, names=names, thinking=begun is not None, tags=tags)
+        stop = StopMatcher(request.params.stop)
+        guide = None if grammar is None else grammar.guide()
+        events = decode(prefixes, config, request.params, guide, stopped=lambda: stop.hit is not None)
+        failures: list[AdaFuseError] = []
+        read = read_answer(
+            _ended_by_errors(events, failures, prefixes),
+            dialect=dialect,
+            names=() if request.tools is None else request.tools.names,
+            thinking=begun is not None,
+            tags=None if isinstance(prompt, str) else tags,
+            complete_calls=request.params.complete_calls,
+        )
+        yield from _raised(until_stop(read, stop), request.cancel, failures)
+
+
+def _ended_by_errors(events: Iterator[Event], failures: list[AdaFuseError], prefixes: Prefixes) -> Iterator[Event]:
+    """The events of decoding. An error, also one that the consumer adds, ends them: readers show what they hold back.
+
+    Args:
+        events: From `decode`.
+        failures: The error, if there is one.
+        prefixes: Tell how many tokens were written.
+    """
+    count = 0
+    try:
         for event in events:
-            if request.cancel.is_set():
-                raise CancelledError("the generation was cancelled")
             yield event
+            if isinstance(event, RoundDone):
+                count += 1
+                if failures:
+                    break
+    except AdaFuseError as error:
+        failures.append(error)
+    if failures:
+        reason = "cancelled" if isinstance(failures[0], CancelledError) else "error"
+        yield Finished(reason=reason, stop=None, usage=usage(prefixes, count))
+
+
+def _raised(events: Iterator[Event], cancel: threading.Event, failures: list[AdaFuseError]) -> Generator[Event]:
+    """The events of an answer up to an error, which is raised with all of them as a `Generation`."""
+    seen: list[Event] = []
+    for event in events:
+        seen.append(event)
+        if cancel.is_set() and not failures:
+            failures.append(CancelledError("the generation was cancelled"))
+        if failures and isinstance(event, Finished):
+            failures[0].partial = collect(seen)
+            raise failures[0]
+        if not failures:
+            try:
+                yield event
+            except AdaFuseError as error:  # thrown by the consumer
+                failures.append(error)
 
 
 def score(

@@ -105,6 +105,26 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LibraryText:
+    """Text that AdaFuse wrote itself, in the members' place, because a token budget or a context window ends.
+
+    Args:
+        text: The text. It goes on to what the grammar wants; no member proposed it.
+        kind: `"shortened"`: it only ends a string, list or thought that the members may have continued. `"completed"`:
+            it also holds values that no member chose.
+        fields: JSON keys: of `"completed"` those whose values it holds, of `"shortened"` the one whose value it ends.
+    """
+
+    text: str
+    kind: str
+    fields: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"text": self.text, "kind": self.kind, "fields": list(self.fields)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """One decision of the ensemble.
 
@@ -116,9 +136,10 @@ class Round:
         values: `[candidates][members]`, what the scoring rule made of the scores: lower is better.
         fused: `[candidates]`, what the pool made of the members' values: lower is better. Empty as above.
         chosen: Index of the committed candidate.
-        cut: What was committed in its place, where the token budget ended inside it: a beginning of it, or what
-            a grammar needed to end.
+        cut: What was committed in its place, where the token budget ended inside it: a beginning of it, what a
+            grammar needed to end, or both.
         cut_scores: `[members]`, of what was committed in its place, if log-probabilities were asked for.
+        library_text: The end of the committed text that no member wrote, if there is one.
     """
 
     drafts: tuple[Draft, ...]
@@ -129,6 +150,7 @@ class Round:
     chosen: int = 0
     cut: Span | None = None
     cut_scores: tuple[Score, ...] = ()
+    library_text: LibraryText | None = None
 
     @property
     def winner(self) -> Candidate:
@@ -139,6 +161,16 @@ class Round:
     def span(self) -> Span:
         """The committed span."""
         return self.winner.span if self.cut is None else self.cut
+
+    @property
+    def members_text(self) -> str:
+        """The committed text without what the library wrote."""
+        return self.span.text if self.library_text is None else self.span.text.removesuffix(self.library_text.text)
+
+    @property
+    def proposers(self) -> tuple[str, ...]:
+        """The members that proposed the committed text, or the beginning of it; none where the library wrote it all."""
+        return self.winner.proposers if self.members_text or self.library_text is None else ()
 
     @property
     def span_scores(self) -> tuple[Score, ...]:
@@ -153,14 +185,16 @@ class Round:
         Returns:
             `text` and `ends` of what was committed, its `logprobs` per member (None if it was not scored), and its
             `proposers`; the winner's fused `score` and `member_scores`; `margins` per member; and all `candidates`
-            with the same keys. Scores are None where a lone candidate was not scored.
+            with the same keys. Scores are None where a lone candidate was not scored. `library_text` only if there is.
         """
         candidates = [self._candidate_dict(index) for index in range(len(self.candidates))]
         return {
             **candidates[self.chosen],
             "text": self.span.text,
             "ends": self.span.ends,
+            "proposers": list(self.proposers),
             "logprobs": _logprobs(self.span_scores),
+            **({} if self.library_text is None else {"library_text": self.library_text.to_dict()}),
             "margins": {draft.member: list(draft.margins) for draft in self.drafts},
             "candidates": candidates,
         }

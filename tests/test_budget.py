@@ -39,7 +39,7 @@ BRIEF = (
 LOOP = Grammar.regex("((The quick brown|Question: what is it|Answer: it is what|return) ){2,}END")
 FORMS = {
     "schema": {"grammar": Grammar.json_schema(SCHEMA)},
-    "call": {"tools": [TOOL], "tool_choice": "any"},
+    "call": {"tools": [TOOL], "tool_choice": "any", "complete_calls": True},
     "loop": {"grammar": LOOP},
     "free text": {"grammar": Grammar.regex("(?s:.*)END")},
 }
@@ -165,10 +165,10 @@ def test_the_way_to_the_end_is_committed_in_place_of_what_no_longer_fits():
     assert (events[-1].reason, events[-1].stop) == ("length", None)
 
 
-def test_a_call_that_is_closed_for_the_budget_is_valid_and_says_length():
+def test_a_call_that_is_completed_for_the_budget_is_valid_if_that_is_asked_for():
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}
     reply = SHARED.write([ToolCall(name="f", arguments={"a": "one two three four five six seven eight nine ten"})])
-    answer = scripted(reply).generate(ASK, tools=[tool], tool_choice="f", max_new_tokens=14)
+    answer = scripted(reply).generate(ASK, tools=[tool], tool_choice="f", max_new_tokens=14, complete_calls=True)
     assert answer.reason == "length"
     (call,) = answer.tool_calls
     assert "one two three four five six seven eight nine ten".startswith(call.arguments["a"])

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adafuse_core.rounds import Span
 from adafuse_core.stopping import StopMatcher
 
 # Two letters make hits, overlaps and false beginnings frequent.
@@ -16,13 +15,15 @@ many = settings(deadline=None, max_examples=400)
 
 
 def run(parts, stop, *, ends=True):
-    """What is shown after each span, and the matcher."""
+    """What is shown after each part, with the last one also what was held back if the text ends; and the matcher."""
     matcher = StopMatcher(stop)
     shown = []
-    for index, part in enumerate(parts):
-        shown.append(matcher.feed(Span(text=part, ends=ends and index == len(parts) - 1)))
-        if matcher.reason:
-            break
+    for part in parts:
+        shown.append(matcher.feed(part))
+        if matcher.hit is not None:
+            return shown, matcher
+    if ends:
+        shown[-1] += matcher.rest()
     return shown, matcher
 
 
@@ -46,10 +47,10 @@ def test_shown_text_is_the_text_before_the_first_complete_stop(parts, stop):
     hit = first_complete(text, stop)
     if hit is None:
         assert "".join(shown) == text
-        assert (matcher.reason, matcher.hit) == ("stop", None)
+        assert matcher.hit is None
     else:
         assert "".join(shown) == text[: hit[0]]
-        assert (matcher.reason, matcher.hit) == ("stop", hit[1])
+        assert matcher.hit == hit[1]
 
 
 @given(st.text("ab ", max_size=14), stops, st.data())
@@ -70,8 +71,8 @@ def test_what_is_shown_contains_no_stop_and_begins_none_that_hits_later(parts, s
     shown, matcher = run(parts, stop, ends=False)
     seen = "".join(shown)
     assert not any(string in seen for string in stop)
-    if matcher.reason is None:
-        matcher.feed(Span(text=rest, ends=True))
+    if matcher.hit is None:
+        matcher.feed(rest)
         hit = first_complete("".join(parts) + rest, stop)
         assert hit is None or len(seen) <= hit[0]
 
@@ -80,7 +81,7 @@ def test_what_is_shown_contains_no_stop_and_begins_none_that_hits_later(parts, s
 @many
 def test_no_more_is_held_back_than_could_begin_a_stop(parts, stop):
     shown, matcher = run(parts, stop, ends=False)
-    if matcher.reason is None:
+    if matcher.hit is None:
         text = "".join(parts)
         held = text[len("".join(shown)) :]
         assert held == "" or any(string.startswith(held) for string in stop)
@@ -89,15 +90,15 @@ def test_no_more_is_held_back_than_could_begin_a_stop(parts, stop):
 
 def test_without_stops_everything_is_shown_at_once():
     matcher = StopMatcher()
-    assert matcher.feed(Span(text=" one")) == " one"
-    assert matcher.feed(Span(text=" two", ends=True)) == " two"
-    assert (matcher.reason, matcher.hit) == ("stop", None)
+    assert matcher.feed(" one") == " one"
+    assert matcher.feed(" two") == " two"
+    assert (matcher.rest(), matcher.hit) == ("", None)
 
 
 def test_stop_string_split_across_three_spans():
     shown, matcher = run(["one\n", "Observ", "ation:", " x"], ("\nObservation:",))
     assert shown == ["one", "", ""]
-    assert (matcher.reason, matcher.hit) == ("stop", "\nObservation:")
+    assert matcher.hit == "\nObservation:"
 
 
 def test_a_beginning_that_comes_to_nothing_is_shown_with_what_follows():
@@ -115,7 +116,7 @@ def test_a_false_beginning_may_hold_a_true_one():
 def test_a_stop_at_the_very_start_leaves_nothing():
     shown, matcher = run(["\n", "\n"], ("\n\n",))
     assert shown == ["", ""]
-    assert matcher.reason == "stop"
+    assert matcher.hit == "\n\n"
 
 
 def test_of_stops_complete_at_one_place_the_longest_is_hit():
@@ -131,31 +132,12 @@ def test_of_overlapping_stops_the_first_to_be_complete_is_hit(parts):
     assert matcher.hit == "bc"
 
 
-def test_an_exhausted_budget_shows_what_was_held_back():
+def test_what_was_held_back_is_told_once():
     matcher = StopMatcher(("two three",))
-    assert matcher.feed(Span(text="one two")) == "one "
-    assert matcher.feed(Span(text=" thr"), out_of_budget=True) == "two thr"
-    assert (matcher.reason, matcher.hit) == ("length", None)
-
-
-def test_a_stop_in_the_span_that_exhausts_the_budget_still_counts():
-    matcher = StopMatcher(("two",))
-    assert matcher.feed(Span(text="one two"), out_of_budget=True) == "one "
-    assert (matcher.reason, matcher.hit) == ("stop", "two")
-
-
-def test_a_span_that_ends_the_answer_and_exhausts_the_budget_is_an_end():
-    matcher = StopMatcher()
-    matcher.feed(Span(text="one", ends=True), out_of_budget=True)
-    assert matcher.reason == "stop"
-
-
-def test_cutting_returns_what_was_held_back_once():
-    matcher = StopMatcher(("two three",))
-    assert matcher.feed(Span(text="one two")) == "one "
-    assert matcher.cut() == "two"
-    assert matcher.cut() == ""
-    assert matcher.reason == "length"
+    assert matcher.feed("one two") == "one "
+    assert matcher.rest() == "two"
+    assert matcher.rest() == ""
+    assert matcher.hit is None
 
 
 def test_stops_are_compared_to_the_byte():

@@ -9,48 +9,55 @@ from dataclasses import dataclass, replace
 from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.chat.dialects.base import Dialect, quoted
 from adafuse_core.chat.thoughts import THINK, ThoughtReader, ThoughtTags
-from adafuse_core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_core.chat.unsound_calls import UnsoundCalls
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.stopping import held_back
 
 
 def read_answer(
     events: Iterator[Event],
     *,
-    dialect: Dialect | None,
-    names: Sequence[str],
-    thinking: bool,
-    tags: ThoughtTags = THINK,
+    dialect: Dialect | None = None,
+    names: Sequence[str] = (),
+    thinking: bool = False,
+    tags: ThoughtTags | None = THINK,
+    complete_calls: bool = False,
 ) -> Iterator[Event]:
     """The events of an answer, its text taken apart.
 
     Args:
-        events: With all of the answer as `TextDelta`s.
+        events: With the answer as `TextDelta`s, but for what the library wrote, which stands in its round.
         dialect: How calls are written; None if there are none.
         names: Of the tools that may be called.
         thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
-        tags: Around a thought.
+        tags: Around a thought; None if all is text.
+        complete_calls: Whether calls in which the library wrote something are valid.
     """
-    thoughts = ThoughtReader(tags, inside=thinking)
+    thoughts = None if tags is None else ThoughtReader(tags, inside=thinking)
     calls = None if dialect is None else _Calls(dialect, names)
+    unsound = None if complete_calls else UnsoundCalls()
 
-    def text_events(text: str, *, last: bool) -> Iterator[Event]:
-        thought, text = thoughts.read(text, last=last)
+    def text_events(text: str, *, last: bool = False, library: bool = False) -> Iterator[Event]:
+        thought, text = ("", text) if thoughts is None else thoughts.read(text, last=last)
         if thought:
             yield ReasoningDelta(text=thought)
-        if calls is not None:
+        if calls is None:
+            yield from [TextDelta(text=text)] if text else []
+        elif unsound is None:
             yield from calls.read(text, last=last)
-        elif text:
-            yield TextDelta(text=text)
+        else:
+            yield from unsound.checked(calls.read(text, last=last), library=text if library else "")
 
     for event in events:
         if isinstance(event, TextDelta):
-            yield from text_events(event.text, last=False)
+            yield from text_events(event.text)
         elif isinstance(event, Finished):
             yield from text_events("", last=True)
             called = calls is not None and calls.count > 0
-            whole = event.reason == "stop" and event.stop is None
-            yield replace(event, reason="tool_calls") if called and whole else event
+            yield replace(event, reason="tool_calls") if called and event.reason == "stop" else event
         else:
+            if isinstance(event, RoundDone) and (library := event.round.library_text):
+                yield from text_events(library.text, library=True)
             yield event
 
 

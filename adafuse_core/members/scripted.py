@@ -35,7 +35,8 @@ class ScriptedMember:
     """A member that writes a given text, word by word, whitespace exact to the byte.
 
     While the answer follows the script, the member goes on where the answer stands; where others led
-    it away, it goes on with as many words of the script as the answer has.
+    it away, it goes on with as many words of the script as the answer has. Under a grammar it then goes on where the
+    script has the end of the answer, such as a key of JSON, if it has it.
 
     Args:
         name: Label in traces and errors.
@@ -129,7 +130,9 @@ class ScriptedMember:
         self.prompts.append(prompt)
         reply = self._reply(prompt) if callable(self._reply) else self._reply
         guide = None if grammar is None else grammar.guide()
-        return ScriptedPrefix(self, Script(reply, ends=self.ends_answer), length, opening.cancel, guide)
+        return ScriptedPrefix(
+            self, Script(reply, ends=self.ends_answer, resumes=guide is not None), length, opening.cancel, guide
+        )
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
         """Words of a prompt, one more for each message, and the words of the tools as JSON."""

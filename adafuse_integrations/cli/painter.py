@@ -49,14 +49,17 @@ class Painter:
         for event in events:
             match event:
                 case TextDelta():
-                    text = event.text
+                    text += event.text
                 case RoundDone():
-                    self.show(text, event.round.winner.proposers)
+                    self.show(text, event.round.proposers)
                     text = ""
                 case ReasoningDelta():
                     self._console.print(Text(event.text, "dim"), end="", soft_wrap=True)
                 case Finished():
                     self._console.print(text)
+                    for written in event.library_text:
+                        note = f"AdaFuse wrote {written.text!r} itself: there was no room for more"
+                        self._console.print(Text(note, "dim"))
                     return event
                 case ToolCallDelta() | ToolCallDone():
                     raise AssertionError(f"the command line gives no tools, but one was called: {event}")

@@ -48,6 +48,7 @@ class Deadline:
                 f"the answer was not complete after timeout={self._seconds} seconds",
                 member=error.member,
                 hint="give it more time, or a smaller max_tokens",
+                partial=error.partial,
             ) from error
         finally:
             timer.cancel()

@@ -123,9 +123,10 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         has `finish_reason` (`"stop"`, `"length"` or `"tool_calls"`), the `stop` string that was hit, `model_name`, and
         in `["adafuse"]["words"]` who proposed each word: `by` holds places in `["adafuse"]["members"]`, `of` is the
         number of candidates. With `trace="full"`, `["adafuse"]["rounds"]` has all candidates and scores in its place.
-        Chunks carry the words or rounds since the last one. What a reasoning model thinks is in
-        `additional_kwargs["reasoning_content"]`, and a reasoning block of `content_blocks`. Messages of
-        `stream_events(version="v3")` keep the trace of the last chunk only.
+        `["adafuse"]["library_text"]` is there if the budget or a context window was too small for what a grammar wants,
+        and tells what AdaFuse wrote in the members' place. Chunks carry the words or rounds since the last one. What a
+        reasoning model thinks is in `additional_kwargs["reasoning_content"]`, and a reasoning block of
+        `content_blocks`. Messages of `stream_events(version="v3")` keep the trace of the last chunk only.
 
     Raises:
         ValidationError: An argument is unknown or out of range.
@@ -251,7 +252,8 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         """The model with answers in a given form.
 
         Whatever the method, the members can write nothing but what obeys the schema, and it is complete before the
-        budget ends. What can't be enforced of a schema is named in the log.
+        budget ends. What AdaFuse had to write itself for that is named in the log, and in the message's
+        `response_metadata["adafuse"]["library_text"]`. What can't be enforced of a schema is named in the log.
 
         Args:
             schema: A pydantic class (answers are objects of it), a typed dict, a JSON schema or an OpenAI function
@@ -273,7 +275,8 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         if method == "function_calling":
             (tool,) = as_tools([schema], strict=strict)
             name = tool["function"]["name"]
-            model = self.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, **kwargs)
+            options = {"parallel_tool_calls": False, "complete_calls": True, **kwargs}
+            model = self.bind_tools([tool], tool_choice=name, **options)
             parser = call_parser(schema, name)
         else:
             model = self.bind(response_format=as_response_format(schema, method, strict=strict), **kwargs)

@@ -13,7 +13,16 @@ from typing import Any, assert_never
 
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_core.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    RoundDone,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallDone,
+    library_dict,
+)
 from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.langchain.trace import tokens, usage
 
@@ -22,7 +31,8 @@ def chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = False
     """One chunk for each piece of text, with the trace of the rounds since the last, and one for the end.
 
     The last chunk's `generation_info` has `finish_reason`, `stop` (the stop string that was hit, or None)
-    and `usage`. A thought before the answer is in `generation_info["reasoning"]`.
+    and `usage`, and as `["adafuse"]["library_text"]` what AdaFuse wrote in the members' place, if anything. A thought
+    before the answer is in `generation_info["reasoning"]`.
 
     Args:
         events: Of one answer.
@@ -43,7 +53,8 @@ def chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = False
                     text, info = "", {}
             case Finished():
                 ending = {"finish_reason": event.reason, "stop": event.stop, "usage": tokens(event.usage)}
-                yield GenerationChunk(text=text, generation_info={**info, "adafuse": told.news(), **ending})
+                adafuse = told.news() | library_dict(event.library_text)
+                yield GenerationChunk(text=text, generation_info={**info, "adafuse": adafuse, **ending})
             case ToolCallDelta() | ToolCallDone():
                 raise AssertionError(f"an LLM is given no tools, but called one: {event}")
             case _:

@@ -38,4 +38,6 @@ def shared_errors() -> Iterator[None]:
         kind = _KINDS.get(type(error))
         if kind is None:
             raise
-        raise kind(error.message, member=error.member, hint=error.hint, retryable=error.retryable) from error
+        raise kind(
+            error.message, member=error.member, hint=error.hint, retryable=error.retryable, partial=error.partial
+        ) from error

@@ -17,7 +17,16 @@ from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langchain_core.utils.json import parse_partial_json
 
 from adafuse_core.calls import InvalidToolCall
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_core.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    RoundDone,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallDone,
+    library_dict,
+)
 from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.langchain.trace import tokens
 
@@ -31,7 +40,8 @@ def message_chunks(
     """A chunk for each piece of an answer, with the trace of the rounds since the last, and one for the end.
 
     The last chunk has the usage (of the first member), `finish_reason`, `stop` (the stop string that was hit, or
-    None), `model_name`, and in `["adafuse"]["usage"]` the tokens of each member.
+    None), `model_name`, and in `["adafuse"]` the `usage` of each member, and as `library_text` what AdaFuse wrote in
+    the members' place, if anything.
 
     Args:
         events: Of one answer.
@@ -137,6 +147,7 @@ def _last(
 ) -> ChatGenerationChunk:
     counted_by, read, written = finished.usage.first()
     adafuse: dict[str, Any] = {**told, "usage": tokens(finished.usage), "counted_by": counted_by}
+    adafuse |= library_dict(finished.library_text)
     if invalid:
         adafuse["invalid_tool_calls"] = invalid
     message = AIMessageChunk(

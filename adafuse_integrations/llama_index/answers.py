@@ -17,7 +17,16 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_core.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    RoundDone,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallDone,
+    library_dict,
+)
 from adafuse_core.rounds import Round
 from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.llama_index.calls import Call
@@ -159,6 +168,7 @@ def _outcome(finished: Finished) -> dict[str, Any]:
         "usage_by_member": by_member,
         "finish_reason": finished.reason,
         "stop": finished.stop,
+        **library_dict(finished.library_text),
     }
 
 

@@ -19,7 +19,7 @@ class EnsembleWord:
         text: What was chosen, leading blanks included. A stop string or the token budget may
             still cut the last one short in the answer.
         ends: Whether the answer ends after it.
-        proposers: The members that proposed it.
+        proposers: The members that proposed it; none where a grammar forced it, or AdaFuse wrote it in their place.
         margins: Per member, top-1 minus top-2 probability at the start of each word it looked at.
         scores: Per member, what the scoring rule makes of its log-probabilities: by default nats per token. Empty where
             there was nothing to choose.
@@ -42,7 +42,7 @@ class EnsembleWord:
             round=number,
             text=played.span.text,
             ends=played.span.ends,
-            proposers=played.winner.proposers,
+            proposers=played.proposers,
             margins={draft.member: draft.margins for draft in played.drafts},
             scores=told["member_scores"] or {},
             score=told["score"],

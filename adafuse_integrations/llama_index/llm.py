@@ -71,7 +71,8 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     `usage_by_member`, `finish_reason` ("stop", "length" or "tool_calls"), the `stop` string that was hit and the
     trace. All of it is JSON. The trace is `words`: for each round its `text`, the places in `members` of those that
     proposed it (`by`), and how many candidates there were (`of`). With `trace="full"` it is `rounds`, all candidates
-    with their scores, and `raw` of earlier chunks holds their `round`.
+    with their scores, and `raw` of earlier chunks holds their `round`. `library_text` is there if the budget or a
+    context window was too small for what a grammar wants, and tells what AdaFuse wrote in the members' place.
 
     **Words.** `on_word` callables get an `EnsembleWord` for each round, in every endpoint, before its text is
     returned: on the caller's thread, or for the async endpoints on a worker thread. What they raise ends the

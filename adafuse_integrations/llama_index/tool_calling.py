@@ -114,7 +114,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 )
         act = _Act(tools, error_on_tool_error, kwargs)
         response = self.chat(act.step.messages(_conversation(user_msg, chat_history)), **act.options)
-        selected = act.step.read(response.message.content or "")
+        selected = act.selected(response)
         ran = call_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
         return act.result(selected, ran)
 
@@ -139,7 +139,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 )
         act = _Act(tools, error_on_tool_error, kwargs)
         response = await self.achat(act.step.messages(_conversation(user_msg, chat_history)), **act.options)
-        selected = act.step.read(response.message.content or "")
+        selected = act.selected(response)
         ran = await acall_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
         return act.result(selected, ran)
 
@@ -176,9 +176,9 @@ class ToolCalling(FunctionCallingLLM, ABC):
         return get_program_for_llm(output_cls, copy.copy(prompt), self, self.pydantic_program_mode, **options)
 
     def _object_options(self, output_cls: type[BaseModel], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A copy of a caller's options, with the grammar of a text that is to be read as an object."""
+        """A copy of a caller's options, and what makes an object of the answer whatever the budget."""
         if self._objects_are_calls:
-            return dict(given or {})
+            return {"complete_calls": True, **(given or {})}
         return {"grammar": Grammar.json_schema(output_cls.model_json_schema(), lenient=True), **(given or {})}
 
     @property
@@ -204,6 +204,17 @@ class _Act:
         self.step = ReActStep(tools=tools, choice=choice, **{name: way for name, way in ways.items() if way})
         self.options = {"grammar": self.step.grammar(), **rest}
         self._raises = raises
+
+    def selected(self, response: ChatResponse) -> ToolSelection | str:
+        """The action of a step, or its answer; a `ValueError` for an action that no member wrote as it stands."""
+        selected = self.step.read(response.message.content or "")
+        written = response.raw.get("library_text") if isinstance(response.raw, dict) else None
+        if written and isinstance(selected, ToolSelection) and not self.options.get("complete_calls"):
+            raise ValueError(
+                f"the token budget or a context window ended inside the action {selected.tool_name!r}, and AdaFuse "
+                f"wrote {written[-1]['text']!r} in the members' place: raise max_new_tokens"
+            )
+        return selected
 
     def result(self, selected: ToolSelection | str, ran: ToolOutput | None) -> AgentChatResponse:
         """What came of it."""

@@ -19,9 +19,9 @@ NAMES = ("get_time", "get_weather", "f")
 EMPTY = Usage(prompt_tokens={}, completion_tokens={}, rounds=0)
 
 
-def read(pieces, dialect=HERMES, *, thinking=False, reason="stop", stop=None):
+def read(pieces, dialect=HERMES, *, thinking=False, reason="stop"):
     """All events of an answer that came in pieces."""
-    given = [*(TextDelta(text=piece) for piece in pieces), Finished(reason=reason, stop=stop, usage=EMPTY)]
+    given = [*(TextDelta(text=piece) for piece in pieces), Finished(reason=reason, stop=None, usage=EMPTY)]
     return list(read_answer(iter(given), dialect=dialect, names=NAMES, thinking=thinking))
 
 
@@ -146,9 +146,9 @@ def test_an_answer_cut_anywhere_in_a_call_has_an_invalid_call(name):
     arguments = text.index('{"a"')
     closed = text.index('}"}}') + 4
     for cut in range(len(dialect.trigger), len(text)):
-        _, shown, (call,), reason = joined(read([text[:cut]], dialect, stop="#"))
+        _, shown, (call,), reason = joined(read([text[:cut]], dialect, reason="length"))
         assert shown == ""
-        assert reason == "stop"
+        assert reason == "length"
         assert call.id
         if cut >= closed:  # nothing of the call is missing
             assert (type(call), call.name, call.arguments) == (ToolCall, "f", {"a": {"b": "}"}})
@@ -166,7 +166,7 @@ def test_an_answer_cut_in_a_second_call_keeps_the_first(name):
     both = dialect.write([ToolCall(name="f", arguments={"a": 1})] * 2)
     second, arguments = both.rindex(dialect.begin), both.rindex('{"a"')
     for cut in range(both.index("1}") + 2, both.rindex("1}") + 2):
-        _, shown, calls, _ = joined(read([both[:cut]], dialect, stop="#"))
+        _, shown, calls, _ = joined(read([both[:cut]], dialect, reason="length"))
         assert (shown, calls[0].name, calls[0].arguments) == ("", "f", {"a": 1})
         rest = both[arguments if cut >= arguments else second : cut]
         assert [(type(call), call.arguments) for call in calls[1:]] == (
@@ -175,7 +175,7 @@ def test_an_answer_cut_in_a_second_call_keeps_the_first(name):
 
 
 def test_deltas_of_a_cut_call_belong_to_it():
-    events = read([CALL[:60]], stop="#")
+    events = read([CALL[:60]], reason="length")
     (call,) = (event.call for event in events if isinstance(event, ToolCallDone))
     deltas = [event for event in events if isinstance(event, ToolCallDelta)]
     assert deltas[0].id == call.id
@@ -183,18 +183,16 @@ def test_deltas_of_a_cut_call_belong_to_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "reason", "stop", "told"),
+    ("text", "reason", "told"),
     [
-        (CALL, "stop", None, "tool_calls"),
-        (CALL, "length", None, "length"),
-        (CALL, "stop", "#", "stop"),
-        ("hello", "stop", None, "stop"),
-        (CALL[:30], "length", None, "length"),
+        (CALL, "stop", "tool_calls"),
+        (CALL, "length", "length"),
+        ("hello", "stop", "stop"),
+        (CALL[:30], "length", "length"),
     ],
 )
-def test_why_an_answer_ended_is_told(text, reason, stop, told):
-    finished = read([text], reason=reason, stop=stop)[-1]
-    assert finished == Finished(reason=told, stop=stop, usage=EMPTY)
+def test_why_an_answer_ended_is_told(text, reason, told):
+    assert read([text], reason=reason)[-1] == Finished(reason=told, stop=None, usage=EMPTY)
 
 
 def test_rounds_are_passed_on_in_their_place():

@@ -365,12 +365,15 @@ def test_forced_text_is_committed_without_asking():
     assert [member.drafts for member in ensemble.members] == [1, 1]
 
 
-def test_an_answer_cut_in_a_call_by_a_stop_string_has_an_invalid_call():
-    answer = scripted("I look.\n" + call_of({"city": "Paris stop there"})).generate(ASK, tools=[tool()], stop="stop")
-    assert (answer.text, answer.reason, answer.stop, answer.tool_calls) == ("I look.", "stop", "stop", ())
+def test_an_answer_cut_in_a_call_has_an_invalid_call():
+    member = ScriptedMember("a", "I look.\n" + call_of({"city": "Paris stop there"}), fail_after=3)
+    with pytest.raises(MemberError) as caught:
+        Ensemble(members=[member], max_words=2).generate(ASK, tools=[tool()])
+    answer = caught.value.partial
+    assert (answer.text, answer.reason, answer.tool_calls) == ("I look.", "error", ())
     (invalid,) = answer.invalid_tool_calls
     assert isinstance(invalid, InvalidToolCall)
-    assert (invalid.name, invalid.arguments) == ("get_weather", '{"city": "Paris ')
+    assert (invalid.name, invalid.arguments) == ("get_weather", '{"city": "Paris stop')
     assert "ended inside" in invalid.error
 
 
