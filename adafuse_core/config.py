@@ -43,6 +43,9 @@ class GenerationParams:
         seed: Makes the draws repeatable. None draws a fresh one.
         logprobs: Whether all that is committed is scored, also where there was one candidate only, so that every
             round tells the members' log-probabilities.
+        lenient_tool_calls: Whether an answer that is wholly a call of one of the tools is read as that call in whatever
+            form it is written, such as bare or fenced JSON. Otherwise calls are read in the form that the members were
+            shown. It matters where the answer is free: with `tool_choice="auto"` and no grammar.
     """
 
     max_new_tokens: int | None = 256
@@ -50,6 +53,7 @@ class GenerationParams:
     temperature: float = 0.0
     seed: int | None = None
     logprobs: bool = False
+    lenient_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -57,7 +61,8 @@ class GenerationParams:
         if self.seed is not None:
             expect_integer("seed", self.seed)
         expect_number("temperature", self.temperature, at_least=0.0)
-        expect(isinstance(self.logprobs, bool), "logprobs", self.logprobs, "True or False")
+        for name in ("logprobs", "lenient_tool_calls"):
+            expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         object.__setattr__(self, "stop", strings("stop", self.stop))
         expect(all(self.stop), "stop", self.stop, "non-empty strings")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from adafuse_core.budget import Budget, unanimous
@@ -17,7 +17,11 @@ from adafuse_core.stopping import StopMatcher
 
 
 def decode(
-    prefixes: Prefixes, config: EnsembleConfig, params: GenerationParams, guide: Guide | None = None
+    prefixes: Prefixes,
+    config: EnsembleConfig,
+    params: GenerationParams,
+    guide: Guide | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Play rounds until a stop; yield text as soon as it is safe. The budget counts the first member's tokens.
 
@@ -26,6 +30,7 @@ def decode(
         config: How they decide: strategy, scoring rule and pool.
         params: Budget, stop strings, temperature.
         guide: What the answer may be. What it forces is committed without asking the members.
+        enough: Asked after each round: whether the reader of the events needs no more text.
     """
     chooser = Chooser(config.fusion, [prefix.weight for prefix in prefixes], params.temperature, params.seed)
     proposals = config.strategy.rounds(prefixes, chooser)
@@ -53,6 +58,8 @@ def decode(
         if text := stop.feed(played.span, out_of_budget=spent or full):
             yield TextDelta(text=text)
         yield RoundDone(round=played)
+        if enough():
+            stop.reason = stop.reason or "stop"
     if not stop.reason and (text := stop.cut()):
         yield TextDelta(text=text)
     yield Finished(reason=stop.reason or "length", stop=stop.hit, usage=_usage(prefixes, rounds))

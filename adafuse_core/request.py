@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from adafuse_core.chat.call_grammar import answer_grammar
+from adafuse_core.chat.call_reader import CallReader
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message, conversation, encodable
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.thoughts import ThoughtTags, begun_thought, shared_tags
 from adafuse_core.chat.tools import Tools
+from adafuse_core.chat.written_calls import WrittenCalls
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
@@ -87,10 +89,11 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
         if grammar is not None and begun is not None:
             grammar = begun.after_thought(grammar)
-        events = decode(prefixes, config, request.params, None if grammar is None else grammar.guide())
+        calls = _call_reader(request, dialect)
+        guide = None if grammar is None else grammar.guide()
+        events = decode(prefixes, config, request.params, guide, lambda: calls is not None and calls.repeated)
         if not isinstance(prompt, str):
-            names = () if request.tools is None else request.tools.names
-            events = read_answer(events, dialect=dialect, names=names, thinking=begun is not None, tags=tags)
+            events = read_answer(events, calls=calls, thinking=begun is not None, tags=tags)
         for event in events:
             if request.cancel.is_set():
                 raise CancelledError("the generation was cancelled")
@@ -135,6 +138,15 @@ def _introduced(
     if request.grammar is not None:  # whose text may look like a call
         dialect = replace(dialect, after_text=False)
     return dialect, prompt, schemas, answer_grammar(request.tools, dialect, request.grammar, tags)
+
+
+def _call_reader(request: Request, dialect: Dialect | None) -> CallReader | None:
+    """What finds the calls of an answer; where the text is free, also calls in other forms than the dialect's."""
+    if request.tools is None or dialect is None:
+        return None
+    free = not request.tools.forced and request.grammar is None
+    written = WrittenCalls(request.tools) if free and request.params.lenient_tool_calls else None
+    return CallReader(dialect, request.tools.names, written)
 
 
 def checked_prompt(prompt: PromptLike) -> Prompt:

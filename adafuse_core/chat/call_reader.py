@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
-from adafuse_core.chat.dialects.base import Dialect, quoted
+from adafuse_core.chat.dialects.base import JSON, Dialect, quoted
+from adafuse_core.chat.written_calls import WrittenCalls
 from adafuse_core.events import Event, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.stopping import held_back
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -20,24 +24,49 @@ class _Open:
     name: str
     text: str = ""  # of the arguments, as far as it was written
     shown: str = ""  # JSON of the arguments that was yielded
+    held: bool = False  # nothing is yielded before the call is complete: it may repeat another one
 
 
 class CallReader:
-    """Finds calls by the fixed text of a dialect. The grammar ensures that text, so only an early end spoils a call."""
+    """Finds calls by the fixed text of a dialect. The grammar ensures that text, so only an early end spoils a call.
 
-    def __init__(self, dialect: Dialect, names: Sequence[str]) -> None:
+    A call that was made before in the same answer, with equal arguments, is dropped.
+
+    Args:
+        dialect: How calls are written.
+        names: Of the tools that may be called.
+        written: Reads answers that are wholly calls in another form; None if such answers are text.
+
+    Attributes:
+        repeated: Whether a call was repeated: what follows is not read, so the answer should end.
+    """
+
+    def __init__(self, dialect: Dialect, names: Sequence[str], written: WrittenCalls | None = None) -> None:
         self._dialect = dialect
+        self._written = written
         self._names = sorted(names, key=len, reverse=True)
-        self._heads = tuple(f"{dialect.head}{dialect.begin}{quoted(name)}{dialect.middle}" for name in names)
+        self._heads = tuple(
+            f"{dialect.head}{dialect.begin}{quoted(name)}{middle}" for name in names for middle in dialect.middles
+        )
+        self._made: list[ToolCall] = []
         self._begun = False  # the first call was found: no text follows
         self._fresh = True  # no text was yielded
         self._open: _Open | None = None
         self._held = ""  # text that is not decided yet
-        self.count = 0
+        self.repeated = False
+
+    @property
+    def count(self) -> int:
+        """How many calls the answer made."""
+        return len(self._made)
 
     def read(self, text: str, *, last: bool) -> Iterator[Event]:
         """Take new text of the answer."""
+        if self.repeated:
+            return
         self._held += text
+        if not self._begun and (yield from self._read_whole(last)):
+            return
         if not self._begun and (shown := self._text_before(last)):
             yield TextDelta(text=shown)
         while self._begun:
@@ -45,8 +74,21 @@ class CallReader:
                 break
             if not (yield from self._argue()):
                 break
-        if last and self._begun:
+        if last and self._begun and not self.repeated:
             yield from self._break_off()
+
+    def _read_whole(self, last: bool) -> Generator[Event, None, bool]:
+        """Read an answer that is wholly calls in another form; returns whether it may be one, so that it is no text."""
+        written, text = self._written, self._held
+        if written is None or not self._fresh or self._start(last) >= 0 or not written.may_become(text):
+            return False
+        if not last and not written.repeats_itself(text):
+            return True
+        calls = written.read(text)
+        for call in calls:
+            yield from self._done(replace(call, id=_new_id()), shown=False)
+        self._held = "" if calls else text
+        return bool(calls)
 
     def _text_before(self, last: bool) -> str:
         """Take the text in which no call can begin."""
@@ -81,13 +123,16 @@ class CallReader:
         """Read up to the arguments of the next call; returns whether they were reached."""
         start = self._held.find(self._dialect.begin)
         body = self._held[start + len(self._dialect.begin) :]
-        heads = {quoted(name) + self._dialect.middle: name for name in self._names}  # a name may hold the middle
+        middles = self._dialect.middles
+        heads = {quoted(name) + middle: name for name in self._names for middle in middles}  # a name may hold a middle
         head = next((head for head in heads if body.startswith(head)), None)
         if start < 0 or head is None:
             return False
-        self._open = _Open(id=_new_id(), name=heads[head])
+        name = heads[head]
+        call = self._open = _Open(id=_new_id(), name=name, held=any(made.name == name for made in self._made))
         self._held = body.removeprefix(head)
-        yield ToolCallDelta(index=self.count, id=self._open.id, name=self._open.name, arguments="")
+        if not call.held:
+            yield ToolCallDelta(index=self.count, id=call.id, name=name, arguments="")
         return True
 
     def _argue(self) -> Generator[Event, None, bool]:
@@ -97,20 +142,34 @@ class CallReader:
         text = call.text + self._held
         arguments, end, as_json = self._dialect.arguments.read(text)
         call.text, self._held = text[:end], text[end:]
-        if piece := as_json[len(call.shown) :]:
+        if not call.held and (piece := as_json[len(call.shown) :]):
             yield ToolCallDelta(index=self.count, id=None, name=None, arguments=piece)
         call.shown = as_json
         if arguments is None:
             return False
-        yield ToolCallDone(index=self.count, call=ToolCall(name=call.name, arguments=arguments, id=call.id))
-        self.count, self._open = self.count + 1, None
-        return True
+        yield from self._done(ToolCall(name=call.name, arguments=arguments, id=call.id), shown=not call.held)
+        self._open = None
+        return not self.repeated
+
+    def _done(self, call: ToolCall, *, shown: bool) -> Iterator[Event]:
+        """Report a complete call, unless it repeats another one; `shown` says whether its pieces were yielded."""
+        if any(call.repeats(made) for made in self._made):
+            logger.info("the answer repeats its call of %r: it ends there, and the repeated call is dropped", call.name)
+            self.repeated, self._held = True, ""
+        if self.repeated:
+            return
+        if not shown:
+            yield ToolCallDelta(index=self.count, id=call.id, name=call.name, arguments=JSON.write(call.arguments))
+        yield ToolCallDone(index=self.count, call=call)
+        self._made.append(call)
 
     def _break_off(self) -> Iterator[Event]:
         """Report the call inside which the answer ended, if it did."""
         call, error = self._open, "the answer ended inside this call"
         if call is not None:
             broken = InvalidToolCall(name=call.name, arguments=call.text, id=call.id, error=error)
+            if call.held:
+                yield ToolCallDelta(index=self.count, id=call.id, name=call.name, arguments=call.shown)
         elif rest := self._beyond_calls():
             broken = InvalidToolCall(name=None, arguments=rest, id=_new_id(), error=error)
         else:

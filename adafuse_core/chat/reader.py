@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from adafuse_core.chat.call_reader import CallReader
-from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.thoughts import THINK, ThoughtReader, ThoughtTags
 from adafuse_core.events import Event, Finished, ReasoningDelta, TextDelta
 
@@ -14,8 +13,7 @@ from adafuse_core.events import Event, Finished, ReasoningDelta, TextDelta
 def read_answer(
     events: Iterator[Event],
     *,
-    dialect: Dialect | None,
-    names: Sequence[str],
+    calls: CallReader | None,
     thinking: bool,
     tags: ThoughtTags = THINK,
 ) -> Iterator[Event]:
@@ -23,13 +21,11 @@ def read_answer(
 
     Args:
         events: With all of the answer as `TextDelta`s.
-        dialect: How calls are written; None if there are none.
-        names: Of the tools that may be called.
+        calls: Finds calls; None if nothing may be called.
         thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
         tags: Around a thought.
     """
     thoughts = ThoughtReader(tags, inside=thinking)
-    calls = None if dialect is None else CallReader(dialect, names)
 
     def text_events(text: str, *, last: bool) -> Iterator[Event]:
         thought, text = thoughts.read(text, last=last)
