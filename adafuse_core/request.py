@@ -60,14 +60,18 @@ class Request:
         """A request, if it is one that can be answered.
 
         Raises:
-            PromptError: The prompt is empty, has the wrong form, or is a plain text beside tools.
+            PromptError: The prompt is empty, has the wrong form, is a plain text beside tools, or has no text of the
+                assistant at its end to continue.
             ConfigError: `grammar` is not a `Grammar`.
         """
         if not isinstance(grammar, Grammar | None):
             raise ConfigError(f"got grammar={grammar!r}, expected a Grammar", hint="such as Grammar.json_schema(...)")
         if tools is not None and isinstance(prompt, str):
             raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-        return cls(prompt=checked_prompt(prompt), tools=tools, grammar=grammar, params=params, cancel=cancel)
+        prompt = checked_prompt(prompt)
+        if params.continue_final_message and not isinstance(prompt, str):
+            _check_continued(prompt[-1])
+        return cls(prompt=prompt, tools=tools, grammar=grammar, params=params, cancel=cancel)
 
 
 def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
@@ -83,6 +87,7 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         cancel=request.cancel,
         grammar=grammar,
         must_call=request.tools is not None and request.tools.forced,
+        continues=request.params.continue_final_message and not isinstance(prompt, str),
     )
     verify = config.speculation in ("auto", "verify")
     with closing(Prefixes.opened(members, opening, verify=verify)) as prefixes:
@@ -157,10 +162,13 @@ def checked_prompt(prompt: PromptLike) -> Prompt:
         return encodable(prompt)
     if isinstance(prompt, Message | Mapping):
         raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages")
-    messages = conversation(prompt)
-    if messages[-1].role == "assistant":
+    return conversation(prompt)
+
+
+def _check_continued(last: Message) -> None:
+    if last.role != "assistant" or last.tool_calls:
+        called = " that calls tools" if last.tool_calls else ""
         raise PromptError(
-            "the conversation ends with the assistant's own turn, so there is nothing to answer",
-            hint="end it with a user or tool message",
+            f"got continue_final_message=True, but the conversation ends with a message of role {last.role!r}{called}",
+            hint="end it with the text of the assistant that is to be continued, or leave the option out",
         )
-    return messages
