@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from adafuse_core.batch import run_batch
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import conversation, encodable
+from adafuse_core.chat.messages import countable, countable_text, encodable
 from adafuse_core.chat.tools import Tools
 from adafuse_core.checks import expect_integer
 from adafuse_core.config import EnsembleConfig
@@ -222,8 +222,12 @@ class Ensemble:
         return score(checked_prompt(prompt), spans, members, self.config, cancel or threading.Event()) if spans else []
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
-        """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
-        checked: Prompt = prompt if isinstance(prompt, str) else conversation(prompt)
+        """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that.
+
+        Conversations that can't be answered are counted too: of an image or the like nothing, and without its template
+        what no template can render.
+        """
+        checked: Prompt = countable_text(prompt) if isinstance(prompt, str) else countable(prompt)
         calls = Tools.of_request(tools, "auto", parallel=True)
         if calls is None or isinstance(checked, str):
             return {reader.name: reader.count_tokens(checked, tools) for reader in self._prompt_readers}
@@ -232,7 +236,7 @@ class Ensemble:
 
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
-        return {reader.name: reader.count_text_tokens(text) for reader in self._prompt_readers}
+        return {reader.name: reader.count_text_tokens(countable_text(text)) for reader in self._prompt_readers}
 
     @property
     def context_window(self) -> int | None:

@@ -175,7 +175,7 @@ def _has_tools(messages: Messages) -> bool:
 def _forms(messages: Messages, *, continues: bool) -> Iterable[Messages]:
     """Each plainer form once. An empty user's turn may open the answer after the assistant's own."""
     seen: list[Messages] = []
-    for form in _plainer(messages):
+    for form in filter(None, _plainer(messages)):
         asked = () if continues or form[-1].role != "assistant" else ((*form, Message(role="user")),)
         for each in (form, *asked):
             if each not in seen:

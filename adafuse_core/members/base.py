@@ -98,7 +98,7 @@ class PromptReader(Protocol):
     name: str
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
+        """Length of a prompt in own tokens, template included; messages that can't be rendered are counted as text."""
 
     def count_text_tokens(self, text: str) -> int:
         """Length of a bare text in own tokens, nothing added."""

@@ -12,6 +12,7 @@ from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.chat.thoughts import ThoughtTags, tags_in
+from adafuse_core.chat.tool_text import calls_as_text
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.members.base import Prompt
 from adafuse_core.text.ids import Ids
@@ -118,8 +119,15 @@ class PromptEncoder:
         return Encoded(ids=ids, section=section, thinking=thinking)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
-        return len(self.encode(prompt, tools).ids) if prompt else 0
+        """Length of a prompt in own tokens, template included; messages that can't be rendered are counted as text."""
+        if not prompt:
+            return 0
+        try:
+            return len(self.encode(prompt, tools).ids)
+        except PromptError:
+            if isinstance(prompt, str):
+                raise
+        return self.codec.count("\n".join(f"{message.role}: {message.content}" for message in calls_as_text(prompt)))
 
     def count_text_tokens(self, text: str) -> int:
         """Length of a bare text in own tokens."""
