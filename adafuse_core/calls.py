@@ -14,6 +14,10 @@ class ToolCall:
     arguments: dict[str, Any] = field(default_factory=dict)
     id: str | None = None
 
+    def repeats(self, other: ToolCall) -> bool:
+        """Whether it is the same call but for its id: of one tool, with arguments that are equal as JSON values."""
+        return self.name == other.name and _same_json(self.arguments, other.arguments)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InvalidToolCall:
@@ -30,3 +34,11 @@ class InvalidToolCall:
     arguments: str
     id: str | None
     error: str
+
+
+def _same_json(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same_json(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same_json, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)  # in Python, True equals 1

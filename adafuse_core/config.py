@@ -54,6 +54,12 @@ class GenerationParams:
             round tells the members' log-probabilities.
         complete_calls: Whether a tool call inside which the token budget or a context window ends is completed with
             values that no member chose. Otherwise it is among the invalid calls.
+        lenient_tool_calls: Whether an answer that is wholly a call of one of the tools is read as that call in whatever
+            form it is written, such as bare or fenced JSON. Otherwise calls are read in the form that the members were
+            shown. It matters where the answer is free: with `tool_choice="auto"` and no grammar.
+        continue_final_message: Whether the answer continues the last message of the conversation, which has to be a
+            text of the assistant. Otherwise the assistant begins a new turn, whoever spoke last. Plain prompts are
+            continued in any case.
     """
 
     max_new_tokens: int | None = 256
@@ -62,6 +68,8 @@ class GenerationParams:
     seed: int | None = None
     logprobs: bool = False
     complete_calls: bool = False
+    lenient_tool_calls: bool = True
+    continue_final_message: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -69,7 +77,7 @@ class GenerationParams:
         if self.seed is not None:
             expect_integer("seed", self.seed)
         expect_number("temperature", self.temperature, at_least=0.0)
-        for name in ("logprobs", "complete_calls"):
+        for name in ("logprobs", "complete_calls", "lenient_tool_calls", "continue_final_message"):
             expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         object.__setattr__(self, "stop", strings("stop", self.stop))
         expect(all(self.stop), "stop", self.stop, "non-empty strings")

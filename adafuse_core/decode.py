@@ -32,7 +32,8 @@ def decode(
         config: How they decide: strategy, scoring rule and pool.
         params: Budget, temperature.
         guide: What the answer may be. What it forces is committed without asking the members.
-        stopped: Asked after each round that the consumer took: whether a stop string has ended the text.
+        stopped: Asked after each round that the consumer took: whether the answer should end there, such as at a stop
+            string.
 
     Yields:
         What members wrote as `TextDelta`s. What the library wrote in their place stands in its round alone.

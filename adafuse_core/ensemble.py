@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from adafuse_core.batch import run_batch
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.chat.messages import conversation
+from adafuse_core.chat.messages import countable, countable_text
 from adafuse_core.chat.tools import Tools
 from adafuse_core.checks import expect, expect_integer, several
 from adafuse_core.config import EnsembleConfig, default_config
@@ -23,7 +23,7 @@ from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
-from adafuse_core.members.base import Member, PromptReader
+from adafuse_core.members.base import Member, Prompt, PromptReader
 from adafuse_core.members.context_windows import declared_window
 from adafuse_core.members.ready_made import check_ready_made, ready_made
 from adafuse_core.members.tool_prompts import can_call_tools, show_tools
@@ -257,9 +257,16 @@ class Ensemble:
         return score(checked_prompt(prompt), spans, members, self.config, checked_cancel(cancel)) if spans else []
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
-        """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
-        hint = "give a text or a list of messages"
-        checked = prompt if isinstance(prompt, str) else conversation(several("prompt", prompt, hint, PromptError))
+        """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that.
+
+        Conversations that can't be answered are counted too: of an image or the like nothing, and without its template
+        what no template can render.
+        """
+        checked: Prompt
+        if isinstance(prompt, str):
+            checked = countable_text(prompt)
+        else:
+            checked = countable(several("prompt", prompt, "give a text or a list of messages", PromptError))
         calls = Tools.of_request(tools, "auto", parallel=True)
         if calls is None or isinstance(checked, str):
             return {reader.name: reader.count_tokens(checked, tools) for reader in self._prompt_readers}
@@ -269,7 +276,7 @@ class Ensemble:
     def count_text_tokens(self, text: str) -> dict[str, int]:
         """Length of a bare text per member, each in its own tokens, nothing added."""
         expect(isinstance(text, str), "text", text, "a text")
-        return {reader.name: reader.count_text_tokens(text) for reader in self._prompt_readers}
+        return {reader.name: reader.count_text_tokens(countable_text(text)) for reader in self._prompt_readers}
 
     @property
     def context_window(self) -> int | None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from adafuse_core.chat.call_grammar import answer_grammar
+from adafuse_core.chat.call_reader import CallReader
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import Message, conversation, encodable
 from adafuse_core.chat.reader import read_answer
 from adafuse_core.chat.thoughts import ThoughtTags, begun_thought, shared_tags
 from adafuse_core.chat.tools import Tools
+from adafuse_core.chat.written_calls import WrittenCalls
 from adafuse_core.checks import expect, several
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode, usage
@@ -61,14 +63,18 @@ class Request:
         """A request, if it is one that can be answered.
 
         Raises:
-            PromptError: The prompt is empty, has the wrong form, or is a plain text beside tools.
+            PromptError: The prompt is empty, has the wrong form, is a plain text beside tools, or has no text of the
+                assistant at its end to continue.
             ConfigError: `grammar` is not a `Grammar`.
         """
         if not isinstance(grammar, Grammar | None):
             raise ConfigError(f"got grammar={grammar!r}, expected a Grammar", hint="such as Grammar.json_schema(...)")
         if tools is not None and isinstance(prompt, str):
             raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-        return cls(prompt=checked_prompt(prompt), tools=tools, grammar=grammar, params=params, cancel=cancel)
+        prompt = checked_prompt(prompt)
+        if params.continue_final_message and not isinstance(prompt, str):
+            _check_continued(prompt[-1])
+        return cls(prompt=prompt, tools=tools, grammar=grammar, params=params, cancel=cancel)
 
 
 def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
@@ -88,20 +94,25 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         cancel=request.cancel,
         grammar=grammar,
         must_call=request.tools is not None and request.tools.forced,
+        continues=request.params.continue_final_message and not isinstance(prompt, str),
     )
     verify = config.speculation in ("auto", "verify")
     with closing(Prefixes.opened(members, opening, verify=verify)) as prefixes:
         begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
         if grammar is not None and begun is not None:
             grammar = begun.after_thought(grammar)
+        calls = _call_reader(request, dialect)
         stop = StopMatcher(request.params.stop)
         guide = None if grammar is None else grammar.guide()
-        events = decode(prefixes, config, request.params, guide, stopped=lambda: stop.hit is not None)
+
+        def stopped() -> bool:
+            return stop.hit is not None or (calls is not None and calls.repeated)
+
         failures: list[AdaFuseError] = []
+        events = decode(prefixes, config, request.params, guide, stopped)
         read = read_answer(
             _ended_by_errors(events, failures, prefixes),
-            dialect=dialect,
-            names=() if request.tools is None else request.tools.names,
+            calls=calls,
             thinking=begun is not None,
             tags=None if isinstance(prompt, str) else tags,
             complete_calls=request.params.complete_calls,
@@ -189,6 +200,15 @@ def _introduced(
     return dialect, prompt, schemas, answer_grammar(request.tools, dialect, request.grammar, tags)
 
 
+def _call_reader(request: Request, dialect: Dialect | None) -> CallReader | None:
+    """What finds the calls of an answer; where the text is free, also calls in other forms than the dialect's."""
+    if request.tools is None or dialect is None:
+        return None
+    free = not request.tools.forced and request.grammar is None
+    written = WrittenCalls(request.tools) if free and request.params.lenient_tool_calls else None
+    return CallReader(dialect, request.tools.names, written)
+
+
 def checked_prompt(prompt: PromptLike) -> Prompt:
     """The prompt, if it is one that can be answered; else a `PromptError`."""
     if isinstance(prompt, str):
@@ -197,13 +217,16 @@ def checked_prompt(prompt: PromptLike) -> Prompt:
         return encodable(prompt)
     if isinstance(prompt, Message | Mapping):
         raise PromptError(f"got {prompt!r} as prompt, expected a text or a list of messages", hint="write [message]")
-    messages = conversation(several("prompt", prompt, "give a text or a list of messages", PromptError))
-    if messages[-1].role == "assistant":
+    return conversation(several("prompt", prompt, "give a text or a list of messages", PromptError))
+
+
+def _check_continued(last: Message) -> None:
+    if last.role != "assistant" or last.tool_calls:
+        called = " that calls tools" if last.tool_calls else ""
         raise PromptError(
-            "the conversation ends with the assistant's own turn, so there is nothing to answer",
-            hint="end it with a user or tool message",
+            f"got continue_final_message=True, but the conversation ends with a message of role {last.role!r}{called}",
+            hint="end it with the text of the assistant that is to be continued, or leave the option out",
         )
-    return messages
 
 
 def checked_span(given: str | Span) -> Span:

@@ -486,7 +486,20 @@ def test_half_a_character_is_refused(prompt):
         scripted("one").generate(prompt)
 
 
-def test_a_conversation_that_ends_with_the_answer_is_refused():
+def test_a_conversation_that_ends_with_the_answer_gets_another_one():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    with pytest.raises(PromptError, match="nothing to answer"):
-        scripted("one").generate(turns)
+    assert scripted("one").generate(turns).text == "one"
+    assert scripted("one").generate(turns, continue_final_message=True).text == "one"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]},
+        {"role": "tool", "content": "3"},
+    ],
+)
+def test_only_a_text_of_the_assistant_can_be_continued(last):
+    with pytest.raises(PromptError, match="continue_final_message=True, but the conversation ends with"):
+        scripted("one").stream([{"role": "user", "content": "Hi"}, last], continue_final_message=True)

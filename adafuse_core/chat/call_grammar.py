@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from adafuse_core.chat.dialects.base import Dialect, quoted
 from adafuse_core.chat.grammar import ANY_TEXT, Grammar, literal, pattern
@@ -26,19 +26,21 @@ def answer_grammar(tools: Tools, dialect: Dialect, answer: Grammar | None = None
 def _calls(tools: Tools, dialect: Dialect) -> str:
     """Rules for one `call` from its name on, and for all `calls` of an answer."""
     head = literal(dialect.head + dialect.begin)
-    variants = _variants(tools, "", dialect.middle, literal)
+    middles = (dialect.middle,) if tools.forced else dialect.middles
+    variants = _variants(tools, "", middles, literal)
     return f"calls: {head} call {_more(tools, dialect)}\ncall: ({variants}) {literal(dialect.end)}\n"
 
 
-def _variants(tools: Tools, begin: str, middle: str, cut: Callable[[str], str]) -> str:
-    names = enumerate(map(quoted, tools.names))
-    return " | ".join(f"{cut(begin + name + middle)} @arguments_{index}" for index, name in names)
+def _variants(tools: Tools, begin: str, middles: Sequence[str], cut: Callable[[str], str]) -> str:
+    names = [(index, quoted(name), middle) for index, name in enumerate(tools.names) for middle in middles]
+    return " | ".join(f"{cut(begin + name + middle)} @arguments_{index}" for index, name, middle in names)
 
 
 def _more(tools: Tools, dialect: Dialect) -> str:
-    """What follows the first call of an answer."""
+    """What follows the first call of an answer. After each call the answer may end, also where its line has ended."""
     several = f"({literal((dialect.between or '') + dialect.begin)} call)*" if _several(tools, dialect) else ""
-    return f"{several} {literal(dialect.tail)}" if dialect.tail else several
+    line_end = f" {literal(dialect.line_end)}?" if several and dialect.line_end else ""
+    return f"{several} {literal(dialect.tail)}" if dialect.tail else several + line_end
 
 
 def _several(tools: Tools, dialect: Dialect) -> bool:
@@ -48,7 +50,7 @@ def _several(tools: Tools, dialect: Dialect) -> bool:
 def _calls_or_json(tools: Tools, dialect: Dialect) -> str:
     """Calls, or else the grammar `@text`. The engine takes JSON apart greedily, so the text of calls is cut alike."""
     more = f"({_json_parts(dialect.between or '')} call)*" if _several(tools, dialect) else ""
-    variants = _variants(tools, dialect.begin, dialect.middle, _json_parts)
+    variants = _variants(tools, dialect.begin, (dialect.middle,), _json_parts)
     return (
         f"start: calls | @text\ncalls: {_json_parts(dialect.head)} call {more} {_json_parts(dialect.tail)}\n"
         f"call: ({variants}) {_json_parts(dialect.end)}\n"

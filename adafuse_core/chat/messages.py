@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -87,6 +87,22 @@ def conversation(values: Sequence[Mapping[str, Any] | Message]) -> tuple[Message
     return messages
 
 
+def countable(values: Iterable[Mapping[str, Any] | Message]) -> tuple[Message, ...]:
+    """The messages of a conversation whose tokens are to be counted, also if nobody could answer it.
+
+    What is no text, such as an image, counts nothing.
+
+    Raises:
+        PromptError: A value is neither a message nor a dictionary.
+    """
+    return tuple(map(_countable, values))
+
+
+def countable_text(text: str) -> str:
+    """The text, with a question mark for each half of a surrogate pair, which has no tokens."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def encodable(text: str) -> str:
     """The text, if it is one: half a surrogate pair can't be written in UTF-8."""
     try:
@@ -96,6 +112,19 @@ def encodable(text: str) -> str:
             f"the prompt has a lone surrogate at character {error.start}", hint="mend the text"
         ) from error
     return text
+
+
+def _countable(value: Mapping[str, Any] | Message) -> Message:
+    try:
+        return Message.from_any(value)
+    except PromptError:
+        if not isinstance(value, Mapping):
+            raise
+    role, content, calls = value.get("role"), value.get("content"), value.get("tool_calls")
+    parts = content if isinstance(content, list | tuple) else [{"text": content}]
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | Mapping)]
+    text = "".join(text for text in texts if isinstance(text, str)) + (str(calls) if calls else "")
+    return Message(role=role if role in ROLES else "user", content=countable_text(text))
 
 
 def _text(content: Any) -> str:

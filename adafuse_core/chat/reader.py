@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
-from adafuse_core.calls import InvalidToolCall, ToolCall
-from adafuse_core.chat.dialects.base import Dialect, quoted
+from adafuse_core.chat.call_reader import CallReader
 from adafuse_core.chat.thoughts import THINK, ThoughtReader, ThoughtTags
 from adafuse_core.chat.unsound_calls import UnsoundCalls
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
-from adafuse_core.stopping import held_back
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta
 
 
 def read_answer(
     events: Iterator[Event],
     *,
-    dialect: Dialect | None = None,
-    names: Sequence[str] = (),
+    calls: CallReader | None = None,
     thinking: bool = False,
     tags: ThoughtTags | None = THINK,
     complete_calls: bool = False,
@@ -27,14 +23,12 @@ def read_answer(
 
     Args:
         events: With the answer as `TextDelta`s, but for what the library wrote, which stands in its round.
-        dialect: How calls are written; None if there are none.
-        names: Of the tools that may be called.
+        calls: Finds calls; None if nothing may be called.
         thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
         tags: Around a thought; None if all is text.
         complete_calls: Whether calls in which the library wrote something are valid.
     """
     thoughts = None if tags is None else ThoughtReader(tags, inside=thinking)
-    calls = None if dialect is None else _Calls(dialect, names)
     unsound = None if complete_calls else UnsoundCalls()
 
     def text_events(text: str, *, last: bool = False, library: bool = False) -> Iterator[Event]:
@@ -59,125 +53,3 @@ def read_answer(
             if isinstance(event, RoundDone) and (library := event.round.library_text):
                 yield from text_events(library.text, library=True)
             yield event
-
-
-@dataclass
-class _Open:
-    """The call that is being written."""
-
-    id: str
-    name: str
-    text: str = ""  # of the arguments, as far as it was written
-    shown: str = ""  # JSON of the arguments that was yielded
-
-
-class _Calls:
-    """Finds calls by the fixed text of a dialect. The grammar ensures that text, so only an early end spoils a call."""
-
-    def __init__(self, dialect: Dialect, names: Sequence[str]) -> None:
-        self._dialect = dialect
-        self._names = sorted(names, key=len, reverse=True)
-        self._heads = tuple(f"{dialect.head}{dialect.begin}{quoted(name)}{dialect.middle}" for name in names)
-        self._begun = False  # the first call was found: no text follows
-        self._fresh = True  # no text was yielded
-        self._open: _Open | None = None
-        self._held = ""  # text that is not decided yet
-        self.count = 0
-
-    def read(self, text: str, *, last: bool) -> Iterator[Event]:
-        """Take new text of the answer."""
-        self._held += text
-        if not self._begun and (shown := self._text_before(last)):
-            yield TextDelta(text=shown)
-        while self._begun:
-            if self._open is None and not (yield from self._begin()):
-                break
-            if not (yield from self._argue()):
-                break
-        if last and self._begun:
-            yield from self._break_off()
-
-    def _text_before(self, last: bool) -> str:
-        """Take the text in which no call can begin."""
-        if (at := self._start(last)) >= 0:
-            self._begun = True
-            text, self._held = self._held[:at], self._held[at:]
-            return text.rstrip("\n")
-        keep = 0 if last else self._undecided()
-        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        self._fresh = self._fresh and not text
-        return text
-
-    def _start(self, last: bool) -> int:
-        """Where calls begin; -1 if no call begins, or if that is not decided yet."""
-        if self._dialect.after_text:
-            return self._held.find(self._dialect.trigger)
-        body = self._held.lstrip("\n")
-        cut = last and body.startswith(self._dialect.trigger) and any(head.startswith(body) for head in self._heads)
-        called = self._fresh and (cut or body.startswith(self._heads))
-        return len(self._held) - len(body) if called else -1
-
-    def _undecided(self) -> int:
-        """How many characters at the end may belong to a call. Line ends before a call belong to it."""
-        if not self._dialect.after_text:
-            body = self._held.lstrip("\n")
-            return len(self._held) if self._fresh and any(head.startswith(body) for head in self._heads) else 0
-        keep = held_back(self._held, (self._dialect.trigger,))
-        body = self._held[: len(self._held) - keep]
-        return keep + len(body) - len(body.rstrip("\n"))
-
-    def _begin(self) -> Generator[Event, None, bool]:
-        """Read up to the arguments of the next call; returns whether they were reached."""
-        start = self._held.find(self._dialect.begin)
-        body = self._held[start + len(self._dialect.begin) :]
-        heads = {quoted(name) + self._dialect.middle: name for name in self._names}  # a name may hold the middle
-        head = next((head for head in heads if body.startswith(head)), None)
-        if start < 0 or head is None:
-            return False
-        self._open = _Open(id=_new_id(), name=heads[head])
-        self._held = body.removeprefix(head)
-        yield ToolCallDelta(index=self.count, id=self._open.id, name=self._open.name, arguments="")
-        return True
-
-    def _argue(self) -> Generator[Event, None, bool]:
-        """Read arguments; returns whether they are complete."""
-        call = self._open
-        assert call is not None
-        text = call.text + self._held
-        arguments, end, as_json = self._dialect.arguments.read(text)
-        call.text, self._held = text[:end], text[end:]
-        if piece := as_json[len(call.shown) :]:
-            yield ToolCallDelta(index=self.count, id=None, name=None, arguments=piece)
-        call.shown = as_json
-        if arguments is None:
-            return False
-        yield ToolCallDone(index=self.count, call=ToolCall(name=call.name, arguments=arguments, id=call.id))
-        self.count, self._open = self.count + 1, None
-        return True
-
-    def _break_off(self) -> Iterator[Event]:
-        """Report the call inside which the answer ended, if it did."""
-        call, error = self._open, "the answer ended inside this call"
-        if call is not None:
-            broken = InvalidToolCall(name=call.name, arguments=call.text, id=call.id, error=error)
-        elif rest := self._beyond_calls():
-            broken = InvalidToolCall(name=None, arguments=rest, id=_new_id(), error=error)
-        else:
-            return
-        yield ToolCallDone(index=self.count, call=broken)
-
-    def _beyond_calls(self) -> str:
-        """What is held of a next call, without the fixed text between it and the last one."""
-        if self.count == 0:
-            return self._held
-        rest = _beyond(self._dialect.end, self._held)
-        return "" if self._dialect.tail.startswith(rest) else _beyond(self._dialect.between or "", rest)
-
-
-def _beyond(fixed: str, text: str) -> str:
-    """A text without its fixed beginning; nothing, if the text ended inside that."""
-    return "" if fixed.startswith(text) else text.removeprefix(fixed)
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex[:9]  # nine characters: some templates want just that

@@ -2,20 +2,26 @@
 
 Templates differ in what they accept: some refuse a system message, some want user and assistant
 to alternate, some drop tool messages in silence. So a conversation is offered in its own form first, then
-in ever plainer ones, and the first rendering that contains all of its texts is taken.
+in ever plainer ones, each in all shapes that templates want for tool calls, and the first rendering that contains all
+of its texts and arguments is taken. Only the plainest forms tell of tool calls in prose.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adafuse_core.chat.call_shapes import Turn, one_call_per_turn, shaped, shows
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.thoughts import THINK, ThoughtTags
 from adafuse_core.chat.tool_text import calls_as_text
 from adafuse_core.errors import TemplateError
+from adafuse_core.text.ids import shared_length
+
+logger = logging.getLogger(__name__)
 
 Messages = tuple[Message, ...]
 
@@ -28,9 +34,10 @@ def render_chat(
     mark: Callable[[Any], Any] = lambda value: value,
     variables: dict[str, Any] | None = None,
     tags: ThoughtTags = THINK,
+    continues: bool = False,
     member: str | None = None,
 ) -> str:
-    """The prompt for a conversation, ready for the assistant's answer.
+    """The prompt for a conversation, ready for the assistant's answer: a new turn, whoever spoke last.
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
@@ -39,20 +46,27 @@ def render_chat(
         mark: Applied to every text the user controls before it is rendered (`Codec.as_text`).
         variables: Further template variables.
         tags: Around thoughts in assistant messages, which the template may leave out.
+        continues: Whether the answer continues the last message, which is the assistant's, in place of a new turn.
         member: Name for errors.
 
     Raises:
         TemplateError: No form of the conversation can be rendered whole, or tools are ignored.
     """
-    template = _Template(tokenizer=tokenizer, mark=mark, variables=variables or {}, tags=tags)
+    given = tuple(messages)
+    template = _Template(tokenizer=tokenizer, mark=mark, variables=variables or {}, tags=tags, continues=continues)
     problems = []
-    for form in _forms(tuple(messages)):
-        text, problem = template.render_whole(form, tools)
-        if problem is not None:
-            problems.append(problem)
-        elif tools and template.renders(form, None, text):
-            raise TemplateError("the chat template ignores tools", member=member, hint="use a template that shows them")
-        else:
+    for form in _forms(given, continues=continues):
+        for turns in shaped(form):
+            text, problem = template.render_whole(form, turns, tools)
+            if problem is not None:
+                problems.append(problem)
+                continue
+            if tools and template.rendered(turns, None) == text:
+                raise TemplateError(
+                    "the chat template ignores tools", member=member, hint="use a template that shows them"
+                )
+            if _has_tools(given) and not _has_tools(form):
+                logger.info("member %r: earlier tool calls and results are shown as text: %s", member, problems[0])
             return text
     raise TemplateError(
         f"the chat template can't render this conversation: {problems[0]}",
@@ -69,36 +83,61 @@ class _Template:
     mark: Callable[[Any], Any]
     variables: dict[str, Any]
     tags: ThoughtTags
+    continues: bool
 
-    def render_whole(self, form: Messages, tools: Sequence[dict[str, Any]] | None) -> tuple[str, str | None]:
-        """The rendering of a form, and what is wrong with it; None if nothing is."""
+    def render_whole(
+        self, form: Messages, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None
+    ) -> tuple[str, str | None]:
+        """The rendering of a form in one shape, and what is wrong with it; None if nothing is."""
         try:
-            text = self._render(form, tools)
+            text = self._render(turns, tools)
         except Exception as error:  # templates are programs: they fail in any way
             return "", str(error) or type(error).__name__
         if (lost := self._lost(form, text)) is not None:
             return text, f"it drops {lost[:60]!r}"
-        without_calls = tuple(replace(message, tool_calls=()) for message in form)
-        if without_calls != form and self.renders(without_calls, tools, text):
-            return text, "it drops tool calls"
+        if (hidden := self._hidden_calls(form, turns, tools, text)) is not None:
+            return text, hidden
+        if form[-1].role == "assistant" and not self.continues and self._opens_nothing(turns, tools, text):
+            return text, "it opens no turn for an answer after the assistant's own"
         return text, None
 
-    def renders(self, form: Messages, tools: Sequence[dict[str, Any]] | None, text: str) -> bool:
-        """Whether a poorer form has the same rendering, so that the template ignores the difference."""
+    def rendered(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None) -> str | None:
+        """The rendering of a poorer conversation; None if it fails."""
         try:
-            return self._render(form, tools) == text
+            return self._render(turns, tools)
         except Exception:
-            return False
+            return None
 
-    def _render(self, form: Messages, tools: Sequence[dict[str, Any]] | None) -> str:
+    def _render(
+        self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None, *, opens: bool | None = None
+    ) -> str:
         text = self.tokenizer.apply_chat_template(
-            [self.mark(message.to_dict()) for message in form],
+            [self.mark(turn) for turn in turns],
             tools=self.mark(list(tools)) if tools else None,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=not self.continues if opens is None else opens,
+            continue_final_message=self.continues,
             **self.variables,
         )
         return str(text)
+
+    def _hidden_calls(
+        self, form: Messages, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None, text: str
+    ) -> str | None:
+        """What a rendering leaves out of tool calls; None if it shows them all."""
+        calls = [call for message in form for call in message.tool_calls]
+        if not calls:
+            return None
+        bare = self.rendered([{key: turn[key] for key in turn if key != "tool_calls"} for turn in turns], tools)
+        if bare == text:
+            return "it drops tool calls"
+        shown = text if bare is None else _differing(text, bare)
+        hidden = (call.name for call in calls if not shows(self.mark(call.arguments), shown))
+        return next((f"it does not show the arguments of a call of {name!r} as JSON" for name in hidden), None)
+
+    def _opens_nothing(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None, text: str) -> bool:
+        """Whether the answer would stand right after the last message."""
+        return self._render(turns, tools, opens=False) == text
 
     def _lost(self, form: Messages, text: str) -> str | None:
         """A text of the form that its rendering contains less often than all texts of the form together do."""
@@ -122,11 +161,33 @@ class _Template:
                 yield call.name
 
 
-def _forms(messages: Messages) -> Iterable[Messages]:
+def _differing(text: str, other: str) -> str:
+    """A text without what it begins and ends with as another one does."""
+    start = shared_length(text, other)
+    end = shared_length(text[start:][::-1], other[start:][::-1])
+    return text[start : len(text) - end]
+
+
+def _has_tools(messages: Messages) -> bool:
+    return any(message.tool_calls or message.role == "tool" for message in messages)
+
+
+def _forms(messages: Messages, *, continues: bool) -> Iterable[Messages]:
+    """Each plainer form once. An empty user's turn may open the answer after the assistant's own."""
+    seen: list[Messages] = []
+    for form in filter(None, _plainer(messages)):
+        asked = () if continues or form[-1].role != "assistant" else ((*form, Message(role="user")),)
+        for each in (form, *asked):
+            if each not in seen:
+                seen.append(each)
+                yield each
+
+
+def _plainer(messages: Messages) -> Iterable[Messages]:
     """The conversation as it is, then plainer and plainer."""
-    yield messages
     gathered = _gather_system(messages)
-    yield gathered
+    yield from (messages, gathered, one_call_per_turn(messages), one_call_per_turn(gathered))
+    yield _answer_results(_merge_runs(gathered))
     without_tools = _gather_system(calls_as_text(messages))
     for form in (gathered, _fold_system(gathered), without_tools, _fold_system(without_tools)):
         yield _merge_runs(form)
@@ -152,6 +213,16 @@ def _merge_runs(messages: Messages) -> Messages:
         else:
             merged.append(message)
     return tuple(merged)
+
+
+def _answer_results(messages: Messages) -> Messages:
+    """An empty assistant's turn between a tool call or its result and what the user says next."""
+    answered: list[Message] = []
+    for message in messages:
+        if message.role == "user" and answered and (answered[-1].role == "tool" or answered[-1].tool_calls):
+            answered.append(Message(role="assistant"))
+        answered.append(message)
+    return tuple(answered)
 
 
 def _open_with_user(messages: Messages) -> Messages:

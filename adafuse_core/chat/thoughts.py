@@ -21,6 +21,10 @@ class ThoughtTags:
         """Whether a rendered prompt ends with the beginning of a thought."""
         return prompt.rstrip().endswith(self.opening)
 
+    def left_open_by(self, text: str) -> bool:
+        """Whether a text that an answer continues ends inside a thought."""
+        return self.opening in text and self.closing not in text.rpartition(self.opening)[2]
+
     @property
     def rules(self) -> str:
         """Grammar rules: `thought`, with its tags, and the `NEWLINES` after it."""

@@ -59,6 +59,11 @@ class Tools:
         """Of the tools that may be called."""
         return tuple(function["name"] for function in self._callable)
 
+    @property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """The schemas of their arguments, by name."""
+        return {function["name"]: function["parameters"] for function in self._callable}
+
     def arguments(self, syntax: Arguments) -> tuple[Grammar, ...]:
         """What the arguments of each tool that may be called may be."""
         if syntax not in self._grammars:

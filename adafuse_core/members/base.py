@@ -98,7 +98,7 @@ class PromptReader(Protocol):
     name: str
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
+        """Length of a prompt in own tokens, template included; messages that can't be rendered are counted as text."""
 
     def count_text_tokens(self, text: str) -> int:
         """Length of a bare text in own tokens, nothing added."""
@@ -131,6 +131,7 @@ class Opening:
         cancel: Ends the work within one step once it is set.
         grammar: What the answer may be; no span that breaks it is proposed.
         must_call: Whether the grammar allows nothing but calls of the tools.
+        continues: Whether the answer continues the last message, the assistant's, in place of a new turn.
     """
 
     prompt: Prompt
@@ -140,6 +141,7 @@ class Opening:
     cancel: threading.Event
     grammar: Grammar | None = None
     must_call: bool = False
+    continues: bool = False
 
 
 class Member(Protocol):

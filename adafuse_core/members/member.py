@@ -76,7 +76,9 @@ class ModelMember:
                 member=self.name,
                 hint="leave this member out or run it with MemberConfig(backend='local'), or ask for plain text",
             )
-        encoded = self.prompt_reader.encode(opening.prompt, opening.tools, must_call=opening.must_call)
+        encoded = self.prompt_reader.encode(
+            opening.prompt, opening.tools, must_call=opening.must_call, continues=opening.continues
+        )
         if grammar is not None and encoded.thinking:
             grammar = encoded.thinking.after_thought(grammar)
         ids, section = encoded.ids, encoded.section

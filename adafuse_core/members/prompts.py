@@ -12,6 +12,7 @@ from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
 from adafuse_core.chat.thoughts import ThoughtTags, tags_in
+from adafuse_core.chat.tool_text import calls_as_text
 from adafuse_core.errors import PromptError, TemplateError
 from adafuse_core.members.base import Prompt
 from adafuse_core.text.ids import Ids
@@ -81,7 +82,12 @@ class PromptEncoder:
         return index if index in self.codec.special_ids else None
 
     def encode(
-        self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None, *, must_call: bool = False
+        self,
+        prompt: Prompt,
+        tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        must_call: bool = False,
+        continues: bool = False,
     ) -> Encoded:
         """A text with the tokenizer's own opening tokens, or messages in the chat template.
 
@@ -89,6 +95,7 @@ class PromptEncoder:
             prompt: A text to continue, or messages.
             tools: For the template.
             must_call: Whether the answer is to call tools, so that the token for that is written already.
+            continues: Whether it is to continue the last message, which is the assistant's.
 
         Raises:
             PromptError: The prompt is empty.
@@ -100,18 +107,27 @@ class PromptEncoder:
             ids, section = self.codec.encode_prompt(prompt)
             thinking = None
         else:
-            rendered = self._render(prompt, tools)
+            rendered = self._render(prompt, tools, continues=continues)
             if must_call and tools and self.silent is not None:
                 rendered += self.tokenizer.convert_ids_to_tokens(self.silent)
-            ids, section = self.codec.encode_rendered(rendered)
-            thinking = self.thought_tags if self.thought_tags.begun_by(rendered) else None
+            ids, section = self.codec.encode_rendered(rendered, continues=continues)
+            tags = self.thought_tags
+            begun = tags.left_open_by(prompt[-1].content) if continues else tags.begun_by(rendered)
+            thinking = tags if begun else None
         if not ids:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
         return Encoded(ids=ids, section=section, thinking=thinking)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included."""
-        return len(self.encode(prompt, tools).ids) if prompt else 0
+        """Length of a prompt in own tokens, template included; messages that can't be rendered are counted as text."""
+        if not prompt:
+            return 0
+        try:
+            return len(self.encode(prompt, tools).ids)
+        except PromptError:
+            if isinstance(prompt, str):
+                raise
+        return self.codec.count("\n".join(f"{message.role}: {message.content}" for message in calls_as_text(prompt)))
 
     def count_text_tokens(self, text: str) -> int:
         """Length of a bare text in own tokens."""
@@ -126,7 +142,9 @@ class PromptEncoder:
         except TemplateError:
             return None
 
-    def _render(self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> str:
+    def _render(
+        self, messages: Sequence[Any], tools: Sequence[dict[str, Any]] | None, *, continues: bool = False
+    ) -> str:
         if not self.supports_chat():
             raise TemplateError(
                 "this member has no chat template, but messages were given",
@@ -140,5 +158,6 @@ class PromptEncoder:
             mark=self.codec.as_text,
             variables=self._template_variables,
             tags=self.thought_tags,
+            continues=continues,
             member=self.name,
         )

@@ -118,6 +118,12 @@ class ScriptedMember:
     def open(self, opening: Opening) -> ScriptedPrefix:
         """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess."""
         prompt, grammar = opening.prompt, opening.grammar
+        if not self._chat and not isinstance(prompt, str):
+            raise TemplateError(
+                "this member has no chat template, but messages were given",
+                member=self.name,
+                hint="give a plain string as prompt, or set chat=True",
+            )
         length = self.count_tokens(prompt, opening.tools)
         if not prompt:
             raise PromptError("the prompt is empty", member=self.name, hint="give some text")
@@ -140,12 +146,6 @@ class ScriptedMember:
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
             return count_words(prompt)
-        if not self._chat:
-            raise TemplateError(
-                "this member has no chat template, but messages were given",
-                member=self.name,
-                hint="give a plain string as prompt, or set chat=True",
-            )
         return sum(1 + count_words(_shown(message)) for message in prompt) + count_words(
             json.dumps(tools) if tools else ""
         )

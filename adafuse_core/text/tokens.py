@@ -71,11 +71,12 @@ class Codec:
         ids = (*opening, *body.ids)
         return ids, self._section(ids, text, body, after_text=False, chat=False)
 
-    def encode_rendered(self, rendered: str) -> tuple[Ids, Section]:
+    def encode_rendered(self, rendered: str, *, continues: bool = False) -> tuple[Ids, Section]:
         """Ids of a rendered chat template (nothing is added), and where its answer stands.
 
         Args:
             rendered: Template output; what `as_text` marked is encoded as plain text.
+            continues: Whether the answer goes on with the text at the end, so that no blank belongs between them.
         """
         ids: list[int] = []
         for index, piece in enumerate(regex.split(f"{_TEXT_OPEN}(.*?){_TEXT_CLOSE}", rendered, flags=regex.S)):
@@ -83,7 +84,7 @@ class Codec:
             encoding = tokenizer.encode(piece if index == 0 else _SECTION + piece, add_special_tokens=False)
             ids += encoding.ids[index > 0 :]
         text = piece if index == 0 else _SECTION + piece
-        return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, chat=True)
+        return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, chat=not continues)
 
     def as_text(self, value: Any) -> Any:
         """Mark the control tokens in all strings of a JSON-like value: `encode_rendered` encodes them as plain text."""

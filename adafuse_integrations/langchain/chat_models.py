@@ -26,7 +26,7 @@ from adafuse_integrations.common.deadline import Deadline
 from adafuse_integrations.common.options import call_options
 from adafuse_integrations.langchain.asking import OPTIONS, as_choice, as_tools, asked
 from adafuse_integrations.langchain.message_chunks import message_chunks, whole
-from adafuse_integrations.langchain.messages import to_messages
+from adafuse_integrations.langchain.messages import countable, to_messages
 from adafuse_integrations.langchain.model import OWN_OPTIONS, EnsembleModel
 from adafuse_integrations.langchain.profile import profile
 from adafuse_integrations.langchain.structured import (
@@ -302,10 +302,13 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         return params
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Length of a conversation with its tools, in tokens of the member that needs the most, template included."""
+        """Length of a conversation with its tools, in tokens of the member that needs the most, template included.
+
+        Conversations that can't be answered are counted too. Images and the like count nothing.
+        """
         messages = several("messages", messages, "write [message]; get_num_tokens() counts a text", PromptError)
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(get_buffer_string(messages)))
         if not messages:
             return 0
-        return max(self._running().count_tokens(to_messages(messages), as_tools(tools or ()) or None).values())
+        return max(self._running().count_tokens(countable(messages), as_tools(tools or ()) or None).values())

@@ -236,4 +236,4 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         ensemble = self._running()
-        return max(ensemble.count_tokens(self._formatted(ensemble, text)).values())
+        return max(ensemble.count_tokens(self._formatted(ensemble, text)).values()) if text.strip() else 0

@@ -16,6 +16,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from adafuse_core.chat import messages as core
 from adafuse_core.chat import openai
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import PromptError
@@ -45,6 +46,20 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
         PromptError: A block holds an image, audio, video or a file, or is of an unknown kind; or a role is unknown.
     """
     return openai.with_tool_names(Message.from_any(turn) for message in messages for turn in _turns(message))
+
+
+def countable(messages: Sequence[BaseMessage]) -> list[Message]:
+    """The same for counting: of what members can't read, the text."""
+    return openai.with_tool_names(turn for message in messages for turn in _readable(message))
+
+
+def _readable(message: BaseMessage) -> list[Message]:
+    try:
+        return to_messages([message])
+    except PromptError:
+        parts = [{"text": block.get("text")} for block in _blocks(message.content)]
+        role = next((role for kind, role in _ROLES.items() if isinstance(message, kind)), "user")
+        return [*core.countable([{"role": role, "content": parts, "tool_calls": getattr(message, "tool_calls", None)}])]
 
 
 def check_text(messages: Sequence[BaseMessage]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
+from adafuse_core.chat.call_reader import CallReader
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.dialects.hermes import DIALECT as HERMES
 from adafuse_core.chat.reader import read_answer
@@ -21,8 +22,9 @@ EMPTY = Usage(prompt_tokens={}, completion_tokens={}, rounds=0)
 
 def read(pieces, dialect=HERMES, *, thinking=False, reason="stop"):
     """All events of an answer that came in pieces."""
+    calls = None if dialect is None else CallReader(dialect, NAMES)
     given = [*(TextDelta(text=piece) for piece in pieces), Finished(reason=reason, stop=None, usage=EMPTY)]
-    return list(read_answer(iter(given), dialect=dialect, names=NAMES, thinking=thinking))
+    return list(read_answer(iter(given), calls=calls, thinking=thinking))
 
 
 def joined(events):
@@ -198,7 +200,7 @@ def test_why_an_answer_ended_is_told(text, reason, told):
 def test_rounds_are_passed_on_in_their_place():
     done = RoundDone(round=Round(drafts=(), candidates=(), scores=(), fused=(), chosen=0))
     given = [TextDelta(text="a"), done, TextDelta(text="<tool"), done, Finished(reason="stop", stop=None, usage=EMPTY)]
-    seen = list(read_answer(iter(given), dialect=HERMES, names=NAMES, thinking=False))
+    seen = list(read_answer(iter(given), calls=CallReader(HERMES, NAMES), thinking=False))
     assert seen == [TextDelta(text="a"), done, done, TextDelta(text="<tool"), given[-1]]
 
 
@@ -260,3 +262,13 @@ def test_a_call_in_a_thought_is_thought_and_one_after_it_a_call():
 def test_thoughts_are_shown_as_they_come():
     events = read(["<think>one ", "two\n", "three</think>", "So"])
     assert [event.text for event in events[:-1]] == ["one ", "two", "\nthree", "So"]
+
+
+def test_a_call_that_repeats_another_one_is_dropped_and_nothing_is_read_beyond_it():
+    calls = CallReader(HERMES, NAMES)
+    again = CALL.replace("}é", "}\\u00e9")
+    events = [event for piece in f"{CALL}\n{NEXT}\n{again}\n{NEXT}" for event in calls.read(piece, last=False)]
+    events += calls.read("", last=True)
+    assert [event.call.name for event in events if isinstance(event, ToolCallDone)] == ["f", "get_time"]
+    assert {event.index for event in events if isinstance(event, ToolCallDelta)} == {0, 1}
+    assert (calls.repeated, calls.count) == (True, 2)

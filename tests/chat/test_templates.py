@@ -173,7 +173,7 @@ def test_tool_results_dumped_as_json_are_not_taken_for_lost():
     assert '"arguments": {"a": 1, "b": 2}' in text
 
 
-@pytest.mark.parametrize("name", ["brackets", "alternates", "drops tools", "concatenates", "chatml"])
+@pytest.mark.parametrize("name", ["brackets", "alternates", "drops tools", "chatml"])
 def test_tool_messages_become_ordinary_turns_where_the_template_knows_none(name):
     text = render(TEMPLATES[name], CALLED)
     for part in ("What is 1 + 2?", 'Call of add: {"a": 1, "b": 2}', 'Result of add: sum "3"\nok'):

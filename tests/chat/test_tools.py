@@ -14,7 +14,8 @@ from adafuse_core.chat.messages import conversation
 from adafuse_core.chat.tool_text import with_tool_instructions
 from adafuse_core.chat.tools import Tools
 from adafuse_core.errors import MemberError, TemplateError
-from adafuse_core.events import TextDelta
+from adafuse_core.events import TextDelta, ToolCallDelta
+from adafuse_core.generation import collect
 from adafuse_core.members.prompts import PromptEncoder
 from adafuse_core.members.scripted import ScriptedMember
 from adafuse_core.members.tool_prompts import show_tools
@@ -325,10 +326,12 @@ def test_an_answer_that_calls_is_a_call_and_no_text(name):
 
 
 def test_several_calls_have_several_ids():
-    reply = SHARED.write([ToolCall(name="get_weather", arguments={"city": city}) for city in ("Rome", "Paris", "Rome")])
+    reply = SHARED.write([ToolCall(name="get_weather", arguments={"city": city}) for city in ("Rome", "Paris", "Oslo")])
     answer = scripted("I look.\n" + reply).generate(ASK, tools=[tool()])
     assert answer.text == "I look."
-    assert [call.arguments["city"] for call in answer.tool_calls] == ["Rome", "Paris", "Rome"]
+    assert [call.arguments["city"] for call in answer.tool_calls] == ["Rome", "Paris", "Oslo"]
+    one = scripted("I look.\n" + reply).generate(ASK, tools=[tool()], parallel_tool_calls=False)
+    assert [call.arguments["city"] for call in one.tool_calls] == ["Rome"]
     assert len({call.id for call in answer.tool_calls}) == 3
 
 
@@ -346,7 +349,6 @@ def test_without_tools_markup_is_text():
         (call_of({"city": "Rome"}, "get_time"), {}),
         (call_of({"city": 3}), {}),
         (call_of({"city": "Rome"}) + " bye", {}),
-        (SHARED.write([ToolCall(name="get_weather", arguments={"city": "Rome"})] * 2), {"parallel_tool_calls": False}),
         (SHARED.write([ToolCall(name="get_weather", arguments={"city": "Rome"})] * 2), {"tool_choice": "get_weather"}),
     ],
 )
@@ -405,3 +407,97 @@ def test_prompts_are_counted_as_they_are_read():
     for messages, tools in ((ASK, [tool()]), (list(HISTORY), [tool(), tool("get_time")]), (ASK, None)):
         usage = ensemble.generate(messages, tools=tools, max_new_tokens=64).usage
         assert usage.prompt_tokens == ensemble.count_tokens(messages, tools)
+
+
+# -- calls that repeat themselves --------------------------------------------------------------------------------------
+
+
+def endless(dialect, *arguments):
+    """Members that make these calls over and over, in one answer."""
+    calls = [ToolCall(name="get_weather", arguments=each) for each in arguments]
+    once = dialect.write(calls)
+    body = once[len(dialect.head) : len(once) - len(dialect.tail)]
+    text = dialect.head + dialect.between.join([body] * 12) + dialect.tail
+    return Ensemble(members=[ScriptedMember(name, text, dialect=dialect.name) for name in "ab"])
+
+
+@pytest.mark.parametrize("choice", ["any", "auto"])
+@pytest.mark.parametrize("name", [name for name, dialect in DIALECTS.items() if dialect.between is not None])
+@pytest.mark.parametrize("arguments", [[{"city": "Rome"}], [{"city": "Rome"}, {"city": "Oslo is wide"}]])
+def test_an_answer_ends_where_it_repeats_a_call(name, choice, arguments):
+    ensemble = endless(DIALECTS[name], *arguments)
+    events = list(ensemble.stream(ASK, tools=[tool()], tool_choice=choice, max_new_tokens=400))
+    answer = collect(events)
+    assert [call.arguments for call in answer.tool_calls] == arguments
+    assert (answer.text, answer.reason, answer.invalid_tool_calls) == ("", "tool_calls", ())
+    assert {event.index for event in events if isinstance(event, ToolCallDelta)} == set(range(len(arguments)))
+    written = "".join(played.span.text for played in answer.rounds)
+    assert written.count("get_weather") <= len(arguments) + 2  # it ends with the round that completes the repeated call
+
+
+def test_equal_arguments_may_be_written_in_several_ways():
+    open_tool = tool(parameters={"type": "object", "additionalProperties": True})
+    pieces = ['{"a": 1, "b": [true, "é"]}', '{"b": [true, "é"], "a": 1.0}']
+    text = "\n".join(f'<tool_call>\n{{"name": "get_weather", "arguments": {piece}}}\n</tool_call>' for piece in pieces)
+    (call,) = scripted(text).generate(ASK, tools=[open_tool]).tool_calls
+    assert call.arguments == {"a": 1, "b": [True, "é"]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"a": 1}, {"a": True}), ({"a": 0}, {"a": False}), ({"a": [1]}, {"a": [1, 1]}), ({"a": None}, {}), ({}, {"a": 0})],
+)
+def test_calls_that_differ_are_all_made(one, other):
+    open_tool = tool(parameters={"type": "object", "additionalProperties": True})
+    text = SHARED.write([ToolCall(name="get_weather", arguments=arguments) for arguments in (one, other)])
+    assert [call.arguments for call in scripted(text).generate(ASK, tools=[open_tool]).tool_calls] == [one, other]
+
+
+def test_the_same_arguments_for_another_tool_are_another_call():
+    text = SHARED.write([ToolCall(name=name, arguments={"city": "Rome"}) for name in ("get_weather", "get_time")])
+    answer = scripted(text).generate(ASK, tools=[tool(), tool("get_time")], tool_choice="any")
+    assert [call.name for call in answer.tool_calls] == ["get_weather", "get_time"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ['{"name": "get_weather", "parameters": {"city": "Rome"}}', '<function=get_weather>{"city": "Rome"}</function>'],
+)
+def test_calls_in_another_form_are_not_repeated_either(reply):
+    ensemble = Ensemble(members=[ScriptedMember("m", reply + "\n", ends_answer=False)])
+    answer = ensemble.generate(ASK, tools=[tool()], max_new_tokens=200)
+    assert [call.arguments for call in answer.tool_calls] == [{"city": "Rome"}]
+    assert (answer.text, answer.reason) == ("", "tool_calls")
+    assert sum(played.span.text.count("get_weather") for played in answer.rounds) <= 3
+
+
+def test_a_second_call_of_a_tool_that_is_cut_is_an_invalid_call_with_all_its_pieces():
+    text = SHARED.write([ToolCall(name="get_weather", arguments={"city": city}) for city in ("Rome", "Oslo stop it")])
+    events = list(scripted(text).stream(ASK, tools=[tool()], stop="stop"))
+    answer = collect(events)
+    assert [call.arguments for call in answer.tool_calls] == [{"city": "Rome"}]
+    (invalid,) = answer.invalid_tool_calls
+    pieces = [event for event in events if isinstance(event, ToolCallDelta) and event.index == 1]
+    assert pieces[0].id == invalid.id
+    assert "".join(piece.arguments for piece in pieces) == invalid.arguments == '{"city": "Oslo '
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("choice", ["any", "auto"])
+def test_an_answer_may_end_after_each_call(name, choice):
+    dialect = DIALECTS[name]
+    rules = answer_grammar(Tools.of_request([tool()], choice, parallel=True), dialect)
+    calls = [ToolCall(name="get_weather", arguments={"city": city}) for city in ("Rome", "Oslo", "Bonn")]
+    for count in range(1, 4 if dialect.between is not None else 2):
+        text = dialect.write(calls[:count])
+        assert accepts(rules, text)
+        assert accepts(rules, text + dialect.line_end)
+    assert not accepts(rules, text + dialect.line_end + "\n")
+
+
+@pytest.mark.parametrize("name", ["hermes", "plain"])
+def test_an_end_of_line_after_the_last_call_is_no_text(name):
+    answer = scripted(call_of({"city": "Rome"}, dialect=DIALECTS[name]) + "\n", dialect=name).generate(
+        ASK, tools=[tool()], tool_choice="any"
+    )
+    assert (answer.text, answer.reason, len(answer.tool_calls)) == ("", "tool_calls", 1)

@@ -32,6 +32,7 @@ LISTS = (
     "{% for c in m['tool_calls'] %}{{ c[\"function\"] | tojson }}{% endfor %}]{{ eos_token }}"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+CHATML_ASK = "<|im_start|>user\nTell.<|im_end|>\n<|im_start|>assistant\n"
 MARKUP = "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages[0]['content'] }}"
 
 
@@ -113,6 +114,20 @@ def test_the_token_before_calls_may_be_written_once_and_changes_nothing_else(enc
     without.commit(prompt.ids + call[:3], text)
     after = (*prompt.ids, encoder.silent, *call[:5])
     assert allowed(with_token(after)) == allowed(without(prompt.ids + call[:5]))
+
+
+@pytest.mark.parametrize("tokenizer", [tiny.byte_level(), tiny.metaspace()], ids=["byte level", "metaspace"])
+@pytest.mark.parametrize("said", ["The quick bro", "The quick", "<think>\nhm", "a <think>b</think> c"])
+def test_a_turn_is_continued_in_its_place_without_a_blank(tokenizer, said):
+    encoder = PromptEncoder(name="m", tokenizer=tokenizer)
+    messages = [Message(role="user", content="Tell."), Message(role="assistant", content=said)]
+    continued = encoder.encode(messages, continues=True)
+    opening = "[INST] Tell. [/INST] " if "[INST]" in tokenizer.chat_template else None
+    text = (tokenizer.bos_token or "") + opening + said if opening else f"{CHATML_ASK}{said}"
+    assert continued.ids == encoder.encode(text).ids
+    assert continued.section.lead == ""
+    assert (continued.thinking is not None) == (said == "<think>\nhm")
+    assert encoder.encode(messages).ids != continued.ids
 
 
 def test_tokens_are_counted_and_tools_looked_for_without_weights():

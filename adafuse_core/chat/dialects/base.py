@@ -55,6 +55,7 @@ class Dialect:
         trigger: What an answer that calls tools begins with; `head` and `begin` begin with it.
         begin: Up to the tool's name.
         middle: From the name to the arguments.
+        other_middles: What models also write there, which is read alike.
         end: After the arguments.
         between: Between two calls; None where a turn has one call only.
         head: Before the first call.
@@ -72,6 +73,7 @@ class Dialect:
     middle: str
     end: str
     between: str | None
+    other_middles: tuple[str, ...] = ()
     head: str = ""
     tail: str = ""
     arguments: Arguments = JSON
@@ -79,6 +81,16 @@ class Dialect:
     after_text: bool = False
     marks: tuple[str, ...] = ()
     unmarked: tuple[str, ...] = ()
+
+    @property
+    def middles(self) -> tuple[str, ...]:
+        """All that may stand between name and arguments."""
+        return (self.middle, *self.other_middles)
+
+    @property
+    def line_end(self) -> str:
+        """The blanks between two calls, which models also write after the last one; empty if more stands there."""
+        return self.between if self.between is not None and self.between.isspace() else ""
 
     def fits(self, template: str) -> bool:
         """Whether a chat template was written for this dialect."""

@@ -7,6 +7,7 @@ DIALECT = Dialect(
     trigger="<tool_call>",
     begin='<tool_call>\n{"name": "',
     middle='", "arguments": ',
+    other_middles=('", "parameters": ',),
     end="}\n</tool_call>",
     between="\n",
     after_text=True,

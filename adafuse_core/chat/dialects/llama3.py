@@ -7,6 +7,7 @@ DIALECT = Dialect(
     trigger='{"name": "',
     begin='{"name": "',
     middle='", "parameters": ',
+    other_middles=('", "arguments": ',),
     end="}",
     between=None,
     marks=('{"name": "', '"parameters": '),

@@ -7,6 +7,7 @@ DIALECT = Dialect(
     trigger='[{"name": "',
     begin='{"name": "',
     middle='", "arguments": ',
+    other_middles=('", "parameters": ',),
     end="}",
     between=", ",
     head="[",
