@@ -17,6 +17,7 @@ from adafuse_core.member_config import SHARED_OPTIONS
 # Of every field that may hold for all members, a value that is not the default, and another one.
 VALUES = {
     "revision": ("main", "v2"),
+    "gguf_file": ("a.gguf", "b.gguf"),
     "backend": ("local", "local"),
     "backend_options": ({}, {}),
     "dtype": ("bfloat16", "float64"),

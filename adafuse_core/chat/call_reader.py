@@ -77,6 +77,12 @@ class CallReader:
         if last and self._begun and not self.repeated:
             yield from self._break_off()
 
+    def reveal(self) -> Iterator[Event]:
+        """Report a held call as far as it was written: what follows is not the members' text, so it repeats nothing."""
+        if self._open is not None and self._open.held:
+            call, self._open.held = self._open, False
+            yield ToolCallDelta(index=self.count, id=call.id, name=call.name, arguments=call.shown)
+
     def _read_whole(self, last: bool) -> Generator[Event, None, bool]:
         """Read an answer that is wholly calls in another form; returns whether it may be one, so that it is no text."""
         written, text = self._written, self._held
@@ -153,7 +159,7 @@ class CallReader:
 
     def _done(self, call: ToolCall, *, shown: bool) -> Iterator[Event]:
         """Report a complete call, unless it repeats another one; `shown` says whether its pieces were yielded."""
-        if any(call.repeats(made) for made in self._made):
+        if not shown and any(call.repeats(made) for made in self._made):
             logger.info("the answer repeats its call of %r: it ends there, and the repeated call is dropped", call.name)
             self.repeated, self._held = True, ""
         if self.repeated:

@@ -51,5 +51,6 @@ def read_answer(
             yield replace(event, reason="tool_calls") if called and event.reason == "stop" else event
         else:
             if isinstance(event, RoundDone) and (library := event.round.library_text):
+                yield from () if calls is None or unsound is None else unsound.checked(calls.reveal())
                 yield from text_events(library.text, library=True)
             yield event

@@ -47,7 +47,7 @@ class UnsoundCalls:
                 f"the token budget or a context window ended inside this call, and AdaFuse wrote {self._library!r} in "
                 "the members' place. Hint: raise max_new_tokens, or accept such calls by complete_calls=True"
             )
-            name = next((piece.name for piece in self._told if piece.name), None)
+            name = None if done.call.name in self._library else done.call.name
             arguments = "".join(piece.arguments for piece in self._told)
             done = replace(done, call=InvalidToolCall(name=name, arguments=arguments, id=done.call.id, error=error))
         self._library, self._waiting, self._told = "", [], []
