@@ -48,7 +48,7 @@ class Ensemble:
             two small models shipped with the package.
         members: Model names, paths, mappings or `MemberConfig`s in place of the config's; or ready-made
             members, such as `ScriptedMember`s, whose names and weights a config must share if one is given.
-        options: Fields of `EnsembleConfig` that override the config's.
+        options: Fields of `EnsembleConfig` that override the config's, and options of all members, such as `dtype`.
 
     Raises:
         ConfigError: An option is unknown or out of range.

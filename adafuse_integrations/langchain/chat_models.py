@@ -51,7 +51,8 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         members: Model names, paths, mappings of `MemberConfig` fields, or `MemberConfig`s.
         model: Names of the members that answer, joined by `+`; all by default. Also an option of a call. Without
             `members` it names the models to load.
-        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`.
+        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`; and options of all members, such
+            as `dtype`.
         **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
             Also options of a call.
         timeout: Most seconds that a call may take, from its start to its last chunk. Also an option of a call.

@@ -44,7 +44,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         members: Model names, paths, mappings of `MemberConfig` fields, or `MemberConfig`s.
         model: Names of the members that answer, joined by `+`; all by default. Without `members` it names the
             models to load.
-        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`.
+        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`; and options of all members, such
+            as `dtype`.
         **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
         prompt_format: `"chat"` sends the prompt as a user message through each member's chat template,
             `"raw"` lets the members continue it as it stands, `"auto"` is chat if every member has a template.

@@ -90,8 +90,9 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     Args:
         members: Model names, paths, mappings or `MemberConfig`s. Default: the two small models shipped
             with the package.
-        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`.
-        **generation options: Every field of `GenerationParams`, such as `max_new_tokens` and `stop`.
+        **ensemble options: Every other field of `EnsembleConfig`, such as `strategy`; and options of all members, such
+            as `dtype`.
+        **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
         context_window: What LlamaIndex may fill. Default: the smallest window that the members' config files
             declare, less 64 tokens for the chat template; 3900 if none is declared.
         is_chat_model: Whether LlamaIndex should send messages. Set it to False for members without a
