@@ -19,13 +19,14 @@ from adafuse_core.checks import expect_integer
 from adafuse_core.config import EnsembleConfig
 from adafuse_core.errors import PromptError
 from adafuse_core.events import Event
+from adafuse_core.forks import renew_after_fork
 from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.base import Member, Prompt, PromptReader
 from adafuse_core.members.ready_made import check_ready_made, ready_made
 from adafuse_core.members.tool_prompts import show_tools
-from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score
+from adafuse_core.request import PromptLike, Request, answer, checked_prompt, score, until_cancelled
 from adafuse_core.rounds import Scored, Span
 from adafuse_core.small_models import NAMES
 
@@ -65,7 +66,8 @@ class Ensemble:
             check_ready_made(self._given, self.config.members)
             self.config.strategy.check_abilities(self._given)
         self._members: tuple[Member, ...] | None = self._given
-        self._lock = threading.Lock()
+        self.after_fork()
+        renew_after_fork(self)
 
     @classmethod
     def from_pretrained(cls, *models: str | Path | Mapping[str, Any] | MemberConfig, **options: Any) -> Self:
@@ -99,6 +101,11 @@ class Ensemble:
                     self._release()
                     raise
             return self._members
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the members are in memory."""
+        return self._members is not None
 
     @property
     def ready_made(self) -> bool:
@@ -218,8 +225,11 @@ class Ensemble:
         if isinstance(continuations, str | Span):
             raise PromptError(f"got {continuations!r} as continuations, expected a list of them")
         spans = [_continuation(given) for given in continuations]
-        members = self.config.strategy.select(self.members)
-        return score(checked_prompt(prompt), spans, members, self.config, cancel or threading.Event()) if spans else []
+        if not spans:
+            return []
+        cancel = cancel or threading.Event()
+        members = self.config.strategy.select(self._loaded(cancel))
+        return score(checked_prompt(prompt), spans, members, self.config, cancel)
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that."""
@@ -285,6 +295,10 @@ class Ensemble:
             if loaded is not None and self._given is None:
                 self._release()
 
+    def after_fork(self) -> None:
+        """Make a new lock: in a forked child nobody would open the old one. Called by the system."""
+        self._lock = threading.Lock()
+
     def __enter__(self) -> Self:
         return self
 
@@ -300,7 +314,12 @@ class Ensemble:
         return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy.name})"
 
     def _answer(self, request: Request) -> Generator[Event]:
-        yield from answer(request, self.config.strategy.select(self.members), self.config)
+        members = self.config.strategy.select(self._loaded(request.cancel))
+        yield from answer(request, members, self.config)
+
+    def _loaded(self, cancel: threading.Event) -> tuple[Member, ...]:
+        """The members. While they are loaded, the request can be cancelled."""
+        return self._members or until_cancelled(lambda: self.members, cancel)
 
     def _release(self) -> None:
         for config in self.config.members:

@@ -10,42 +10,44 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from adafuse_core.forks import renew_after_fork
+from adafuse_integrations.common.deadline import POLL_SECONDS, Cancellation
+
 Item = TypeVar("Item")
 
-_DONE = object()
+_BEGUN, _DONE = object(), object()
 
 
 class Worker:
-    """A few threads that drive blocking iterators on behalf of event loops.
+    """Threads that drive blocking iterators on behalf of event loops.
 
-    Threads start with the first use. Copies and pickles are new workers.
+    Threads start when they are needed. A forked child starts threads of its own.
 
     Args:
-        threads: Most iterators driven at the same time; others wait for their turn. Each thread more makes an event
-            loop wait longer for the interpreter lock.
+        threads: Most iterators driven at the same time; others wait for their turn.
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin without threads."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    async def iterate(
-        self, start: Callable[[threading.Event], Iterator[Item]], cancel: threading.Event | None = None
-    ) -> AsyncGenerator[Item]:
+    async def iterate(self, start: Callable[[], Iterator[Item]], cancel: Cancellation) -> AsyncGenerator[Item]:
         """Items of a blocking iterator, in order, as they come; its errors too.
 
-        Closing or cancelling sets the event, upon which the iterator is to raise within a step; the
-        consumer does not wait for it.
+        Closing or cancelling sets `cancel`; the consumer does not wait for the iterator to end.
 
         Args:
-            start: Makes the iterator, given the event. Called and consumed on one thread, in a copy
-                of the caller's context.
-            cancel: The event, for callers that want to set it themselves.
+            start: Makes the iterator. Called and consumed on one thread, in a copy of the caller's context.
+            cancel: Upon which the iterator is to raise within a step. A call that waits for a thread ends at once.
         """
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[Any] = asyncio.Queue()
-        cancel = cancel or threading.Event()
 
         def send(item: Any, error: BaseException | None = None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
@@ -53,7 +55,9 @@ class Worker:
 
         def drive() -> None:
             try:
-                iterator = start(cancel)
+                cancel.check()
+                send(_BEGUN)
+                iterator = start()
                 with contextlib.closing(iterator):  # type: ignore[type-var]
                     for item in iterator:
                         send(item)
@@ -63,13 +67,13 @@ class Worker:
 
         future = self._executor().submit(contextvars.copy_context().run, drive)
         try:
-            while True:
+            item, error = await _first(items, cancel)
+            while error is None and item is not _DONE:
+                if item is not _BEGUN:
+                    yield item
                 item, error = await items.get()
-                if error is not None:
-                    raise error
-                if item is _DONE:
-                    return
-                yield item
+            if error is not None:
+                raise error
         finally:
             cancel.set()
             future.cancel()
@@ -77,8 +81,14 @@ class Worker:
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="adafuse")
+                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="adafuse")
             return self._pool
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Worker, (self._threads,)
+
+async def _first(items: asyncio.Queue[Any], cancel: Cancellation) -> Any:
+    """What comes once a thread has taken the call."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                return await items.get()
+        cancel.check()

@@ -599,7 +599,7 @@ async def test_20_gradient_modes_of_callers_are_left_alone(kind):
         while any(pool.submit(next, stream, None).result() is not None for pool in (first, second)):
             seen += [pool.submit(modes).result() for pool in (first, second)]
     await llm.ainvoke(QUESTION)
-    pool = llm._worker._executor()
+    pool = llm._runs._worker._executor()
     seen += [pool.submit(modes).result() for _ in range(8)]
     with torch.no_grad():
         assert {modes() for _ in llm.stream(QUESTION)} == {(False, False)}
