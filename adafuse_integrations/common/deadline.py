@@ -29,10 +29,14 @@ class Cancellation(threading.Event):
         super().__init__()
         self._timeout, self._event, self._clock = timeout, event, clock or monotonic
         self._end = None if timeout is None else self._clock() + timeout
+        self._late = False  # the time was up before anybody cancelled the call
 
     def is_set(self) -> bool:
         """Whether the call is to end."""
-        return self._cancelled() or (self._end is not None and self._clock() >= self._end)
+        if super().is_set() or (self._event is not None and self._event.is_set()):
+            return True
+        self._late = self._late or (self._end is not None and self._clock() >= self._end)
+        return self._late
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the call is to end, at most so many seconds; whether it is to end."""
@@ -50,8 +54,8 @@ class Cancellation(threading.Event):
             raise self.reason(CancelledError("the call was cancelled"))
 
     def reason(self, error: CancelledError) -> CancelledError:
-        """A `DeadlineError` in place of the error if nobody but the time ended the call."""
-        if self._cancelled() or not self.is_set():
+        """A `DeadlineError` in place of the error if the time was up before anybody cancelled the call."""
+        if not (self.is_set() and self._late):
             return error
         late = DeadlineError(
             f"the answer was not complete after timeout={self._timeout} seconds",
@@ -60,9 +64,6 @@ class Cancellation(threading.Event):
         )
         late.__cause__ = error
         return late
-
-    def _cancelled(self) -> bool:
-        return super().is_set() or (self._event is not None and self._event.is_set())
 
 
 def check_options(timeout: object = None, cancel: object = None) -> None:
