@@ -14,6 +14,7 @@ from llama_index.core.llms import ChatMessage
 from pydantic import ValidationError
 
 from adafuse_core import CancelledError, ConfigError, DeadlineError, Ensemble, MemberError, ScriptedMember
+from adafuse_core.engine.read_request import ReadRequest
 from adafuse_integrations.langchain import AdaFuseLLM as LangChainLLM
 from adafuse_integrations.langchain import ChatAdaFuse
 from adafuse_integrations.llama_index import AdaFuseLLM as LlamaIndexLLM
@@ -183,15 +184,12 @@ async def test_time_runs_while_models_are_loaded_and_the_load_goes_on(kind, way,
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_time_runs_while_a_request_waits_for_memory(kind, way):
-    """The first answer holds all the memory for keys and values, and its consumer does not go on."""
+    """Another sequence holds all the memory for keys and values, and is not idle."""
     llm = kind(members=[{"model": "small:aspen", "max_kv_tokens": 200}], max_new_tokens=None)
-    llm.cancel()
     (member,) = (llm._running() if kind is not LlamaIndexLLM else llm.ensemble).members
     batcher = member.backend._batcher
     holder = batcher.open((1, 2, 3))
     with batcher.call(holder):  # so that it is not idle
-        from adafuse_core.engine.read_request import ReadRequest
-
         batcher.read(ReadRequest(holder, [tuple(range(3, 150))]), lambda: None)
         with pytest.raises(DeadlineError):
             await asked(llm, way, timeout=0.2)
