@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from adafuse_core.forks import renew_after_fork
 from adafuse_integrations.common.deadline import POLL_SECONDS, Cancellation
 
 Item = TypeVar("Item")
+Work = Callable[[], None]
 
 _BEGUN, _DONE = object(), object()
 
@@ -21,7 +25,8 @@ _BEGUN, _DONE = object(), object()
 class Worker:
     """Threads that drive blocking iterators on behalf of event loops.
 
-    Threads start when they are needed. A forked child starts threads of its own.
+    Threads start when they are needed, and not on the event loop: to start a thread is to wait for the interpreter lock.
+    A forked child starts threads of its own.
 
     Args:
         threads: Most iterators driven at the same time; others wait for their turn.
@@ -35,7 +40,7 @@ class Worker:
     def after_fork(self) -> None:
         """Begin without threads."""
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._queue: SimpleQueue[Work | None] | None = None
 
     async def iterate(self, start: Callable[[], Iterator[Item]], cancel: Cancellation) -> AsyncGenerator[Item]:
         """Items of a blocking iterator, in order, as they come; its errors too.
@@ -65,7 +70,7 @@ class Worker:
             except BaseException as error:
                 send(_DONE, error)
 
-        future = self._executor().submit(contextvars.copy_context().run, drive)
+        self._waiting().put(partial(contextvars.copy_context().run, drive))
         try:
             item, error = await _first(items, cancel)
             while error is None and item is not _DONE:
@@ -76,13 +81,23 @@ class Worker:
                 raise error
         finally:
             cancel.set()
-            future.cancel()
 
-    def _executor(self) -> ThreadPoolExecutor:
+    def _waiting(self) -> SimpleQueue[Work | None]:
+        """What waits for a thread."""
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="adafuse")
-            return self._pool
+            if self._queue is None:
+                self._queue = SimpleQueue()
+                weakref.finalize(self, self._queue.put, None)
+                threading.Thread(target=_hand_out, args=[self._queue, self.threads], daemon=True).start()
+            return self._queue
+
+
+def _hand_out(queue: SimpleQueue[Work | None], threads: int) -> None:
+    """Give what is in a queue to threads, in order, until None comes."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="adafuse")
+    while (work := queue.get()) is not None:
+        pool.submit(work)
+    pool.shutdown(wait=False)
 
 
 async def _first(items: asyncio.Queue[Any], cancel: Cancellation) -> Any:
