@@ -25,8 +25,8 @@ _BEGUN, _DONE = object(), object()
 class Worker:
     """Threads that drive blocking iterators on behalf of event loops.
 
-    Threads start when they are needed, and not on the event loop: to start a thread is to wait for the interpreter lock.
-    A forked child starts threads of its own.
+    Threads start when they are needed, and not on the event loop, which would wait for the interpreter lock at each of
+    them. A forked child starts threads of its own.
 
     Args:
         threads: Most iterators driven at the same time; others wait for their turn.

@@ -6,10 +6,14 @@ import asyncio
 import inspect
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ModelTimeoutError as LangChainTimeout
+from langgraph.graph import START, MessagesState, StateGraph
 from llama_index.core.llms import ChatMessage
 from pydantic import ValidationError
 
@@ -322,3 +326,83 @@ async def test_cancel_ends_all_calls_of_an_object_but_not_of_its_copies(kind, wa
         with pytest.raises(CancelledError):
             await asyncio.to_thread(calls[2].result, LONG)
     assert llm.cancel() == 0
+
+
+# --- LangChain's runs ---
+
+
+CHAT_WAYS = {
+    "invoke": lambda llm, config: asyncio.to_thread(llm.invoke, "go", config),
+    "stream": lambda llm, config: asyncio.to_thread(lambda: list(llm.stream("go", config))),
+    "ainvoke": lambda llm, config: llm.ainvoke("go", config),
+    "astream": lambda llm, config: drained(llm.astream("go", config)),
+    "batch": lambda llm, config: asyncio.to_thread(llm.batch, ["go"], config),
+    "abatch": lambda llm, config: llm.abatch(["go"], config),
+}
+
+
+async def drained(stream):
+    return [item async for item in stream]
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("by", ["run_id", "tag"])
+@pytest.mark.parametrize("way", CHAT_WAYS)
+async def test_a_run_is_cancelled_by_its_id_or_a_tag(kind, way, by):
+    llm, member = endless(kind, steps=0)
+    given = [uuid.uuid4(), uuid.uuid4()]
+    configs = [{"run_id": one} if by == "run_id" else {"tags": [str(one), "all"]} for one in given]
+    tasks = [asyncio.create_task(CHAT_WAYS[way](llm, config)) for config in configs]
+    await until(lambda: len(member.running) == 2)
+    assert llm.cancel(uuid.uuid4()) == 0
+    assert llm.cancel(given[1] if by == "run_id" else str(given[1])) == 1
+    with pytest.raises(CancelledError):
+        await asyncio.wait_for(tasks[1], LONG)
+    assert not tasks[0].done()
+    assert llm.cancel(given[0] if by == "run_id" else "all") == 1
+    with pytest.raises(CancelledError):
+        await asyncio.wait_for(tasks[0], LONG)
+    await stopped(member)
+    assert member.drafts == 0
+
+
+@pytest.mark.parametrize("mode", ["messages", "updates"])
+async def test_a_tag_of_a_graph_cancels_the_call_inside(mode):
+    """Also if nobody reads the stream any more: LangGraph runs a node to its end on a thread."""
+    llm, member = endless(ChatAdaFuse, steps=1)
+
+    def answer(state):
+        return {"messages": [llm.bind_tools([]).invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("answer", answer)
+    builder.add_edge(START, "answer")
+    graph = builder.compile()
+
+    def consume():
+        for _ in graph.stream({"messages": [("user", "go")]}, {"tags": ["user-17"]}, stream_mode=mode):
+            break
+
+    task = asyncio.create_task(asyncio.to_thread(consume))
+    await until(lambda: member.drafts == 1)
+    assert llm.cancel("user-18") == 0
+    assert llm.cancel("user-17") == 1
+    await asyncio.gather(task, return_exceptions=True)
+    await stopped(member)
+    assert member.drafts == 1
+
+
+async def test_the_handles_of_a_call_are_in_no_trace_and_no_cache_key():
+    class Heard(BaseCallbackHandler):
+        def on_chat_model_start(self, serialized, messages, **kwargs):
+            seen.append(str(kwargs))
+
+    seen, member = [], ScriptedMember("a", "one")
+    llm = of(ChatAdaFuse, member, cache=InMemoryCache())
+    config = {"callbacks": [Heard()]}
+    for cancel in (None, threading.Event(), threading.Event()):
+        assert llm.invoke("go", config, cancel=cancel).text == "one"
+    assert len(member.prompts) == 1
+    list(llm.stream("go", config, cancel=threading.Event()))
+    assert len(seen) == 4
+    assert not any("cancel" in told or "_run_names" in told for told in seen)
