@@ -20,6 +20,7 @@ from adafuse_core.checks import expect, expect_integer, several
 from adafuse_core.config import EnsembleConfig, default_config
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.events import Event
+from adafuse_core.forks import renew_after_fork
 from adafuse_core.generation import Generation, collect
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
@@ -27,7 +28,16 @@ from adafuse_core.members.base import Member, Prompt, PromptReader
 from adafuse_core.members.context_windows import declared_window
 from adafuse_core.members.ready_made import check_ready_made, ready_made
 from adafuse_core.members.tool_prompts import can_call_tools, show_tools
-from adafuse_core.request import PromptLike, Request, answer, checked_cancel, checked_prompt, checked_span, score
+from adafuse_core.request import (
+    PromptLike,
+    Request,
+    answer,
+    checked_cancel,
+    checked_prompt,
+    checked_span,
+    score,
+    until_cancelled,
+)
 from adafuse_core.rounds import Scored, Span
 
 logger = logging.getLogger(__name__)
@@ -73,7 +83,8 @@ class Ensemble:
             check_ready_made(self._given, self.config.members, self.config.member_defaults)
             self.config.strategy.check_abilities(self._given)
         self._members: tuple[Member, ...] | None = self._given
-        self._lock = threading.Lock()
+        self.after_fork()
+        renew_after_fork(self)
 
     @classmethod
     def from_pretrained(cls, *models: MemberLike | Iterable[MemberLike], **options: Any) -> Self:
@@ -119,6 +130,11 @@ class Ensemble:
                     self._release()
                     raise
             return self._members
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the members are in memory."""
+        return self._members is not None
 
     @property
     def ready_made(self) -> bool:
@@ -253,8 +269,11 @@ class Ensemble:
         """
         given = several("continuations", continuations, "give a list of texts or Spans", PromptError)
         spans = [checked_span(continuation) for continuation in given]
-        members = self.config.strategy.select(self.members)
-        return score(checked_prompt(prompt), spans, members, self.config, checked_cancel(cancel)) if spans else []
+        if not spans:
+            return []
+        cancel = checked_cancel(cancel)
+        members = self.config.strategy.select(self._loaded(cancel))
+        return score(checked_prompt(prompt), spans, members, self.config, cancel)
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Length of a prompt per member, each in its own tokens, template included. No weights are loaded for that.
@@ -325,6 +344,10 @@ class Ensemble:
             if loaded is not None and self._given is None:
                 self._release()
 
+    def after_fork(self) -> None:
+        """Make a new lock: in a forked child nobody would open the old one. Called by the system."""
+        self._lock = threading.Lock()
+
     def __enter__(self) -> Self:
         return self
 
@@ -340,7 +363,12 @@ class Ensemble:
         return f"Ensemble({', '.join(self.names)}; strategy={self.config.strategy.name})"
 
     def _answer(self, request: Request) -> Generator[Event]:
-        yield from answer(request, self.config.strategy.select(self.members), self.config)
+        members = self.config.strategy.select(self._loaded(request.cancel))
+        yield from answer(request, members, self.config)
+
+    def _loaded(self, cancel: threading.Event) -> tuple[Member, ...]:
+        """The members. While they are loaded, the request can be cancelled."""
+        return self._members or until_cancelled(lambda: self.members, cancel)
 
     def _release(self) -> None:
         for config in self.config.members:

@@ -102,5 +102,5 @@ class CancelledError(AdaFuseError):
     """The generation was cancelled from outside while a member was at work."""
 
 
-class DeadlineError(CancelledError):
+class DeadlineError(CancelledError, TimeoutError):
     """A generation took longer than its timeout, and was ended."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from adafuse_core.chat.call_grammar import answer_grammar
 from adafuse_core.chat.call_reader import CallReader
@@ -30,6 +32,9 @@ from adafuse_core.rounds import Scored, Span
 from adafuse_core.stopping import StopMatcher, until_stop
 
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
+Result = TypeVar("Result")
+
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +180,31 @@ def score(
             Scored(span=span, scores={score.member: score for score in row}, value=value)
             for span, row, value in zip(spans, rows, values, strict=True)
         ]
+
+
+def until_cancelled(work: Callable[[], Result], cancel: threading.Event) -> Result:
+    """What some work returns that can't be stopped, such as loading a model.
+
+    If the request is cancelled meanwhile, `CancelledError` is raised at once; the work goes on in a thread of its own,
+    so that the next request finds its result.
+    """
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=[run], name="adafuse-load").start()
+    while True:
+        try:
+            return done.result(_POLL_SECONDS)
+        except TimeoutError:
+            if done.done():
+                return done.result()
+            if cancel.is_set():
+                raise CancelledError("the generation was cancelled while its models were loaded") from None
 
 
 def _check_fits(span: Span, prefixes: Prefixes) -> None:

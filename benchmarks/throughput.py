@@ -3,12 +3,14 @@
     python benchmarks/throughput.py --threads 2 --json PATH
     python benchmarks/throughput.py --threads 2 --longest 90 --budget 96 --prompts 96 --json PATH
     python benchmarks/throughput.py --device cuda --shape 8b --json PATH
+    python benchmarks/throughput.py --first-word --threads 1 --json PATH
 
 The first is mostly about reading prompts, the second about writing answers. The small models of the package continue
 plain documents of some 20 to 400 (or 90) tokens (passages of the curriculum with held-out names, the first ones of a
 seeded generator). Every row answers the same prompts, so many at a time; the texts must equal those of one at a time.
 With `--shape` two models with random weights that never agree do so (see `random_models.py`), which is the most work;
 in half precision a few texts differ, where two choices are all but equal.
+With `--first-word`: how long a short prompt waits for its first word alone, and while eight other answers are written.
 Memory: the keys and values held for running answers, sampled while it runs.
 """
 
@@ -20,17 +22,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from operator import eq
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import common
-from adafuse_core import Ensemble
+from adafuse_core import CancelledError, Ensemble, RoundDone, TextDelta
 from random_models import LLAMA, QWEN, SPREADS, RandomModels, shapes
 from training.curriculum import reading
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
 SHORTEST = 20  # tokens of a prompt
+LONG_ONES = 8  # answers beside a short prompt
 
 
 def main() -> None:
@@ -40,6 +45,9 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=64, help="most tokens of an answer (default: 64)")
     parser.add_argument("--dtype", help="of the weights (default: float32; bfloat16 for 8b)")
     parser.add_argument("--shape", choices=tuple(shapes()), help="random weights of this shape, not the small models")
+    parser.add_argument(
+        "--first-word", action="store_true", help="measure the wait of a short prompt beside long answers"
+    )
     parser.add_argument("--bandwidth", type=float, default=4.3, help="of the GPU's memory, TB/s (default: 4.3)")
     args = parser.parse_args()
     result = common.prepare(args)
@@ -54,9 +62,12 @@ def main() -> None:
             result |= {"shape": args.shape} | models.sizes(args.bandwidth)
             ensemble = stack.enter_context(models.ensemble((LLAMA, QWEN), SPREADS["confident"], "guessing", 3))
             prompts = [models.prompt(length) for length in lengths_up_to(args.longest, n)]
-        result |= measure(ensemble, prompts, concurrency, budget, exact=args.dtype in ("float32", "float64"))
+        if args.first_word:
+            result |= first_words(ensemble, prompts, 3 if args.quick else 30)
+        else:
+            result |= measure(ensemble, prompts, concurrency, budget, exact=args.dtype in ("float32", "float64"))
     result["dtype"] = args.dtype
-    show(result)
+    (show_first_words if args.first_word else show)(result)
     common.finish(result, args.json)
 
 
@@ -81,6 +92,53 @@ def measure(
         "rows": rows,
         "cache": [member["cache"] for member in ensemble.describe()["members"]],
     }
+
+
+def first_words(ensemble: Ensemble, prompts: Sequence[str], repeats: int) -> dict[str, Any]:
+    """Milliseconds to the first word of the shortest prompt, alone and beside long answers, and of a round of those."""
+    short = min(prompts, key=len)
+    alone = [first_word(ensemble, short) for _ in range(repeats + 1)][1:]  # the first one warms up
+    stop, rounds = threading.Event(), list[float]()
+    with contextlib.ExitStack() as stack:
+        others = stack.enter_context(ThreadPoolExecutor(LONG_ONES))
+        stack.callback(stop.set)
+        for number in range(LONG_ONES):
+            others.submit(keep_answering, ensemble, prompts[number % len(prompts)], stop, rounds)
+        while len(rounds) < LONG_ONES:
+            time.sleep(0.01)
+        beside = [first_word(ensemble, short) for _ in range(repeats)]
+    figures = {"alone": alone, "beside": beside, "round": rounds}
+    return {name: {"median_ms": median(values) * 1e3, "most_ms": max(values) * 1e3} for name, values in figures.items()}
+
+
+def first_word(ensemble: Ensemble, prompt: str) -> float:
+    """Seconds to the first text."""
+    began = time.perf_counter()
+    with contextlib.closing(ensemble.stream(prompt)) as events:
+        next(event for event in events if isinstance(event, TextDelta))
+        return time.perf_counter() - began
+
+
+def keep_answering(ensemble: Ensemble, prompt: str, stop: threading.Event, rounds: list[float]) -> None:
+    """Answer again and again, and note how long each round takes."""
+    with contextlib.suppress(CancelledError):
+        while not stop.is_set():
+            began = time.perf_counter()
+            for event in ensemble.stream(prompt, cancel=stop, max_new_tokens=512):
+                if isinstance(event, RoundDone):
+                    rounds.append(time.perf_counter() - began)
+                    began = time.perf_counter()
+
+
+def show_first_words(result: dict[str, Any]) -> None:
+    names = {
+        "alone": "first word, alone",
+        "beside": f"first word beside {LONG_ONES} answers",
+        "round": "a round of those",
+    }
+    rows = [[text, result[name]["median_ms"], result[name]["most_ms"]] for name, text in names.items()]
+    bound = 3 * result["alone"]["median_ms"] + result["round"]["median_ms"]
+    common.show("a short prompt", ["", "median ms", "most ms"], [*rows, ["three times alone and a round", bound, None]])
 
 
 def lengths_up_to(longest: int, n: int) -> list[int]:

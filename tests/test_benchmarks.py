@@ -73,6 +73,11 @@ def test_latency(tmp_path):
     assert result["memory"]["prefix_kv_mib"] > 0
 
 
+def test_first_words(tmp_path):
+    result = run("throughput.py", tmp_path / "first.json", "--first-word")
+    assert all(result[name]["median_ms"] > 0 for name in ("alone", "beside", "round"))
+
+
 @pytest.mark.parametrize("shape", [(), ("--shape", "tiny")])
 def test_throughput(tmp_path, shape):
     result = run("throughput.py", tmp_path / "throughput.json", *shape)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from adafuse_core.backends.base import Abilities, Allowed, TopTokens, Until
-from adafuse_core.engine.batching import Batcher, Closed
+from adafuse_core.engine.batching import Batcher, Closed, Orphaned
 from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.distributions import Distribution, gather, masked
 from adafuse_core.engine.forward import Model
@@ -18,6 +18,7 @@ from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.engine.store_choice import StoreChoice
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
+from adafuse_core.forks import renew_after_fork
 from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class LocalBackend:
         self.model = model
         self._choice = choice
         self._batcher = Batcher(choice.store, max_kv_tokens=choice.max_kv_tokens)
+        self._forked = False
+        renew_after_fork(self)
         log = logger.warning if choice.fallback else logger.info
         log("member %r runs with KV memory %s", name, choice)
 
@@ -49,6 +52,8 @@ class LocalBackend:
         allowed: Allowed | None = None,
     ) -> LocalSession:
         """A session that begins with a context; see `Backend.open`."""
+        if self._forked and self.model.device.type != "cpu":
+            raise _lost(str(self.model.device))
         limit = self._batcher.max_kv_tokens
         if limit is not None and len(context) + SPARE_TOKENS >= limit:
             raise ContextOverflowError(
@@ -57,6 +62,10 @@ class LocalBackend:
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
         return LocalSession(self._batcher, context, window, Lookup() if lookup else None, raise_if_cancelled, allowed)
+
+    def after_fork(self) -> None:
+        """Remember that this is another process than the one that loaded the model."""
+        self._forked = True
 
     def take_turns(self, turns: Turns) -> None:
         """Share the turns of a device with its other models."""
@@ -210,6 +219,8 @@ class LocalSession:
             ) from error
         except Closed:
             raise _freed() from None
+        except Orphaned:
+            raise _orphaned() from None
 
     def _looked_up(self, contexts: Iterable[Ids]) -> list[Ids]:
         if self._lookup is None:
@@ -234,4 +245,20 @@ def _masked_known(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribut
 def _freed() -> MemberError:
     return MemberError(
         "its model was freed by close() while it was in use", hint="close when all streams are done", retryable=False
+    )
+
+
+def _orphaned() -> MemberError:
+    return MemberError(
+        "this request began before the process was forked, and goes on in the parent",
+        hint="begin it again in this process",
+        retryable=False,
+    )
+
+
+def _lost(device: str) -> MemberError:
+    return MemberError(
+        f"its model was loaded on {device} before this process was forked, and a forked process can't use that device",
+        hint="load models after the fork, or start processes with multiprocessing's 'spawn'",
+        retryable=False,
     )

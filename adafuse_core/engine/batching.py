@@ -16,6 +16,7 @@ from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.store import Store
+from adafuse_core.forks import renew_after_fork
 from adafuse_core.text.ids import Ids
 
 POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
@@ -24,6 +25,10 @@ IDLE_SECONDS = 0.5  # a sequence unused for longer may be evicted when memory is
 
 class Closed(Exception):
     """The model was freed."""
+
+
+class Orphaned(Exception):
+    """The sequence belongs to the process that this one was forked from."""
 
 
 class _Queued:
@@ -52,14 +57,22 @@ class Batcher:
         self.turns = Turns(clock)  # models on one device share theirs
         self.max_kv_tokens = max_kv_tokens
         self._clock = clock
-        self._lock = threading.RLock()  # of everything below
-        self._changed = threading.Condition(self._lock)  # a pass or a sequence ended, so that there may be room
+        self._closed = False
         self._last_used: dict[Memo, float] = {}  # of all sequences, oldest first
+        self._orphans: list[Memo] = []  # sequences of the process that this one was forked from
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin without sequences and requests. The parent's sequences may be in the middle of a change."""
+        self._lock = threading.RLock()  # of everything below
+        self._changed = threading.Condition(self._lock)  # a request came, a pass or a sequence ended
+        self._orphans += self._last_used  # kept, since what they hold is not to be freed while locks are renewed
+        self._last_used = {}
         self._in_call: set[Memo] = set()  # sequences that keep their memory, since they are in the middle of work
         self._queue: list[_Queued] = []
         self._passing: list[_Queued] = []  # read by the pass that runs now
         self._leader: _Queued | None = None  # its thread runs the passes
-        self._closed = False
 
     def open(self, context: Ids) -> Memo:
         """The memo of a new sequence. Nothing is computed yet."""
@@ -78,7 +91,8 @@ class Batcher:
         finally:
             with self._lock:
                 self._in_call.discard(memo)
-                self._last_used[memo] = self._clock.now()
+                if memo in self._last_used:
+                    self._last_used[memo] = self._clock.now()
                 self._changed.notify_all()
 
     def read(self, request: ReadRequest, check: Callable[[], None]) -> None:
@@ -90,12 +104,16 @@ class Batcher:
 
         Raises:
             Closed: The model was freed.
+            Orphaned: The sequence was opened before this process was forked.
         """
         with self._lock:
+            if request.memo not in self._last_used:
+                raise Orphaned
             queued = _Queued(request, self._lock)
             self._queue.append(queued)
             self._leader = self._leader or queued
             self.turns.arrive()
+            self._changed.notify_all()  # a leader that waits for room may find some for this request
             try:
                 while not queued.settled:
                     if queued not in self._passing:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 
 from adafuse_core.engine.clock import SYSTEM, Clock
+from adafuse_core.forks import renew_after_fork
 
 PATIENCE = 2.0  # times the last pass: how long an answered request is waited for
 MOST_SECONDS = 0.05  # but never longer
@@ -37,9 +38,14 @@ class Turns:
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
+        self._pass_seconds = 0.0
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Nobody waits yet."""
         self._changed = threading.Condition()
         self._taken = False
-        self._pass_seconds = 0.0
         self._queues: list[_Queue] = []
         self._expected: dict[int, float] = {}  # threads that will come back, and when they were answered
 

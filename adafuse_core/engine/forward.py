@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import DynamicCache
+
+from adafuse_core.forks import PassLock
 
 
 class Model:
@@ -24,7 +25,7 @@ class Model:
         self.module = model.eval()
         self.forwards = 0
         self.tokens = 0
-        self._lock = threading.Lock()
+        self._lock = PassLock()
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @property

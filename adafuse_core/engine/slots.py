@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from adafuse_core.engine.store import SPARE_TOKENS
+from adafuse_core.forks import renew_after_fork
 
 BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, padding writes to the other
 _FIRST_PLACES = 4096  # or an eighth of the most
@@ -160,6 +161,11 @@ class Pool:
         self._size = WASTE + 1
         self._free: list[int] = []
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [places, kv_heads, dim]
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make a new lock."""
         self._lock = threading.Lock()  # sequences are forgotten by any thread
 
     def rent(self) -> RentedMemory:

@@ -85,16 +85,12 @@ class TreeStore:
 
     def _parts(self, requests: Sequence[ReadRequest], touched: list[Memo]) -> Iterator[SequencePart]:
         """What this pass reads; adds the memos whose memory it changes to `touched`."""
-        left = self._chunk
-        for request in requests:
-            memo, ends = request.memo, request.ends()
-            unread = len(memo.trunk) - (0 if memo.kv is None else memo.kv.trunk_read)
-            if unread and not left:
-                continue
-            chunk = min(unread, left)
-            nodes = nodes_to_read(ends) if chunk == unread else []
+        ends = [request.ends() for request in requests]
+        memos = [request.memo for request in requests]
+        unread = [len(memo.trunk) - (0 if memo.kv is None else memo.kv.trunk_read) for memo in memos]
+        for index, chunk in enumerate(shared_chunk(unread, self._chunk)):
+            memo, nodes = memos[index], nodes_to_read(ends[index]) if chunk == unread[index] else []
             if chunk or nodes:
-                left -= chunk
                 touched.append(memo)
                 yield SequencePart(memo, self._slots(memo), chunk, nodes)
 
@@ -130,3 +126,22 @@ class TreeStore:
         keep = [index for index, wanted in enumerate(is_node) if wanted]
         with RaggedPass(parts) as tree:
             return self._model.read(tokens, positions, tree, keep or [len(tokens) - 1])
+
+
+def shared_chunk(unread: Sequence[int], chunk: int) -> list[int]:
+    """How many tokens of each prompt a pass reads: a quarter is for the oldest, the rest for the shortest first.
+
+    So a short prompt does not wait for the long ones before it, and those do not wait for ever.
+
+    Args:
+        unread: Tokens of each prompt that no pass has read, the oldest prompt first.
+        chunk: Most tokens of all prompts.
+    """
+    oldest = next((index for index, count in enumerate(unread) if count), 0)
+    shares = [min(count, chunk // 4) if index == oldest else 0 for index, count in enumerate(unread)]
+    left = chunk - sum(shares)
+    for index in sorted(range(len(unread)), key=unread.__getitem__):
+        more = min(unread[index] - shares[index], left)
+        shares[index] += more
+        left -= more
+    return shares

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 
+from adafuse_core.forks import renew_after_fork
 from adafuse_core.members.base import Member, Opening, Prefix
 from adafuse_core.rounds import Draft, DraftPlan, Score, Span
 
@@ -119,6 +120,7 @@ class SideBySide:
             return list(work(self._groups[0]))
         if self._threads is None:
             self._threads = ThreadPoolExecutor(len(self._groups), thread_name_prefix="adafuse-place")
+            renew_after_fork(self)
         done = list(self._threads.map(lambda group: list(work(group)), self._groups))
         found = {
             index: result
@@ -126,6 +128,10 @@ class SideBySide:
             for index, result in zip(group, part, strict=True)
         }
         return [found[index] for index in sorted(found)]
+
+    def after_fork(self) -> None:
+        """Begin without threads."""
+        self._threads = None
 
     def close(self) -> None:
         """End the threads."""

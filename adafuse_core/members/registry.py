@@ -1,17 +1,21 @@
 """Loaded models, shared by the whole process: two ensembles that name the same model share its weights.
 
-The only module state of the library. Configs travel (copy, pickle, other threads), models stay here.
+The module state of the library, beside the list of what is renewed in forked children (`forks.py`). Configs travel
+(copy, pickle, other threads), models stay here.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from adafuse_core.errors import ModelLoadError
 from adafuse_core.member_config import MemberConfig
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ _users: defaultdict[str, WeakSet[object]] = defaultdict(WeakSet)
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 _shared: dict[tuple[str, Callable[[], Any]], Any] = {}  # by place, and what makes it
 _guard = threading.Lock()
+_loading: list[str] = []  # what is being loaded, on any thread
+_broken_off: list[str] = []  # what the parent was loading when this process was forked
 
 
 def acquire(config: MemberConfig, user: object) -> ModelMember:
@@ -39,7 +45,8 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
         if key not in _members:
             from adafuse_core.members.loader import load_member
 
-            _members[key] = load_member(config, _encoder(config), shared)
+            with _noted(config):
+                _members[key] = load_member(config, _encoder(config), shared)
         with _guard:
             _users[key].add(user)
         return _members[key].named(config.label, config.weight)
@@ -70,13 +77,39 @@ def _lock(key: str) -> threading.Lock:
         return _locks[key]
 
 
+@contextmanager
+def _noted(config: MemberConfig) -> Iterator[None]:
+    """Around loading. A child of a process that was loading can't load: what another thread began never ends there."""
+    if _broken_off:
+        raise ModelLoadError(
+            f"this process was forked while its parent loaded a model ({_broken_off[0]})",
+            member=config.label,
+            hint="fork before or after models are loaded, or start processes with multiprocessing's 'spawn'",
+        )
+    _loading.append(config.model)
+    try:
+        yield
+    finally:
+        _loading.remove(config.model)
+
+
+def _after_fork() -> None:
+    """Make new locks, and note what the parent was loading."""
+    global _guard
+    _guard = threading.Lock()
+    _locks.clear()
+    _broken_off.extend(_loading)
+    _loading.clear()
+
+
 def _encoder(config: MemberConfig) -> PromptEncoder:
     """The shared one, loaded at the first call; the lock of the config is held."""
     key = config.load_key
     if key not in _encoders:
         from adafuse_core.members.tokenizers import load_encoder
 
-        _encoders[key] = load_encoder(config)
+        with _noted(config):
+            _encoders[key] = load_encoder(config)
     return _encoders[key]
 
 
@@ -91,3 +124,7 @@ def shared(place: str, make: Callable[[], Any]) -> Any:
 def loaded() -> int:
     """Number of models in memory."""
     return len(_members)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -15,6 +15,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer
 
 from adafuse_core.errors import ConfigError
+from adafuse_core.forks import renew_after_fork
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 
 _RECENT = 64  # grammars that a vocabulary keeps
@@ -36,10 +37,15 @@ class Vocabulary:
         self.size = size
         self._tokenizer = tokenizer
         self._codec = codec
-        self._lock = threading.Lock()
+        self.after_fork()
+        renew_after_fork(self)
         self._engine: LLTokenizer | None = None
         # By a grammar's source the engine's state at its beginning, to be copied before it is used.
         self.matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
+
+    def after_fork(self) -> None:
+        """Make a new lock."""
+        self._lock = threading.Lock()
 
     @property
     def engine(self) -> LLTokenizer:

@@ -6,46 +6,53 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
-Item = TypeVar("Item")
+from adafuse_core.forks import renew_after_fork
+from adafuse_integrations.common.deadline import POLL_SECONDS, Cancellation
 
-_DONE = object()
+Item = TypeVar("Item")
+Work = Callable[[], None]
+
+_BEGUN, _DONE = object(), object()
 
 
 class Worker:
-    """A few threads that drive blocking iterators on behalf of event loops.
+    """Threads that drive blocking iterators on behalf of event loops.
 
-    Threads start with the first use. Copies and pickles are new workers.
+    Threads start when they are needed, and not on the event loop, which would wait for the interpreter lock at each of
+    them. A forked child starts threads of its own.
 
     Args:
-        threads: Most iterators driven at the same time; others wait for their turn. Each thread more makes an event
-            loop wait longer for the interpreter lock.
+        threads: Most iterators driven at the same time; others wait for their turn.
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self.threads = threads
+        self.after_fork()
+        renew_after_fork(self)
 
-    async def iterate(
-        self, start: Callable[[threading.Event], Iterator[Item]], cancel: threading.Event | None = None
-    ) -> AsyncGenerator[Item]:
+    def after_fork(self) -> None:
+        """Begin without threads."""
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[Work | None] | None = None
+
+    async def iterate(self, start: Callable[[], Iterator[Item]], cancel: Cancellation) -> AsyncGenerator[Item]:
         """Items of a blocking iterator, in order, as they come; its errors too.
 
-        Closing or cancelling sets the event, upon which the iterator is to raise within a step; the
-        consumer does not wait for it.
+        Closing or cancelling sets `cancel`; the consumer does not wait for the iterator to end.
 
         Args:
-            start: Makes the iterator, given the event. Called and consumed on one thread, in a copy
-                of the caller's context.
-            cancel: The event, for callers that want to set it themselves.
+            start: Makes the iterator. Called and consumed on one thread, in a copy of the caller's context.
+            cancel: Upon which the iterator is to raise within a step. A call that waits for a thread ends at once.
         """
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[Any] = asyncio.Queue()
-        cancel = cancel or threading.Event()
 
         def send(item: Any, error: BaseException | None = None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
@@ -53,7 +60,9 @@ class Worker:
 
         def drive() -> None:
             try:
-                iterator = start(cancel)
+                cancel.check()
+                send(_BEGUN)
+                iterator = start()
                 with contextlib.closing(iterator):  # type: ignore[type-var]
                     for item in iterator:
                         send(item)
@@ -61,24 +70,40 @@ class Worker:
             except BaseException as error:
                 send(_DONE, error)
 
-        future = self._executor().submit(contextvars.copy_context().run, drive)
+        self._waiting().put(partial(contextvars.copy_context().run, drive))
         try:
-            while True:
+            item, error = await _first(items, cancel)
+            while error is None and item is not _DONE:
+                if item is not _BEGUN:
+                    yield item
                 item, error = await items.get()
-                if error is not None:
-                    raise error
-                if item is _DONE:
-                    return
-                yield item
+            if error is not None:
+                raise error
         finally:
             cancel.set()
-            future.cancel()
 
-    def _executor(self) -> ThreadPoolExecutor:
+    def _waiting(self) -> SimpleQueue[Work | None]:
+        """What waits for a thread."""
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="adafuse")
-            return self._pool
+            if self._queue is None:
+                self._queue = SimpleQueue()
+                weakref.finalize(self, self._queue.put, None)
+                threading.Thread(target=_hand_out, args=[self._queue, self.threads], daemon=True).start()
+            return self._queue
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Worker, (self._threads,)
+
+def _hand_out(queue: SimpleQueue[Work | None], threads: int) -> None:
+    """Give what is in a queue to threads, in order, until None comes."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="adafuse")
+    while (work := queue.get()) is not None:
+        pool.submit(work)
+    pool.shutdown(wait=False)
+
+
+async def _first(items: asyncio.Queue[Any], cancel: Cancellation) -> Any:
+    """What comes once a thread has taken the call."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                return await items.get()
+        cancel.check()

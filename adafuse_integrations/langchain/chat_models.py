@@ -5,7 +5,6 @@ A thin shell: it translates arguments, messages and events, and joins the core a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -22,12 +20,13 @@ from pydantic import Field
 
 from adafuse_core.checks import several
 from adafuse_core.errors import ConfigError, PromptError
-from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.deadline import Cancellation
 from adafuse_integrations.common.options import call_options
 from adafuse_integrations.langchain.asking import OPTIONS, as_choice, as_tools, asked
 from adafuse_integrations.langchain.message_chunks import message_chunks, whole
 from adafuse_integrations.langchain.messages import countable, to_messages
 from adafuse_integrations.langchain.model import OWN_OPTIONS, EnsembleModel
+from adafuse_integrations.langchain.named_runs import NamedRuns, taken_names
 from adafuse_integrations.langchain.profile import profile
 from adafuse_integrations.langchain.structured import (
     METHODS,
@@ -38,7 +37,7 @@ from adafuse_integrations.langchain.structured import (
 )
 
 
-class ChatAdaFuse(EnsembleModel, BaseChatModel):
+class ChatAdaFuse(EnsembleModel, NamedRuns):
     """Several open LLMs that decode together, word by word, and answer as one: chat model with tools.
 
     Messages go to every member through its own chat template. Models are loaded at the first call and shared by the
@@ -55,8 +54,11 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
             as `dtype`.
         **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
             Also options of a call.
-        timeout: Most seconds that a call may take, from its start to its last chunk. Also an option of a call.
+        timeout: Most seconds that a call may take, from its start to its last chunk, waiting included. A stream
+            starts with its first `next()`, an item of a batch when LangChain begins it (see `max_concurrency`). Also
+            an option of a call, as is `cancel`: a `threading.Event` that ends it within a step.
         max_retries: How often a call is tried again if a member fails before the first word.
+        max_async_requests: Most async calls that run at the same time; the others wait.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
         trace: What answers tell of each round: a `"summary"`, `"full"` (or True) for all candidates with their scores,
             or False for nothing.
@@ -91,6 +93,12 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
             print(chunk.text, end="")
         ```
         Generation runs on threads of its own; a task that is cancelled ends it within a step.
+
+    Cancel:
+        ```python
+        llm.cancel()  # all calls of this object, on any thread
+        llm.cancel("user-17")  # those with `config={"tags": ["user-17"]}`, also of a chain or graph around it
+        ```
 
     Tool calling:
         ```python
@@ -153,7 +161,7 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return ChatResult(generations=[whole(list(self._stream(messages, stop, **kwargs)))])
+        return ChatResult(generations=[whole(list(self._stream(messages, stop, run_manager, **kwargs)))])
 
     async def _agenerate(
         self,
@@ -162,7 +170,9 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return ChatResult(generations=[whole([chunk async for chunk in self._astream(messages, stop, **kwargs)])])
+        return ChatResult(
+            generations=[whole([chunk async for chunk in self._astream(messages, stop, run_manager, **kwargs)])]
+        )
 
     def _stream(
         self,
@@ -171,8 +181,9 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # the base class tells it of each chunk
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        names = taken_names(kwargs, run_manager)
         call, wanted = self._call(stop, kwargs)
-        with closing(call._chunks(messages, wanted, Deadline(call.timeout))) as chunks:
+        with call._begun(names) as cancel, closing(call._chunks(messages, wanted, cancel)) as chunks:
             yield from chunks
 
     async def _astream(
@@ -182,11 +193,13 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        names = taken_names(kwargs, run_manager)
         call, wanted = self._call(stop, kwargs)
-        start = partial(call._chunks, messages, wanted, Deadline(call.timeout))
-        async with aclosing(self._worker.iterate(start)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        with call._begun(names) as cancel:
+            start = partial(call._chunks, messages, wanted, cancel)
+            async with aclosing(self._runs.on_thread(start, cancel, self.max_async_requests)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     def _call(self, stop: list[str] | None, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """A copy with a call's options as its fields, and what else it asks for."""
@@ -199,10 +212,9 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         self,
         messages: list[BaseMessage],
         wanted: Mapping[str, Any],
-        deadline: Deadline,
-        cancel: threading.Event | None = None,
+        cancel: Cancellation,
     ) -> Generator[ChatGenerationChunk]:
-        with closing(self._events(lambda _: to_messages(messages), deadline, cancel, **asked(wanted))) as events:
+        with closing(self._events(lambda _: to_messages(messages), cancel, **asked(wanted))) as events:
             yield from message_chunks(events, self.model_name, trace=self.trace, logprobs=self.logprobs)
 
     # --- tools and structured answers ---

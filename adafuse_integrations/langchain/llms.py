@@ -5,7 +5,6 @@ A thin shell: it translates arguments, chunks and errors, and joins the core at 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from functools import partial
@@ -23,10 +22,11 @@ from adafuse_core.checks import several
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.request import PromptLike
-from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.deadline import Cancellation
 from adafuse_integrations.langchain.chunks import chunks, folded, result
 from adafuse_integrations.langchain.messages import check_text
 from adafuse_integrations.langchain.model import EnsembleModel
+from adafuse_integrations.langchain.named_runs import names_of
 
 _LANGCHAIN = ("tags", "metadata", "run_name", "run_id")  # arguments of a call that are not ours
 
@@ -52,8 +52,10 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         system: System message that goes before the prompt in chat format.
         trace: What answers tell of each round: a `"summary"`, `"full"` (or True) for all candidates with their scores,
             or False for nothing.
-        timeout: Most seconds that a call may take.
+        timeout: Most seconds that a call may take, waiting included. Also an option of a call, as is `cancel`: a
+            `threading.Event` that ends it within a step.
         max_retries: How often a call is tried again if a member fails before the first word.
+        max_async_requests: Most async calls that run at the same time; the others wait.
         api_key: Hugging Face token for gated models, where a member's `model_kwargs` has none.
         ensemble: A ready-made `Ensemble`; what is not set here is read from its config.
 
@@ -123,7 +125,9 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
     ) -> LLMResult:
         self._expect_folded(stop, kwargs)
         reporter = run_manager if len(prompts) == 1 else None  # it belongs to the first prompt alone
-        return result([folded(list(self._told(prompt, reporter))) for prompt in prompts], self.model_name)
+        with self._begun(names_of(run_manager)) as cancel:
+            answers = [folded(list(self._told(prompt, cancel, reporter))) for prompt in prompts]
+        return result(answers, self.model_name)
 
     async def _agenerate(
         self,
@@ -134,7 +138,8 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
     ) -> LLMResult:
         self._expect_folded(stop, kwargs)
         reporter = run_manager if len(prompts) == 1 else None
-        answers = [folded([chunk async for chunk in self._atold(prompt, reporter)]) for prompt in prompts]
+        with self._begun(names_of(run_manager)) as cancel:
+            answers = [folded([chunk async for chunk in self._atold(prompt, cancel, reporter)]) for prompt in prompts]
         return result(answers, self.model_name)
 
     def _stream(
@@ -144,7 +149,9 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        yield from self._with_options(stop, kwargs)._told(prompt, run_manager)
+        call = self._with_options(stop, kwargs)
+        with call._begun(names_of(run_manager)) as cancel:
+            yield from call._told(prompt, cancel, run_manager)
 
     async def _astream(
         self,
@@ -153,32 +160,35 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        async with aclosing(self._with_options(stop, kwargs)._atold(prompt, run_manager)) as pieces:
-            async for chunk in pieces:
-                yield chunk
+        call = self._with_options(stop, kwargs)
+        with call._begun(names_of(run_manager)) as cancel:
+            async with aclosing(call._atold(prompt, cancel, run_manager)) as pieces:
+                async for chunk in pieces:
+                    yield chunk
 
-    def _told(self, prompt: str, reporter: CallbackManagerForLLMRun | None) -> Generator[GenerationChunk]:
+    def _told(
+        self, prompt: str, cancel: Cancellation, reporter: CallbackManagerForLLMRun | None
+    ) -> Generator[GenerationChunk]:
         """The chunks of an answer by the fields; callbacks hear of each."""
-        with closing(self._chunks(prompt, Deadline(self.timeout))) as pieces:
+        with closing(self._chunks(prompt, cancel)) as pieces:
             for chunk in pieces:
                 if reporter is not None:
                     reporter.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
     async def _atold(
-        self, prompt: str, reporter: AsyncCallbackManagerForLLMRun | None
+        self, prompt: str, cancel: Cancellation, reporter: AsyncCallbackManagerForLLMRun | None
     ) -> AsyncGenerator[GenerationChunk]:
         """As `_told`, on a thread of the worker."""
-        async with aclosing(self._worker.iterate(partial(self._chunks, prompt, Deadline(self.timeout)))) as pieces:
+        start = partial(self._chunks, prompt, cancel)
+        async with aclosing(self._runs.on_thread(start, cancel, self.max_async_requests)) as pieces:
             async for chunk in pieces:
                 if reporter is not None:
                     await reporter.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
-    def _chunks(
-        self, prompt: str, deadline: Deadline, cancel: threading.Event | None = None
-    ) -> Generator[GenerationChunk]:
-        with closing(self._events(lambda ensemble: self._formatted(ensemble, prompt), deadline, cancel)) as events:
+    def _chunks(self, prompt: str, cancel: Cancellation) -> Generator[GenerationChunk]:
+        with closing(self._events(lambda ensemble: self._formatted(ensemble, prompt), cancel)) as events:
             yield from chunks(events, trace=self.trace, logprobs=self.logprobs)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -25,20 +26,18 @@ from adafuse_core.errors import ConfigError
 from adafuse_core.events import Event
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.request import PromptLike
-from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.deadline import Cancellation, check_options
 from adafuse_integrations.common.fields import OptionFields, read_arguments
 from adafuse_integrations.common.identity import plain
 from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
-from adafuse_integrations.common.retries import with_retries
+from adafuse_integrations.common.runs import OF_CALLS, CallFields, Runs, events
 from adafuse_integrations.common.selection import checked_ensemble, selected, with_token
 from adafuse_integrations.common.trace import DEFAULT, DESCRIPTION, TraceLevel
-from adafuse_integrations.common.worker import Worker
 from adafuse_integrations.langchain.errors import shared_errors
 
 MemberLike = str | Path | dict[str, Any] | MemberConfig
 
-OWN_OPTIONS = ("model", "timeout")  # options of a call that are no generation options
-_THREADS = 4  # async calls at a time; each more makes an event loop wait longer for the interpreter lock
+OWN_OPTIONS = ("model", *OF_CALLS)  # options of a call that are no generation options
 
 if TYPE_CHECKING:
     LanguageModel = BaseLanguageModel[Any]
@@ -46,7 +45,7 @@ else:
     LanguageModel = BaseLanguageModel  # as an argument of its own, `Any` would make another class
 
 
-class EnsembleModel(OptionFields, LanguageModel):
+class EnsembleModel(OptionFields, CallFields, LanguageModel):
     """An ensemble in the form of a LangChain model: what needs no prompt and no chunk."""
 
     model: str | None = Field(default=None, description="Names of the members that answer, joined by '+'.")
@@ -59,16 +58,13 @@ class EnsembleModel(OptionFields, LanguageModel):
     )
 
     trace: TraceLevel = Field(default=DEFAULT, description=DESCRIPTION)
-    timeout: float | None = Field(default=None, gt=0, description="Most seconds that a call may take.")
-    max_retries: int = Field(
-        default=0, ge=0, description="How often a call is tried again if a member fails before the first word."
-    )
     api_key: SecretStr | None = Field(default=None, description="Hugging Face token, for gated models.")
     ensemble: Ensemble | None = Field(default=None, exclude=True, repr=False, description="A ready-made ensemble.")
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    _worker: Worker = PrivateAttr(default_factory=lambda: Worker(_THREADS))
+    _runs: Runs = PrivateAttr(default_factory=Runs)
+    _cancel: threading.Event | None = PrivateAttr(default=None)  # the caller's, of the call that this is a copy for
     _built: Ensemble | None = PrivateAttr(default=None)  # from the fields, at the first call
     _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)  # of ready-made members, in caches
 
@@ -96,6 +92,21 @@ class EnsembleModel(OptionFields, LanguageModel):
         """Load all models now and answer short prompts, so that the first request is as fast as later ones."""
         self._running().warm()
         return self
+
+    def cancel(self, run: str | uuid.UUID | None = None) -> int:
+        """Stop calls of this object that are running or waiting, on any thread, within a step.
+
+        Their consumers get `CancelledError`. Calls are those of this object and of what `bind`, `bind_tools` and the
+        like make of it; copies have their own.
+
+        Args:
+            run: The `run_id` of a call or one of its `tags`, both as in a `RunnableConfig`; None for all calls. Tags
+                of a chain or graph are tags of the calls inside, too.
+
+        Returns:
+            How many calls there were.
+        """
+        return self._runs.cancel(None if run is None else str(run))
 
     def close(self) -> None:
         """Free the models that nobody else uses; the next call loads them again."""
@@ -187,31 +198,26 @@ class EnsembleModel(OptionFields, LanguageModel):
         call_options(options, OWN_OPTIONS)
         own = {name: options[name] for name in OWN_OPTIONS if name in options}
         params = self._params(stop, {name: value for name, value in options.items() if name not in OWN_OPTIONS})
-        if not _is_timeout(own.get("timeout")):
-            raise ConfigError(f"got timeout={own['timeout']!r}, expected a number of seconds above 0, or None")
+        cancel = own.pop("cancel", self._cancel)
+        check_options(own.get("timeout"), cancel)
         self._running()  # so that this object, not the copy, holds the ensemble and keeps its models in memory
         call = self.model_copy(update={**own, **dataclasses.asdict(params), "stop": list(params.stop)})
         call._config()  # refuses members that are not there
+        call._runs, call._cancel = self._runs, cancel
         return call
 
     # --- the ensemble ---
 
-    def _events(
-        self, ask: Callable[[Ensemble], PromptLike], deadline: Deadline, cancel: threading.Event | None, **asked: Any
-    ) -> Generator[Event]:
-        """The one way to the core. Nothing runs before the first `next()`.
+    @contextmanager
+    def _begun(self, names: Iterable[Any] = ()) -> Iterator[Cancellation]:
+        """Around a call, whose time runs from here; `names` are those by which `cancel` finds it."""
+        with shared_errors(), self._runs.call(self.timeout, self._cancel, map(str, names)) as cancel:
+            yield cancel
 
-        Args:
-            ask: The prompt, once it is known what the members can read.
-            deadline: When to give up.
-            cancel: Ends the generation within a step.
-            asked: Tools and grammar, as of `Ensemble.stream`.
-        """
-        cancel = threading.Event() if cancel is None else cancel
-        with shared_errors(), deadline.enforced(cancel):
-            ensemble, params = self._running(), dataclasses.asdict(self._params())
-            prompt = ask(ensemble)
-            yield from with_retries(lambda: ensemble.stream(prompt, cancel=cancel, **asked, **params), self.max_retries)
+    def _events(self, ask: Callable[[Ensemble], PromptLike], cancel: Cancellation, **asked: Any) -> Generator[Event]:
+        """What the ensemble answers; `asked` are tools and grammar, as of `Ensemble.stream`."""
+        params = dataclasses.asdict(self._params())
+        return events(self._running(), ask, cancel, self.max_retries, **asked, **params)
 
     def _whole_config(self) -> EnsembleConfig:
         """The fields as a config; those of generation go with each call."""
@@ -283,6 +289,11 @@ class EnsembleModel(OptionFields, LanguageModel):
         yield "members", [member["name"] for member in params.pop("members")]
         yield from ((name, value) for name, value in params.items() if name != "ensemble")
 
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._runs = Runs()
+        return copied
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
         for ensemble in (self.ensemble, self._built):
@@ -292,8 +303,3 @@ class EnsembleModel(OptionFields, LanguageModel):
 
 def _listed(inputs: Any) -> list[Any]:
     return several("inputs", inputs, "invoke() answers a single prompt")
-
-
-def _is_timeout(seconds: Any) -> bool:
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    return seconds is None or (number and seconds > 0)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -35,20 +33,22 @@ from adafuse_core.config import EnsembleConfig, GenerationParams, default_config
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
+from adafuse_integrations.common.deadline import check_options
 from adafuse_integrations.common.fields import OptionFields
 from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
+from adafuse_integrations.common.runs import OF_CALLS, CallFields, Runs
 from adafuse_integrations.common.selection import checked_ensemble
 from adafuse_integrations.common.trace import DEFAULT, DESCRIPTION, TraceLevel
 from adafuse_integrations.llama_index.answers import Chunk
 from adafuse_integrations.llama_index.declared import Declared
 from adafuse_integrations.llama_index.prompts import Ask, ask_messages, ask_text, writes_messages
-from adafuse_integrations.llama_index.runs import OnWord, Response, Runs, Start, checked_listeners
+from adafuse_integrations.llama_index.runs import Call, OnWord, Response, checked_listeners
 from adafuse_integrations.llama_index.tool_calling import ToolCalling
 
 _OF_CHATS = ("tools", "tool_choice", "parallel_tool_calls")  # options of a call beside those
 
 
-class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
+class AdaFuseLLM(OptionFields, CallFields, CustomLLM, ToolCalling):
     """Several open language models that answer as one, for LlamaIndex.
 
     Example:
@@ -57,7 +57,9 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     Models are loaded at the first answer and shared by all copies. Calls may come from many threads.
     Per call, `max_new_tokens` (or `max_tokens`), `temperature`, `stop`, `seed` and `grammar` override the fields, and
     the chat endpoints take `tools`, `tool_choice` and `parallel_tool_calls` as `Ensemble.stream` does; other keyword
-    arguments raise `ConfigError`.
+    arguments raise `ConfigError`. Any endpoint takes `timeout`, in seconds from the call (of a stream: from its first
+    `next()`) to the last word, waiting included, which ends it with `DeadlineError`, a `TimeoutError`; and
+    `cancel`, a `threading.Event` that ends it with `CancelledError` within a step.
 
     **Prompts.** Messages go to every member by its own chat template. `complete(prompt)` is one user turn, or
     the text as it is if a member has no template; `complete(prompt, formatted=True)` is always the text as it
@@ -102,6 +104,9 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
             routers ask for tools in plain text.
         grammar: What every answer must obey, such as `react_grammar(tools)`.
         on_word: A callable or several; see above. Not part of `to_dict()`.
+        timeout: Most seconds that a call may take.
+        max_retries: How often a call is tried again if a member fails before the first word.
+        max_async_requests: Most async calls that run at the same time; the others wait.
         trace: What `raw` tells of each round: a `"summary"`, `"full"` (or True) for all candidates with their scores,
             or False for nothing. `on_word` hears everything anyway.
 
@@ -200,12 +205,13 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
         """
         return self._tokenize
 
-    def cancel(self) -> None:
-        """Stop all generations of this LLM that are running, on any thread, within a step.
+    def cancel(self) -> int:
+        """Stop all calls of this LLM that are running or waiting, on any thread, within a step; how many there were.
 
-        Their consumers get `CancelledError`.
+        Their consumers get `CancelledError`. One call alone is cancelled by the `threading.Event` that it was given as
+        `cancel`.
         """
-        self._runs.cancel()
+        return self._runs.cancel()
 
     def load(self) -> Self:
         """Load all models now; the log tells of each member at level INFO."""
@@ -226,57 +232,64 @@ class AdaFuseLLM(OptionFields, CustomLLM, ToolCalling):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt."""
-        return _last(self._completion(prompt, formatted, kwargs)(threading.Event()))
+        return self._completion(prompt, formatted, kwargs).last()
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Answer a prompt, word by word. Nothing runs before the first `next()`; closing stops within a word."""
-        return _generator(self._completion(prompt, formatted, kwargs)(threading.Event()))
+        return self._completion(prompt, formatted, kwargs).here()
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation."""
-        return _last(self._turn(messages, kwargs)(threading.Event()))
+        return self._turn(messages, kwargs).last()
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation, word by word. Nothing runs before the first `next()`; closing stops within a word."""
-        return _generator(self._turn(messages, kwargs)(threading.Event()))
+        return self._turn(messages, kwargs).here()
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt without holding up the event loop."""
-        return await _alast(self._runs.on_worker(self._completion(prompt, formatted, kwargs)))
+        return await self._completion(prompt, formatted, kwargs).awaited()
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Answer a prompt, word by word, without holding up the event loop."""
-        return self._runs.on_worker(self._completion(prompt, formatted, kwargs))
+        return self._completion(prompt, formatted, kwargs).on_thread()
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation without holding up the event loop."""
-        return await _alast(self._runs.on_worker(self._turn(messages, kwargs)))
+        return await self._turn(messages, kwargs).awaited()
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer a conversation, word by word, without holding up the event loop."""
-        return self._runs.on_worker(self._turn(messages, kwargs))
+        return self._turn(messages, kwargs).on_thread()
 
     # What they share, in the order in which it happens.
 
-    def _completion(self, prompt: str, formatted: bool, options: dict[str, Any]) -> Start[CompletionResponse]:
+    def _completion(self, prompt: str, formatted: bool, options: dict[str, Any]) -> Call[CompletionResponse]:
         if of_chats := options.keys() & set(_OF_CHATS):
             raise ConfigError(f"got {sorted(of_chats)} for a completion, which holds no calls", hint="use chat()")
         ask = ask_text(self, prompt, formatted=formatted, chat=self.is_chat_model)
         return self._start(ask, options, Chunk.as_completion)
 
-    def _turn(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> Start[ChatResponse]:
+    def _turn(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> Call[ChatResponse]:
         return self._start(ask_messages(self, messages, chat=self.is_chat_model), options, Chunk.as_chat)
 
-    def _start(self, ask: Ask, options: dict[str, Any], form: Callable[[Chunk], Response]) -> Start[Response]:
+    def _start(self, ask: Ask, options: dict[str, Any], form: Callable[[Chunk], Response]) -> Call[Response]:
         listeners = checked_listeners(self.on_word)
-        return self._runs.prepare(self.ensemble, ask, self._options(options), listeners, form, trace=self.trace)
+        of_call: dict[str, Any] = {
+            "timeout": self.timeout,
+            **{name: options[name] for name in OF_CALLS if name in options},
+        }
+        check_options(**of_call)
+        given = self._options({name: value for name, value in options.items() if name not in OF_CALLS})
+        running: dict[str, Any] = {"runs": self._runs, "retries": self.max_retries, "threads": self.max_async_requests}
+        return Call(self.ensemble, ask, given, listeners, form, trace=self.trace, **running, **of_call)
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields, overridden by a call's options, as `Ensemble.stream` takes them."""
@@ -329,19 +342,3 @@ def _plain(member: Any) -> str | dict[str, Any]:
     if isinstance(member, str | Path):
         return str(member)
     return MemberConfig.from_any(member).own
-
-
-def _generator(items: Iterator[Any]) -> Generator[Any, None, None]:
-    assert isinstance(items, Generator), items  # LlamaIndex knows streams by this type
-    return items
-
-
-def _last(responses: Iterator[Response]) -> Response:
-    (response,) = deque(responses, maxlen=1)
-    return response
-
-
-async def _alast(responses: AsyncGenerator[Response, None]) -> Response:
-    async for response in responses:  # noqa: B007 - the last one is wanted
-        pass
-    return response

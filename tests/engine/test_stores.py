@@ -18,6 +18,7 @@ from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.sanity import is_causal
 from adafuse_core.engine.selftest import store_problem, tree_problem
 from adafuse_core.engine.store_choice import STORES, choose_store
+from adafuse_core.engine.tree import shared_chunk
 from adafuse_core.member_config import KV_STORES
 from tests import tiny
 
@@ -268,3 +269,21 @@ def test_encoder_is_no_causal_model():
         vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
     assert not is_causal(Model(AutoModelForCausalLM.from_config(config)))
+
+
+@pytest.mark.parametrize(
+    ("unread", "shares"),
+    [
+        ([], []),
+        ([0, 0], [0, 0]),
+        ([30], [30]),
+        ([1000], [512]),
+        ([0, 2000, 2000], [0, 512, 0]),  # of equal ones the oldest
+        ([2000] * 8 + [40], [472] + [0] * 7 + [40]),
+        ([2000, 600, 50], [128, 334, 50]),
+        ([0, 100, 90, 80], [0, 100, 90, 80]),
+        ([2000] + [300] * 3, [128, 300, 84, 0]),  # many short ones do not make the oldest wait for ever
+    ],
+)
+def test_a_pass_is_shared_by_prompts_so_that_short_ones_need_not_wait(unread, shares):
+    assert shared_chunk(unread, 512) == shares

@@ -7,14 +7,16 @@ import contextvars
 import json
 import pickle
 import threading
+from functools import partial
 
 import pytest
 
 from adafuse_core import CancelledError, ConfigError, DeadlineError, MemberConfig, MemberError
 from adafuse_core.events import TextDelta
-from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.deadline import Cancellation, check_options
 from adafuse_integrations.common.identity import plain
 from adafuse_integrations.common.retries import with_retries
+from adafuse_integrations.common.runs import Runs
 from adafuse_integrations.common.selection import selected, with_token
 from adafuse_integrations.common.worker import Worker
 
@@ -34,31 +36,79 @@ class Clock:
 # --- deadlines ---
 
 
-def test_time_runs_from_the_beginning_of_a_call_not_of_its_work():
-    clock, cancel = Clock(), threading.Event()
-    deadline = Deadline(60.0, clock)
-    clock.now += 61.0  # spent waiting for a thread
-    with pytest.raises(DeadlineError, match=r"timeout=60\.0 seconds.*\nHint"), deadline.enforced(cancel):  # noqa: PT012
-        assert cancel.wait(LONG)
-        raise CancelledError("cancelled", member="left")
-
-
-def test_a_deadline_that_is_not_reached_cancels_nothing():
-    cancel = threading.Event()
-    with Deadline(60.0).enforced(cancel):
-        pass
-    with pytest.raises(CancelledError) as caught, Deadline(60.0).enforced(cancel):
-        raise CancelledError("by somebody else")
-    assert not isinstance(caught.value, DeadlineError)
+def test_time_runs_from_the_beginning_of_a_call():
+    clock = Clock()
+    cancel = Cancellation(60.0, clock=clock)
+    clock.now += 59.9  # spent waiting for a thread
     assert not cancel.is_set()
+    cancel.check()
+    clock.now += 0.1
+    assert cancel.is_set()
+    assert cancel.wait(LONG)
+    with pytest.raises(DeadlineError, match=r"timeout=60\.0 seconds.*\nHint"):
+        cancel.check()
+    late = cancel.reason(CancelledError("cancelled", member="left"))
+    assert isinstance(late, DeadlineError)
+    assert isinstance(late, TimeoutError)
+    assert late.member == "left"
+    assert pickle.loads(pickle.dumps(late)).message == late.message
+
+
+def test_what_is_cancelled_first_is_no_timeout():
+    clock, event = Clock(), threading.Event()
+    by_event, by_itself = Cancellation(60.0, event, clock), Cancellation(60.0, clock=clock)
+    event.set()
+    by_itself.set()
+    clock.now += 1e9
+    for cancel in (by_event, by_itself):
+        with pytest.raises(CancelledError) as caught:
+            cancel.check()
+        assert not isinstance(caught.value, DeadlineError)
+    assert not Cancellation(60.0, clock=clock).is_set()
 
 
 def test_without_seconds_there_is_no_deadline():
-    cancel, clock = threading.Event(), Clock()
-    deadline = Deadline(None, clock)
+    clock = Clock()
+    cancel = Cancellation(None, clock=clock)
     clock.now += 1e9
-    with deadline.enforced(cancel):
-        assert not cancel.is_set()
+    assert not cancel.is_set()
+    assert not cancel.wait(0.001)
+
+
+@pytest.mark.parametrize("way", ["set", "event", "time"])
+def test_waiting_ends_as_soon_as_the_call_does(way):
+    event = threading.Event()
+    cancel = Cancellation(0.02 if way == "time" else LONG, event)
+    if way != "time":
+        threading.Timer(0.02, cancel.set if way == "set" else event.set).start()
+    assert cancel.wait(LONG)
+    assert event.is_set() is (way == "event")
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout": 0}, {"timeout": -1.5}, {"timeout": "1"}, {"timeout": True}, {"cancel": True}]
+)
+def test_options_of_a_call_are_checked(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=f"{name}={value!r}, expected"):
+        check_options(**options)
+    check_options(0.5, threading.Event())
+    check_options(None, None)
+
+
+def test_a_name_cancels_its_own_calls_and_none_all():
+    runs = Runs()
+    with runs.call(None, names=("a", "x")) as first, runs.call(None, names=("b", "x")) as second:
+        assert runs.cancel("c") == 0
+        assert runs.cancel("b") == 1
+        assert (first.is_set(), second.is_set()) == (False, True)
+        assert runs.cancel("x") == 2
+        assert first.is_set()
+    with runs.call(None) as third:
+        assert runs.cancel() == 1
+        assert third.is_set()
+    assert not runs
+    assert runs.cancel() == 0
 
 
 # --- retries ---
@@ -85,24 +135,42 @@ class Tries:
 
 def test_what_fails_before_its_first_event_is_begun_again():
     tries = Tries(2)
-    assert [event.text for event in with_retries(tries, 2)] == ["0", "1", "2"]
+    assert [event.text for event in with_retries(tries, 2, Cancellation())] == ["0", "1", "2"]
     assert (tries.begun, tries.closed) == (3, 3)
 
 
 @pytest.mark.parametrize(
     ("tries", "begun"),
-    [(Tries(3), 3), (Tries(1, events_before=1), 1), (Tries(1, error=ConfigError), 1)],
-    ids=["too often", "after an event", "by the caller's mistake"],
+    [
+        (Tries(3), 3),
+        (Tries(1, events_before=1), 1),
+        (Tries(1, error=ConfigError), 1),
+        (Tries(1, error=partial(MemberError, retryable=False)), 1),
+    ],
+    ids=["too often", "after an event", "by the caller's mistake", "as it would again"],
 )
 def test_other_failures_are_raised(tries, begun):
     with pytest.raises((MemberError, ConfigError), match="no memory left"):
-        list(with_retries(tries, 2))
+        list(with_retries(tries, 2, Cancellation()))
     assert (tries.begun, tries.closed) == (begun, begun)
+
+
+def test_no_try_is_begun_when_time_is_up():
+    clock = Clock()
+    cancel, tries = Cancellation(60.0, clock=clock), Tries(5)
+
+    def late():
+        clock.now += 40.0
+        yield from tries()
+
+    with pytest.raises(DeadlineError):
+        list(with_retries(late, 5, cancel))
+    assert tries.begun == 2
 
 
 def test_closing_reaches_the_generation():
     tries = Tries(0)
-    events = with_retries(tries, 2)
+    events = with_retries(tries, 2, Cancellation())
     next(events)
     events.close()
     assert (tries.begun, tries.closed) == (1, 1)
@@ -114,7 +182,7 @@ def test_closing_reaches_the_generation():
 async def test_no_more_run_at_a_time_than_there_are_threads():
     worker, running, both, release = Worker(2), [], threading.Event(), threading.Event()
 
-    def start(cancel):
+    def start():
         running.append(threading.current_thread())
         if len(running) == 2:
             both.set()
@@ -122,7 +190,7 @@ async def test_no_more_run_at_a_time_than_there_are_threads():
         yield "done"
 
     async def answer():
-        return [item async for item in worker.iterate(start)]
+        return [item async for item in worker.iterate(start, Cancellation())]
 
     tasks = [asyncio.create_task(answer()) for _ in range(5)]
     while not both.is_set():
@@ -136,22 +204,48 @@ async def test_no_more_run_at_a_time_than_there_are_threads():
 async def test_a_stream_runs_in_the_context_of_its_caller_and_closes_its_iterator():
     value, closed = contextvars.ContextVar("value"), threading.Event()
     value.set("of the caller")
+    cancel = Cancellation()
 
-    def start(cancel):
+    def start():
         try:
             yield value.get()
             assert cancel.wait(LONG)
         finally:
             closed.set()
 
-    stream = Worker(1).iterate(start)
+    stream = Worker(1).iterate(start, cancel)
     assert await anext(stream) == "of the caller"
     await stream.aclose()
     assert await asyncio.to_thread(closed.wait, LONG)
 
 
-def test_a_pickled_worker_is_a_new_one_of_the_same_size():
-    assert pickle.loads(pickle.dumps(Worker(3)))._threads == 3
+@pytest.mark.parametrize("way", ["set", "event", "time"])
+async def test_a_call_that_waits_for_a_thread_ends_at_once_and_frees_its_place(way):
+    worker, release, event = Worker(1), threading.Event(), threading.Event()
+
+    def start(number):
+        begun.append(number)
+        assert release.wait(LONG)
+        yield number
+
+    async def answer(number, cancel):
+        return [item async for item in worker.iterate(partial(start, number), cancel)]
+
+    begun = []
+    first = asyncio.create_task(answer(1, Cancellation()))
+    cancel = Cancellation(0.03 if way == "time" else None, event)
+    second = asyncio.create_task(answer(2, cancel))
+    third = asyncio.create_task(answer(3, Cancellation()))
+    while not begun:
+        await asyncio.sleep(0.001)
+    if way != "time":
+        (cancel if way == "set" else event).set()
+    with pytest.raises(DeadlineError if way == "time" else CancelledError):
+        await asyncio.wait_for(second, LONG)
+    assert not first.done()
+    release.set()
+    assert await asyncio.gather(first, third) == [[1], [3]]
+    assert begun == [1, 3]
 
 
 # --- choice of members ---

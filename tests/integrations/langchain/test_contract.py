@@ -41,6 +41,7 @@ from typing_extensions import TypedDict
 from adafuse_core import small_models
 from adafuse_core.errors import ConfigError, MemberError
 from adafuse_core.members import loader
+from adafuse_integrations.common.deadline import Cancellation
 from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse
 from adafuse_integrations.langchain import ContextOverflowError as SharedOverflow
 from tests.integrations.langchain import conftest
@@ -599,8 +600,8 @@ async def test_20_gradient_modes_of_callers_are_left_alone(kind):
         while any(pool.submit(next, stream, None).result() is not None for pool in (first, second)):
             seen += [pool.submit(modes).result() for pool in (first, second)]
     await llm.ainvoke(QUESTION)
-    pool = llm._worker._executor()
-    seen += [pool.submit(modes).result() for _ in range(8)]
+    for _ in range(8):
+        seen += [mode async for mode in llm._runs.on_thread(lambda: (modes() for _ in range(1)), Cancellation(), 128)]
     with torch.no_grad():
         assert {modes() for _ in llm.stream(QUESTION)} == {(False, False)}
     assert set(seen) == {usual}

@@ -29,7 +29,7 @@ from adafuse_core.ensemble import Ensemble
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
-from adafuse_integrations.common.worker import Worker
+from adafuse_integrations.common.deadline import Cancellation
 from adafuse_integrations.langchain import AdaFuseLLM
 from tests import tiny
 from tests.integrations.langchain import conftest
@@ -557,7 +557,7 @@ async def test_cancelling_ainvoke_ends_the_generation():
 
 async def test_cancelling_reaches_into_the_step_that_is_running():
     llm, member = scripted(delay=30.0)
-    llm._worker = Worker(threads=1)
+    llm.max_async_requests = 1
     tasks = [asyncio.create_task(llm.ainvoke("go")) for _ in range(3)]  # one runs, two wait for the thread
     await until(lambda: member.prompts)
     for task in tasks:
@@ -656,10 +656,10 @@ async def test_gradient_mode_of_the_consumer_is_left_alone(pair):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
 
-    def flags(_):
+    def flags():
         yield torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
-    assert await collected(llm._worker.iterate(flags)) == [(True, False)]
+    assert await collected(llm._runs.on_thread(flags, Cancellation(), 1)) == [(True, False)]
 
 
 async def test_async_handlers_hear_tokens_too():

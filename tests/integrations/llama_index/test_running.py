@@ -132,9 +132,9 @@ async def test_24_cancel_reaches_async_consumers_as_an_error(endpoint):
 
 @pytest.mark.parametrize("endpoint", ["achat", "astream_complete"])
 async def test_24_cancel_reaches_what_still_waits_for_a_thread(endpoint):
-    llm, member = scripted(LONG_REPLY, steps=0)
+    llm, member = scripted(LONG_REPLY, steps=0, llm={"max_async_requests": 4})
     tasks = [asyncio.create_task(respond(llm, endpoint)) for _ in range(9)]
-    await until(lambda: len(member.running) == 4)  # as many as there are threads
+    await until(lambda: len(member.running) == 4)
     assert len(member.prompts) == 4
     llm.cancel()
     ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG)

@@ -1,0 +1,231 @@
+"""Processes that are forked: what worked in the parent works in the child, or says why not; nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from adafuse_core import Ensemble, MemberError, ModelLoadError
+from adafuse_core.forks import PassLock
+from adafuse_core.members import registry
+from adafuse_core.members.scripted import ScriptedMember
+from tests.integrations.test_calls import ASYNC, KINDS, WAYS, asked, begun, endless, of, said
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60.0  # only a child that hangs takes as long
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
+
+
+@pytest.fixture(params=KINDS, ids=["ChatAdaFuse", "LangChain LLM", "LlamaIndex LLM"])
+def kind(request):
+    return request.param
+
+
+def in_child(work):
+    """What some work returns in a forked child, or the type and text of its error."""
+    context = multiprocessing.get_context("fork")
+    reading, writing = context.Pipe(duplex=False)
+
+    def run():
+        try:
+            writing.send(work())
+        except BaseException as error:
+            writing.send((type(error).__name__, str(error)))
+
+    child = context.Process(target=run)
+    child.start()
+    try:
+        assert reading.poll(SECONDS), "the child hangs"
+        return reading.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
+def answer(llm, way, **options):
+    return said(asyncio.run(asked(llm, way, **options)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_child_answers_as_its_parent_did(kind, way):
+    llm = kind(max_new_tokens=6)
+    expected = answer(llm, way)
+    assert in_child(lambda: [answer(llm, way) for _ in range(2)]) == [expected] * 2
+    assert answer(llm, way) == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_child_is_forked_while_requests_run(kind, way):
+    """Forks fall into passes of the parent, and between them."""
+    llm, number = kind(max_new_tokens=4), 3
+    expected = answer(llm, way)
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            answer(llm, way, max_new_tokens=12)
+
+    running = [threading.Thread(target=work) for _ in range(3)]
+    for thread in running:
+        thread.start()
+    try:
+        assert [in_child(lambda: answer(llm, way)) for _ in range(number)] == [expected] * number
+    finally:
+        stop.set()
+        for thread in running:
+            thread.join()
+
+
+def test_members_at_several_places_work_in_a_child():
+    members = [ScriptedMember(f"m{number}", "one two three", margin=0.0, place=f"p{number}") for number in range(3)]
+    ensemble = Ensemble(members=members)
+    stream = ensemble.stream("go")
+    first = next(stream)
+    assert in_child(lambda: ensemble.generate("go").text) == "one two three"
+    assert in_child(lambda: len(list(stream))) == len(list(stream))
+    assert first
+
+
+def test_a_stream_of_models_that_began_in_the_parent_ends_with_an_error_in_the_child():
+    with Ensemble(speculation="off", max_words=1) as ensemble:
+        stream = ensemble.stream([{"role": "user", "content": "Hello!"}])
+        next(stream)
+        kind, text = in_child(lambda: list(stream))
+        assert kind == MemberError.__name__
+        assert "before the process was forked" in text
+        assert list(stream)  # it goes on in the parent
+        assert [member.backend.tokens_held() for member in ensemble.members] == [0, 0]
+
+
+def test_a_child_does_not_know_its_parents_calls():
+    llm, member = endless(KINDS[0], steps=1)
+    stream = begun(llm, "stream")
+    next(stream)
+    assert in_child(lambda: (len(llm._runs), llm.cancel())) == (0, 0)
+    assert len(llm._runs) == 1
+    stream.close()
+    assert not member.running
+
+
+@pytest.mark.parametrize("way", ASYNC)
+def test_threads_that_were_all_taken_in_the_parent_are_free_in_the_child(kind, way):
+    llm, member = endless(kind, steps=0, max_async_requests=1)
+    thread = threading.Thread(target=lambda: asyncio.run(ended(llm, way)))
+    thread.start()
+    while not member.running:
+        pass
+    try:
+        assert in_child(lambda: answer(llm, way, timeout=0.1))[0] in ("DeadlineError", "ModelTimeoutError")
+    finally:
+        llm.cancel()
+        thread.join()
+
+
+async def ended(llm, way):
+    return await asyncio.gather(asked(llm, way), return_exceptions=True)
+
+
+def test_a_child_of_a_parent_that_was_loading_says_so(monkeypatch):
+    """What the thread that loads had begun would never end in the child: locks of imports among it."""
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow(*_):
+        loading.set()
+        assert go_on.wait(SECONDS)
+        raise ModelLoadError("not here")
+
+    monkeypatch.setattr("adafuse_core.members.loader.load_member", slow)
+    ensemble = Ensemble(members=[{"model": "small:aspen", "name": "other", "max_kv_tokens": 1234}])
+
+    def load():
+        with pytest.raises(ModelLoadError, match="not here"):
+            ensemble.load()
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    assert loading.wait(SECONDS)
+    kind, text = in_child(ensemble.load)
+    go_on.set()
+    thread.join()
+    assert kind == ModelLoadError.__name__
+    assert "forked while its parent loaded a model (small:aspen)" in text
+    assert not registry._loading
+
+
+def test_a_model_on_a_gpu_says_that_a_child_can_not_use_it(monkeypatch):
+    with Ensemble(members=["small:aspen"]) as ensemble:
+        ensemble.load()
+        model = type(ensemble.members[0].backend.model)
+
+        def in_a_child_with_gpu():
+            monkeypatch.setattr(model, "device", property(lambda _: torch.device("cuda:0")))
+            return ensemble.generate("go", max_new_tokens=1).text
+
+        kind, text = in_child(in_a_child_with_gpu)
+    assert kind == MemberError.__name__
+    assert "loaded on cuda:0 before this process was forked" in text
+
+
+SEVERAL_THREADS = """
+import multiprocessing, sys, torch
+from adafuse_core import Ensemble
+torch.set_num_threads(2)
+ensemble = Ensemble(max_word_tokens=8)
+text = ensemble.generate("Hello!", max_new_tokens=2).text
+assert torch.mm(torch.ones(300, 300), torch.ones(300, 300))[0, 0] == 300  # on both threads
+
+def child():
+    assert torch.mm(torch.ones(300, 300), torch.ones(300, 300))[0, 0] == 300
+    assert ensemble.generate("Hello!", max_new_tokens=2).text == text
+
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join(60)
+code = process.exitcode
+process.kill()
+sys.exit(1 if code is None else code)
+"""
+
+
+def test_a_parent_with_several_threads_of_torch_does_not_make_its_child_hang():
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL_THREADS], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_fork_waits_for_the_pass_that_runs():
+    lock, entered, leave, order = PassLock(), threading.Event(), threading.Event(), []
+
+    def work():
+        with lock:
+            entered.set()
+            assert leave.wait(SECONDS)
+            order.append("pass")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(SECONDS)
+    threading.Timer(0.05, leave.set).start()
+    seen = in_child(lambda: list(order))
+    thread.join()
+    assert seen == ["pass"]
+    with lock:
+        pass
+
+
+def test_members_are_free_of_the_parents_requests(kind):
+    assert in_child(lambda: said(asyncio.run(asked(of(kind, ScriptedMember("a", "one two")), "awaited")))) == "one two"

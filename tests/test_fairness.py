@@ -1,0 +1,67 @@
+"""A short question beside long answers: how many passes go by before its first word. Counted, not timed."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from adafuse_core import CancelledError, Ensemble, RoundDone, TextDelta
+from adafuse_core.engine.device_turns import Turns
+from tests.engine.driven_clock import DrivenClock
+
+LONG_ONES = 8
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture
+def ensemble():
+    """The small models, on a clock that stands still, so that each pass waits for all who will ask again."""
+    with Ensemble(max_words=1) as loaded:
+        clock = DrivenClock()
+        turns = Turns(clock)
+        batchers = [member.backend._batcher for member in loaded.members]
+        before = [(batcher.turns, batcher._clock) for batcher in batchers]
+        for batcher in batchers:
+            batcher.turns, batcher._clock = turns, clock
+        yield loaded
+        clock.stop()
+        for batcher, (old_turns, old_clock) in zip(batchers, before, strict=True):
+            batcher.turns, batcher._clock = old_turns, old_clock
+
+
+def passes(ensemble):
+    return sum(member.backend.model.forwards for member in ensemble.members)
+
+
+def passes_to_first_word(ensemble):
+    before = passes(ensemble)
+    stream = ensemble.stream(QUESTION)
+    next(event for event in stream if isinstance(event, TextDelta))
+    used = passes(ensemble) - before
+    stream.close()
+    return used
+
+
+@pytest.mark.parametrize("words", [5, 200], ids=["short prompts", "long prompts"])
+def test_a_short_question_is_answered_soon_beside_long_answers(ensemble, words):
+    alone = passes_to_first_word(ensemble)
+    cancel, rounds, ready = threading.Event(), [], threading.Semaphore(0)
+
+    def answer(number):
+        last = passes(ensemble)
+        for event in ensemble.stream(f"{number} reasons, " * words, max_new_tokens=4000, cancel=cancel):
+            if isinstance(event, RoundDone):
+                rounds.append(passes(ensemble) - last)
+                last = passes(ensemble)
+                ready.release()
+
+    with ThreadPoolExecutor(LONG_ONES) as threads:
+        running = [threads.submit(answer, number) for number in range(LONG_ONES)]
+        for _ in range(LONG_ONES if words == 5 else 1):  # with long prompts, while most are still being read
+            ready.acquire()
+        beside = passes_to_first_word(ensemble)
+        cancel.set()
+        assert all(isinstance(future.exception(), CancelledError) for future in running)
+    assert beside <= 3 * alone + alone  # one round of a request takes no more than what comes before a first word
