@@ -11,7 +11,7 @@ from adafuse_core.members.base import WindowFull
 from adafuse_core.members.writer import Writer
 from adafuse_core.rounds import DraftPlan
 from adafuse_core.text.ids import Ids
-from adafuse_core.text.tokens import INCOMPLETE, LONGEST_CHARACTER
+from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Drafter:
             return ids[-1] in self.end_ids or not self.decode(ids).endswith(INCOMPLETE)
 
         contexts = [(*self.context, token) for token in tokens]
-        room = min(LONGEST_CHARACTER - 1, self.room - 1)
+        room = min(MAX_UTF8_BYTES - 1, self.room - 1)
         if not contexts or room <= 0:
             return []
         rows, settled = self.session.draft(contexts, room, 1, until), []
@@ -93,7 +93,7 @@ class Drafter:
     def _most_tokens(self, plan: DraftPlan) -> int:
         bounds = [self.room]
         if plan.max_words is not None:
-            bounds.append((plan.max_words + 1) * (self.max_word_tokens + LONGEST_CHARACTER))
+            bounds.append((plan.max_words + 1) * (self.max_word_tokens + MAX_UTF8_BYTES))
         if plan.max_tokens is not None:
             bounds.append(plan.max_tokens)
         return min(bounds)

@@ -164,9 +164,11 @@ class ModelPrefix:
         if excess <= 0:
             return span
         kept = shared_length(self._ids, ids)
-        seam = self._section.decode(ids[:kept], self._ids[kept:], opens=False)  # what a straddling token rewrites
+        seam = self._section.decode(
+            ids[:kept], self._ids[kept:], starts_answer=False
+        )  # what a straddling token rewrites
         for length in range(len(ids) - excess, kept, -1):
-            text = self._section.decode(ids[:kept], ids[kept:length], opens=not self._text)
+            text = self._section.decode(ids[:kept], ids[kept:length], starts_answer=not self._text)
             if text.startswith(seam) and span.text.startswith(text[len(seam) :]):
                 clipped = Span(text=text[len(seam) :])
                 if kept == len(self._ids):
@@ -190,7 +192,7 @@ class ModelPrefix:
 
         def decode(ids: Ids) -> str:
             if ids not in decoded:
-                decoded[ids] = self._section.decode(context, ids, opens=not text)
+                decoded[ids] = self._section.decode(context, ids, starts_answer=not text)
             return decoded[ids]
 
         return Drafter(
@@ -226,7 +228,7 @@ class ModelPrefix:
         context, ids = self._write(span.text)
         if context is self._ids:
             return span.text
-        text, whole = self._section.decode(context, ids, opens=not self._text), self._text + span.text
+        text, whole = self._section.decode(context, ids, starts_answer=not self._text), self._text + span.text
         if text.startswith(INCOMPLETE) and not whole.endswith(text):  # they begin inside a character
             return whole[-len(text.lstrip(INCOMPLETE)) - 1 :]
         return text

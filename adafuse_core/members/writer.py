@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from adafuse_core.text.ids import Ids
-from adafuse_core.text.tokens import INCOMPLETE, LONGEST_CHARACTER
+from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 from adafuse_core.text.words import WordRule, is_blank
 
 
@@ -102,7 +102,7 @@ class Writer:
     def _cut_off(self) -> int | None:
         """Where a word without end is cut: at the bound, or a few tokens later if that is inside a character."""
         word, tokens = self._since_word_start(len(self.ids)), len(self.ids) - self.word_starts[-1]
-        spare = LONGEST_CHARACTER - 1 if word.endswith(INCOMPLETE) else 0
+        spare = MAX_UTF8_BYTES - 1 if word.endswith(INCOMPLETE) else 0
         too_long = tokens >= self._max_word_tokens + spare
         return len(self.ids) if too_long and word and not self.ended else None
 
