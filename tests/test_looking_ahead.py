@@ -20,7 +20,7 @@ from adafuse_core import (
     Span,
     small_models,
 )
-from adafuse_core.members.base import NOTHING, WindowFull
+from adafuse_core.members.base import EMPTY_SPAN, WindowFull
 from adafuse_core.rounds import Draft, DraftPlan
 from tests.agreement import EXACT, ROUGH, apart, counts
 from tests.opening import opened
@@ -62,7 +62,7 @@ class Both:
         return prefix.draft(DraftPlan(tau=0.7, max_words=2, branches=3))
 
 
-def drafted(prefix, plan, after=NOTHING):
+def drafted(prefix, plan, after=EMPTY_SPAN):
     """What a prefix drafts; no spans where no whole character fits."""
     try:
         return prefix.draft(plan, after=after)
@@ -126,7 +126,7 @@ def test_a_span_drafted_in_pieces_is_committed_in_the_ids_it_was_written_with(ti
     for prompt in PROMPTS:
         with Both(tiny_models[name], prompt) as both:
             whole, pieces = both.open(), both.open()
-            after = NOTHING
+            after = EMPTY_SPAN
             for _ in range(3):
                 after = whole.draft(PIECE, after=after).spans[0]
                 piece = pieces.draft(PIECE).spans[0]

@@ -9,7 +9,7 @@ from typing import Any
 from adafuse_core.backends.base import Backend
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.members.base import Opening
-from adafuse_core.members.blame import Blame
+from adafuse_core.members.error_context import ErrorContext
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prefix import ModelPrefix
 from adafuse_core.members.prompts import PromptEncoder
@@ -22,12 +22,12 @@ class ModelMember:
 
     Args:
         name: Label in traces and errors.
-        weight: Of its vote.
-        encoder: Of its prompts.
-        backend: Its model.
+        weight: Weight of the member's vote.
+        encoder: Renders and encodes prompts.
+        backend: Runs the model.
         end_ids: Tokens that end an answer.
-        context_window: Most tokens of prompt plus answer; None if unbounded.
-        rule: Where words end.
+        context_window: Maximum number of tokens in prompt and answer; None if unbounded.
+        rule: Finds words in text.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class ModelMember:
         self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self.abilities.vocab_size)
         self._context_window = context_window
         bounds = [bound for bound in (context_window, self.abilities.max_context) if bound is not None]
-        self.longest = min(bounds, default=None)
+        self.max_context = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
-        """The same member under another name, and with another weight."""
+        """The same member with another name and weight."""
         member = copy.copy(self)
         member.prompt_reader = copy.copy(self.prompt_reader)
         member.name = member.prompt_reader.name = name
@@ -64,7 +64,7 @@ class ModelMember:
 
     @property
     def context_window(self) -> int | None:
-        """Most tokens of prompt plus answer; None if unbounded."""
+        """Maximum number of tokens in prompt and answer; None if unbounded."""
         return self._context_window
 
     def open(self, opening: Opening) -> ModelPrefix:
@@ -72,7 +72,7 @@ class ModelMember:
         grammar = opening.grammar
         if grammar is not None and not self.abilities.masks:
             raise ConfigError(
-                "tools or a grammar were given, but its backend can't mask the tokens that a grammar rules out",
+                "tools or a grammar were given, but this member's backend can't mask tokens",
                 member=self.name,
                 hint="leave this member out or run it with MemberConfig(backend='local'), or ask for plain text",
             )
@@ -82,9 +82,9 @@ class ModelMember:
         ids, section = encoded.ids, encoded.section
         if max(ids) >= self.abilities.vocab_size:
             raise PromptError(
-                f"the prompt has token {max(ids)}, the model reads {self.abilities.vocab_size}",
+                f"the prompt has token id {max(ids)}, but the model has {self.abilities.vocab_size} tokens",
                 member=self.name,
-                hint="leave out control tokens for images and the like",
+                hint="leave out control tokens that the model doesn't know, such as those for images",
             )
         if self._context_window is not None and len(ids) >= self._context_window:
             raise ContextOverflowError(
@@ -97,13 +97,17 @@ class ModelMember:
             if opening.cancel.is_set():
                 raise CancelledError("the generation was cancelled", member=self.name)
 
-        with Blame(self.name, "opening a prompt"):
+        with ErrorContext(self.name, "opening a prompt"):
             silent = self.prompt_reader.silent if opening.tools and not opening.must_call else None
             masks = None
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
             session = self.backend.open(
-                ids, window=self.longest, lookup=opening.lookup, raise_if_cancelled=raise_if_cancelled, allowed=masks
+                ids,
+                window=self.max_context,
+                lookup=opening.lookup,
+                raise_if_cancelled=raise_if_cancelled,
+                allowed=masks,
             )
         return ModelPrefix(
             name=self.name,
@@ -114,13 +118,13 @@ class ModelMember:
             rule=self.rule,
             end_ids=self.end_ids,
             vocab_size=self.abilities.vocab_size,
-            longest=self.longest,
+            max_context=self.max_context,
             max_word_tokens=opening.max_word_tokens,
             masks=masks,
         )
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts about the member, for people."""
+        """Facts about the member, for people."""
         return {
             "name": self.name,
             "weight": self.weight,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from adafuse_core.members.writer import Writer
+from adafuse_core.members.word_tracker import WordTracker
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 from adafuse_core.text.words import WhitespaceWords
 from tests import tiny
@@ -252,8 +252,8 @@ def test_the_words_of_a_continuation_join_to_its_text(name, codecs, record_prope
             return
         start = data.draw(st.integers(0, len(ids)), label="start")
         end = max(codec.special_ids)
-        writer = Writer(lambda some: section.decode(context, some, starts_answer=True), RULE, frozenset({end}), 24)
-        later = Writer(
+        writer = WordTracker(lambda some: section.decode(context, some, starts_answer=True), RULE, frozenset({end}), 24)
+        later = WordTracker(
             lambda some: section.decode(context, some, starts_answer=True),
             RULE,
             frozenset({end}),
