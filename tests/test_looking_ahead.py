@@ -198,7 +198,7 @@ def test_half_a_character_before_the_end_is_no_next_token(tiny_models):
     with Both(tiny_models["characters"], PROMPTS[0]) as both:
         prefix = both.open()
         expected = {token.span: token.logprob for token in prefix.next_tokens() if token.span.text.isascii()}
-        prefix._session = EndsAtOnce(prefix._session, next(iter(both.oracle.ends)))
+        prefix.session = EndsAtOnce(prefix.session, next(iter(both.oracle.ends)))
         assert {token.span: token.logprob for token in prefix.next_tokens()} == expected
 
 

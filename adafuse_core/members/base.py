@@ -121,25 +121,15 @@ class PromptReader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """Arguments of `Member.open`.
+    """Arguments of `Member.open`."""
 
-    Args:
-        prompt: A text to continue, or messages.
-        tools: JSON schemas, for the template.
-        max_word_tokens: Maximum number of tokens in one word.
-        lookup: Whether to guess the next tokens by prompt lookup.
-        cancel: When set, the member stops within one step.
-        grammar: Restricts the answer: no span that violates it is proposed.
-        must_call: Whether the grammar allows only tool calls.
-    """
-
-    prompt: Prompt
-    tools: Sequence[dict[str, Any]] | None = None
+    prompt: Prompt  # a text to continue, or messages
+    tools: Sequence[dict[str, Any]] | None = None  # JSON schemas, for the template
     max_word_tokens: int
-    lookup: bool = False
-    cancel: threading.Event
-    grammar: Grammar | None = None
-    must_call: bool = False
+    lookup: bool = False  # whether to guess the next tokens by prompt lookup
+    cancel: threading.Event  # when set, the member stops within one step
+    grammar: Grammar | None = None  # no span that violates it is proposed
+    must_call: bool = False  # whether the grammar allows only tool calls
 
 
 class Member(Protocol):

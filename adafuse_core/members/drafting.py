@@ -16,12 +16,7 @@ from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A continuation in the member's tokens.
-
-    Args:
-        ids: Token ids, without an end token.
-        ends: Whether the answer ends after them.
-    """
+    """A continuation in the member's tokens, without an end token; `ends` tells whether the answer ends after it."""
 
     ids: Ids
     ends: bool
@@ -29,31 +24,18 @@ class Proposal:
 
 @dataclass(kw_only=True)
 class Drafter:
-    """Continues one context.
-
-    Args:
-        session: Session of the backend.
-        context: Token ids, non-empty.
-        decode: Text of ids after the context.
-        before: Text before the draft; stop strings may start in it.
-        new_tracker: Makes a `WordTracker` that starts after the given ids.
-        end_ids: Tokens that end an answer.
-        max_word_tokens: Maximum number of tokens in one word.
-        room: Number of tokens that fit after the context; at least one.
-        may_be_blank: Whether a draft without visible text counts as an end. Not under a grammar.
-        guesses: Contexts for the backend to compute in the same pass.
-    """
+    """Continues one context."""
 
     session: Session
-    context: Ids
-    decode: Callable[[Ids], str]
-    before: str
-    new_tracker: Callable[[Ids], WordTracker]
-    end_ids: frozenset[int]
+    context: Ids  # non-empty
+    decode: Callable[[Ids], str]  # text of ids after the context
+    before: str  # text before the draft; stop strings may start in it
+    new_tracker: Callable[[Ids], WordTracker]  # a tracker that starts after the given ids
+    end_ids: frozenset[int]  # tokens that end an answer
     max_word_tokens: int
-    room: int
-    may_be_blank: bool
-    guesses: Sequence[Ids] = ()
+    room: int  # number of tokens that fit after the context, at least one
+    may_be_blank: bool  # whether a draft without visible text counts as an end; False under a grammar
+    guesses: Sequence[Ids] = ()  # contexts for the backend to compute in the same pass
 
     def draft(self, plan: DraftPlan) -> tuple[list[Proposal], list[float]]:
         """Proposals, likeliest first, and the margins at the word starts of the confident run."""
@@ -150,24 +132,19 @@ class Drafter:
 
 @dataclass
 class ConfidentRun:
-    """Follows a greedy continuation up to M words, to the end of the answer, or to the first uncertain word.
-
-    Attributes:
-        max_words: Words after which the run is over: M, or with one branch the uncertain word; None if unbounded.
-        margins: Margins of the words that have started, up to the first uncertain word.
-        uncertain: The distribution at the start of the uncertain word, if any.
-        stopped: Whether a stop string was completed.
-    """
+    """Follows a greedy continuation up to M words, to the end of the answer, or to the first uncertain word."""
 
     tracker: WordTracker
     plan: DraftPlan
     stops: Callable[[str], bool]
-    margins: list[float] = field(default_factory=list)
-    uncertain: TopTokens | None = None
-    stopped: bool = False
+    margins: list[float] = field(default_factory=list)  # of the words that have started, up to the first uncertain one
+    uncertain: TopTokens | None = None  # the distribution at the start of the uncertain word
+    stopped: bool = False  # whether a stop string was completed
 
     def __post_init__(self) -> None:
-        self.max_words = self.plan.max_words
+        self.max_words = (
+            self.plan.max_words
+        )  # the run is over after M words, or with one branch after the uncertain word
 
     def push(self, _: int, steps: list[TopTokens]) -> bool:
         """Append the last step's token; returns whether the run is over."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adafuse_core.backends.base import Backend
@@ -17,42 +17,25 @@ from adafuse_core.text.vocabulary import Vocabulary
 from adafuse_core.text.words import WhitespaceWords, WordRule
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModelMember:
-    """A language model with its tokenizer.
+    """A language model with its tokenizer."""
 
-    Args:
-        name: Label in traces and errors.
-        weight: Weight of the member's vote.
-        encoder: Renders and encodes prompts.
-        backend: Runs the model.
-        end_ids: Tokens that end an answer.
-        context_window: Maximum number of tokens in prompt and answer; None if unbounded.
-        rule: Finds words in text.
-    """
+    name: str  # label in traces and errors
+    weight: float
+    prompt_reader: PromptEncoder
+    backend: Backend
+    end_ids: frozenset[int]  # tokens that end an answer
+    context_window: int | None  # maximum number of tokens in prompt and answer; None if unbounded
+    rule: WordRule = field(default_factory=WhitespaceWords)
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        weight: float,
-        encoder: PromptEncoder,
-        backend: Backend,
-        end_ids: frozenset[int],
-        context_window: int | None,
-        rule: WordRule | None = None,
-    ) -> None:
-        self.name = name
-        self.weight = weight
-        self.backend = backend
-        self.end_ids = end_ids
-        self.rule = rule or WhitespaceWords()
-        self.prompt_reader = encoder
-        self.abilities = backend.abilities()
+    def __post_init__(self) -> None:
+        self.abilities = self.backend.abilities()
         self.place = self.abilities.place
-        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self.abilities.vocab_size)
-        self._context_window = context_window
-        bounds = [bound for bound in (context_window, self.abilities.max_context) if bound is not None]
-        self.max_context = min(bounds, default=None)
+        reader = self.prompt_reader
+        self._vocabulary = Vocabulary(reader.tokenizer, reader.codec, size=self.abilities.vocab_size)
+        bounds = [bound for bound in (self.context_window, self.abilities.max_context) if bound is not None]
+        self._max_context = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
         """The same member with another name and weight."""
@@ -61,11 +44,6 @@ class ModelMember:
         member.name = member.prompt_reader.name = name
         member.weight = weight
         return member
-
-    @property
-    def context_window(self) -> int | None:
-        """Maximum number of tokens in prompt and answer; None if unbounded."""
-        return self._context_window
 
     def open(self, opening: Opening) -> ModelPrefix:
         """Render, encode and check a prompt; see `Member.open`."""
@@ -86,9 +64,9 @@ class ModelMember:
                 member=self.name,
                 hint="leave out control tokens that the model doesn't know, such as those for images",
             )
-        if self._context_window is not None and len(ids) >= self._context_window:
+        if self.context_window is not None and len(ids) >= self.context_window:
             raise ContextOverflowError(
-                f"the prompt has {len(ids)} tokens, the context window is {self._context_window}",
+                f"the prompt has {len(ids)} tokens, the context window is {self.context_window}",
                 member=self.name,
                 hint="shorten the prompt, or leave this member out",
             )
@@ -104,7 +82,7 @@ class ModelMember:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
             session = self.backend.open(
                 ids,
-                window=self.max_context,
+                window=self._max_context,
                 lookup=opening.lookup,
                 raise_if_cancelled=raise_if_cancelled,
                 allowed=masks,
@@ -118,7 +96,7 @@ class ModelMember:
             rule=self.rule,
             end_ids=self.end_ids,
             vocab_size=self.abilities.vocab_size,
-            max_context=self.max_context,
+            max_context=self._max_context,
             max_word_tokens=opening.max_word_tokens,
             masks=masks,
         )
@@ -128,8 +106,8 @@ class ModelMember:
         return {
             "name": self.name,
             "weight": self.weight,
-            "context_window": self._context_window,
-            **dataclasses.asdict(self.abilities),
+            "context_window": self.context_window,
+            **asdict(self.abilities),
             "end_tokens": [self.prompt_reader.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.prompt_reader.supports_chat(),
         }

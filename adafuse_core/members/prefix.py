@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from adafuse_core.backends.base import Session
 from adafuse_core.members.base import EMPTY_SPAN, WindowFull
@@ -22,58 +23,33 @@ from adafuse_core.text.tokens import INCOMPLETE
 from adafuse_core.text.words import WordRule
 
 _MAX_PARTIAL = 16  # tokens holding a part of a character that `next_tokens` completes
-_UNBOUNDED = 1 << 30  # tokens
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModelPrefix:
     """Prompt and committed text as one member's ids.
 
     The ids of the member's own drafts are kept when they are committed; the text of other members is encoded. So a
     single member decodes exactly as its own greedy search.
-
-    Args:
-        name: The member's name.
-        weight: Weight of the member's vote.
-        place: What the member computes on.
-        session: Session of the backend, opened with the prompt.
-        prompt: The encoded prompt.
-        rule: Finds words in text.
-        end_ids: Tokens that end an answer.
-        vocab_size: Number of token ids of the model.
-        max_context: Maximum number of tokens in prompt and answer; None if unbounded.
-        max_word_tokens: Maximum number of tokens in one word.
-        masks: Token masks of a grammar; None without one.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        weight: float,
-        place: str,
-        session: Session,
-        prompt: Encoded,
-        rule: WordRule,
-        end_ids: frozenset[int],
-        vocab_size: int,
-        max_context: int | None,
-        max_word_tokens: int,
-        masks: Masks | None,
-    ) -> None:
-        self.name = name
-        self.weight = weight
-        self.place = place
-        self.thinking = prompt.thinking
-        self._session = session
-        self._section = prompt.section
-        self._rule = rule
-        self._end_ids = end_ids
-        self._vocab_size = vocab_size
-        self._max_context = _UNBOUNDED if max_context is None else max_context
-        self._max_word_tokens = max_word_tokens
-        self._masks = masks
-        self._ids = prompt.ids  # prompt and answer
-        self._prompt_length = len(prompt.ids)
+    name: str
+    weight: float
+    place: str
+    session: Session  # opened with the prompt
+    prompt: Encoded
+    rule: WordRule
+    end_ids: frozenset[int]  # tokens that end an answer
+    vocab_size: int  # number of token ids of the model
+    max_context: int | None  # maximum number of tokens in prompt and answer; None if unbounded
+    max_word_tokens: int
+    masks: Masks | None  # token masks of a grammar
+
+    def __post_init__(self) -> None:
+        self.thinking = self.prompt.thinking
+        self._section = self.prompt.section
+        self._limit = 1 << 30 if self.max_context is None else self.max_context  # tokens
+        self._ids = self.prompt.ids  # prompt and answer
         self._text = ""  # of the answer
         # Caches of this round:
         self._drafted_ids: dict[Span, Ids] = {}  # ids of prompt, answer and span as this member drafted them
@@ -88,12 +64,12 @@ class ModelPrefix:
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt in the member's tokens."""
-        return self._prompt_length
+        return len(self.prompt.ids)
 
     @property
     def completion_tokens(self) -> int:
         """Length of the committed text in the member's tokens."""
-        return max(0, len(self._ids) - self._prompt_length)
+        return max(0, len(self._ids) - len(self.prompt.ids))
 
     def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = EMPTY_SPAN) -> Draft:
         """Propose spans; see `Prefix.draft`."""
@@ -110,12 +86,12 @@ class ModelPrefix:
         """The distribution of the next token; see `Prefix.next_tokens`."""
         with ErrorContext(self.name, "looking ahead"):
             drafter = self._drafter(after, ())
-            ((step,),) = self._session.draft([drafter.context], 1, count or self._vocab_size, lambda *_: True)
+            ((step,),) = self.session.draft([drafter.context], 1, count or self.vocab_size, lambda *_: True)
             logprobs = dict(zip(step.ids, step.logprobs, strict=True))
             partial = {
                 token: None
                 for token in step.ids
-                if token not in self._end_ids and drafter.decode((token,)).endswith(INCOMPLETE)
+                if token not in self.end_ids and drafter.decode((token,)).endswith(INCOMPLETE)
             }
             found: list[tuple[Ids, float]]
             found = [((token,), value) for token, value in logprobs.items() if token not in partial]
@@ -123,7 +99,7 @@ class ModelPrefix:
             found += [(ids, logprobs[ids[0]] + rest) for ids, rest in completed]
             merged: dict[Span, list[float]] = {}
             for ids, value in found:
-                span = Span(text="", ends=True) if ids[-1] in self._end_ids else Span(text=drafter.decode(ids))
+                span = Span(text="", ends=True) if ids[-1] in self.end_ids else Span(text=drafter.decode(ids))
                 if span.text or span.ends:
                     merged.setdefault(span, []).append(value)
             tokens = [NextToken(span=span, logprob=_logsumexp(values)) for span, values in merged.items()]
@@ -132,20 +108,20 @@ class ModelPrefix:
     def score(self, spans: Sequence[Span]) -> list[Score]:
         """Score the ids of answer and span from the first id that differs from the answer's; see `Prefix.score`."""
         with ErrorContext(self.name, "scoring"):
-            ends = sorted(self._end_ids)
+            ends = sorted(self.end_ids)
             requests: list[tuple[Ids, Ids]] = []
             for span in spans:
                 context, ids = self._encode(span.text)
                 requests += [(context, (*ids, end)) for end in ends] if span.ends else [(context, ids)]
             contexts, continuations = zip(*requests, strict=True)
-            results = iter(self._session.score(contexts, continuations, self._contexts_after(spans)))
+            results = iter(self.session.score(contexts, continuations, self._contexts_after(spans)))
             variants = [[next(results) for _ in (ends if span.ends else "1")] for span in spans]
             return [self._score(span, *found) for span, found in zip(spans, variants, strict=True)]
 
     def fits(self, span: Span, closing: str = "") -> bool:
         """Whether there is room for the span, both for scoring and for committing it; see `Prefix.fits`."""
         context, ids = self._encode(span.text)
-        return max(len(context) + len(ids) + span.ends, len(self._ids_after(span, closing))) <= self._max_context
+        return max(len(context) + len(ids) + span.ends, len(self._ids_after(span, closing))) <= self._limit
 
     def commit(self, span: Span) -> None:
         """Append the span to the committed text."""
@@ -153,9 +129,9 @@ class ModelPrefix:
             self._ids = self._ids_after(span)
             self._text += span.text
             self._drafted_ids, self._decoded, self._encoded = {}, {}, {}
-            if self._masks is not None:
-                self._masks.commit(self._ids, span.text)
-            self._session.commit(self._ids)
+            if self.masks is not None:
+                self.masks.commit(self._ids, span.text)
+            self.session.commit(self._ids)
 
     def cost(self, span: Span, closing: str = "") -> int:
         """Number of tokens that committing would add; see `Prefix.cost`."""
@@ -181,13 +157,13 @@ class ModelPrefix:
 
     def close(self) -> None:
         """Free the memory. May be called twice."""
-        self._session.close()
+        self.session.close()
 
     def _drafter(self, after: Span, guesses: Sequence[Ids]) -> Drafter:
         """A drafter that continues the answer and an uncommitted span."""
         assert not after.ends, "an answer that has ended can't be continued"
         context, text = self._ids_after(after) if after.text else self._ids, self._text + after.text
-        room = self._max_context - len(context)
+        room = self._limit - len(context)
         if room <= 0:
             raise WindowFull
         decoded = self._decoded.setdefault(after.text, {})
@@ -198,15 +174,15 @@ class ModelPrefix:
             return decoded[ids]
 
         return Drafter(
-            session=self._session,
+            session=self.session,
             context=context,
             decode=decode,
             before=text,
-            new_tracker=lambda start: WordTracker(decode, self._rule, self._end_ids, self._max_word_tokens, start),
-            end_ids=self._end_ids,
-            max_word_tokens=self._max_word_tokens,
+            new_tracker=lambda start: WordTracker(decode, self.rule, self.end_ids, self.max_word_tokens, start),
+            end_ids=self.end_ids,
+            max_word_tokens=self.max_word_tokens,
             room=room,
-            may_be_blank=self._masks is None,
+            may_be_blank=self.masks is None,
             guesses=guesses,
         )
 
@@ -218,7 +194,7 @@ class ModelPrefix:
         return Score(
             member=self.name,
             logprobs=tuple(logprobs),
-            words=len(self._rule.ends(span.text, final=True)) + span.ends,
+            words=len(self.rule.ends(span.text, final=True)) + span.ends,
             bytes=len(self._scored_text(span).encode()) + span.ends,
         )
 
@@ -252,7 +228,7 @@ class ModelPrefix:
     def _contexts_after(self, spans: Sequence[Span]) -> list[Ids]:
         """The contexts after each span, as guesses: the next round starts after one of them."""
         contexts = [context + ids for context, ids in (self._encode(span.text) for span in spans)]
-        return [context for context in contexts if len(context) <= self._max_context]
+        return [context for context in contexts if len(context) <= self._limit]
 
 
 def _logsumexp(logprobs: Sequence[float]) -> float:

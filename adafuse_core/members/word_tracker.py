@@ -7,52 +7,36 @@ split. A word of `max_word_tokens` tokens is cut off.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from adafuse_core.text.ids import Ids
 from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 from adafuse_core.text.words import WordRule, is_blank
 
 
+@dataclass
 class WordTracker:
-    """The words of one continuation.
+    """The words of one continuation."""
 
-    Args:
-        decode: Text of the continuation's tokens.
-        rule: Finds words in text.
-        end_ids: Tokens that end an answer.
-        max_word_tokens: Maximum number of tokens in one word.
-        start: Tokens of the continuation before the first word to find.
+    decode: Callable[[Ids], str]  # text of the continuation's tokens
+    rule: WordRule
+    end_ids: frozenset[int]  # tokens that end an answer
+    max_word_tokens: int
+    start: Ids = ()  # tokens of the continuation before the first word to find
 
-    Attributes:
-        ids: All tokens of the continuation, `start` included, end tokens excluded.
-        word_starts: Index in `ids` of each word's first token; the last word may be unfinished.
-        ended: Whether an end token followed.
-    """
-
-    def __init__(
-        self,
-        decode: Callable[[Ids], str],
-        rule: WordRule,
-        end_ids: frozenset[int],
-        max_word_tokens: int,
-        start: Ids = (),
-    ) -> None:
-        self._decode = decode
-        self._rule = rule
-        self._end_ids = end_ids
-        self._max_word_tokens = max_word_tokens
-        self._texts = {len(start): decode(start)}  # by number of tokens
-        self.ids = list(start)
-        self.word_starts = [len(start)]
-        self.ended = False
+    def __post_init__(self) -> None:
+        self._texts = {len(self.start): self.decode(self.start)}  # by number of tokens
+        self.ids = list(self.start)  # all tokens of the continuation, end tokens excluded
+        self.word_starts = [len(self.start)]  # index in `ids` of each word's first token; the last may be unfinished
+        self.ended = False  # whether an end token followed
 
     def push(self, token: int) -> None:
         """Append a token, or end the continuation with an end token."""
-        if token in self._end_ids:
+        if token in self.end_ids:
             self.ended = True
         else:
             self.ids.append(token)
-            self._texts[len(self.ids)] = self._decode(tuple(self.ids))
+            self._texts[len(self.ids)] = self.decode(tuple(self.ids))
         while (end := self._word_end()) is not None:
             self.word_starts.append(end)
 
@@ -60,7 +44,7 @@ class WordTracker:
         """Text of the first `length` tokens; None for all."""
         length = len(self.ids) if length is None else length
         if length not in self._texts:  # inside `start`
-            self._texts[length] = self._decode(tuple(self.ids[:length]))
+            self._texts[length] = self.decode(tuple(self.ids[:length]))
         return self._texts[length]
 
     @property
@@ -88,8 +72,8 @@ class WordTracker:
         """Character offsets of word ends in the unfinished word."""
         word = self._unfinished_word()
         if not self.ended:  # an incomplete character may turn out to belong to the word: punctuation or an accent
-            return self._rule.ends(word.rstrip(INCOMPLETE))
-        ends = self._rule.ends(word, final=True)
+            return self.rule.ends(word.rstrip(INCOMPLETE))
+        ends = self.rule.ends(word, final=True)
         return [*ends, len(word)] if ends else []  # the last word may include the whitespace after it
 
     def _token_boundary(self, ends: list[int]) -> int | None:
@@ -106,5 +90,5 @@ class WordTracker:
         """Where a word that is too long is cut off: at the token limit, or after the character that it falls into."""
         word, tokens = self._unfinished_word(), len(self.ids) - self.word_starts[-1]
         spare = MAX_UTF8_BYTES - 1 if word.endswith(INCOMPLETE) else 0
-        too_long = tokens >= self._max_word_tokens + spare
+        too_long = tokens >= self.max_word_tokens + spare
         return len(self.ids) if too_long and word and not self.ended else None

@@ -22,36 +22,22 @@ _WIDTHS = (2, 8)  # words in a window, its first word (the guard) included
 
 
 class Window(NamedTuple):
-    """The last words of a text.
+    """The last words of a text."""
 
-    Attributes:
-        start: Character offset of the window.
-        ids_before: Number of ids before the window.
-        guard: Ids of the window's first word.
-    """
-
-    start: int
-    ids_before: int
-    guard: Ids
+    start: int  # character offset of the window
+    ids_before: int  # number of ids before the window
+    guard: Ids  # ids of the window's first word
 
 
 @dataclass
 class EncodedText:
-    """The ids of a text: the first `kept` ids of the shorter text that it grew from, then `tail`.
-
-    Attributes:
-        text: The text.
-        tail: Ids after the kept ones.
-        base: All ids of the shorter text.
-        kept: Number of ids shared with the shorter text.
-        window: None before the first search, False if no window reproduces the known ids.
-    """
+    """The ids of a text: the first `kept` ids of the shorter text that it grew from, then `tail`."""
 
     text: str
     tail: Ids
-    base: Ids = ()
+    base: Ids = ()  # all ids of the shorter text
     kept: int = 0
-    window: Window | bool | None = None
+    window: Window | bool | None = None  # None before the first search, False if no window reproduces the known ids
 
     @cached_property
     def ids(self) -> Ids:
@@ -69,21 +55,13 @@ class EncodedText:
         return self.tail[start - self.kept :] if start >= self.kept else self.ids[start:]
 
 
+@dataclass
 class IncrementalEncoder:
-    """Encodes a growing text.
+    """Encodes a growing text."""
 
-    Args:
-        encode_whole: Encodes a whole text.
-        encode_tail: Encodes the part of a text after a safe cut.
-        cuts: Pattern whose matches start at safe cuts; None if there are none.
-    """
-
-    def __init__(
-        self, encode_whole: Callable[[str], Ids], encode_tail: Callable[[str], Ids], cuts: regex.Pattern[str] | None
-    ) -> None:
-        self._encode_whole = encode_whole
-        self._encode_tail = encode_tail
-        self._cuts = cuts
+    encode_whole: Callable[[str], Ids]
+    encode_tail: Callable[[str], Ids]  # encodes the part of a text after a safe cut
+    cuts: regex.Pattern[str] | None  # its matches start at safe cuts; None if there are none
 
     def grow(self, base: EncodedText, text: str) -> EncodedText:
         """Encode a text that starts with `base.text`; the ids are those of encoding it whole."""
@@ -91,23 +69,23 @@ class IncrementalEncoder:
             base.window = self._find_window(base) or False
         if isinstance(base.window, Window):
             start, kept, guard = base.window
-            tail = self._encode_tail(text[start:])
+            tail = self.encode_tail(text[start:])
             if tail[: len(guard)] == guard:
                 return EncodedText(text, tail, base.ids, kept, base.window if len(text) - start <= _REUSED else None)
-        return EncodedText(text, self._encode_whole(text))
+        return EncodedText(text, self.encode_whole(text))
 
     def _find_window(self, encoded: EncodedText) -> Window | None:
         """A window that has the same ids encoded alone as inside the text."""
-        if self._cuts is None:
+        if self.cuts is None:
             return None
         text, ids = encoded.text, encoded.ids
         for searched in _SEARCHED:
-            starts = [match.start() for match in self._cuts.finditer(text, max(0, len(text) - searched))]
+            starts = [match.start() for match in self.cuts.finditer(text, max(0, len(text) - searched))]
             for width in _WIDTHS:
                 if len(starts) < width:
                     break
                 start, guard_end = starts[-width], starts[1 - width]
-                tail, guard = self._encode_tail(text[start:]), self._encode_tail(text[start:guard_end])
+                tail, guard = self.encode_tail(text[start:]), self.encode_tail(text[start:guard_end])
                 ids_before = len(ids) - len(tail)
                 if guard and ids[ids_before:] == tail and tail[: len(guard)] == guard:
                     return Window(start, ids_before, guard)

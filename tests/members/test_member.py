@@ -440,7 +440,7 @@ def test_a_cancelled_prefix_stops_before_it_computes(members, kind):
 
 def test_errors_of_the_backend_name_the_member(members, kind, monkeypatch):
     prefix = start(members[kind])
-    monkeypatch.setattr(prefix._session, "score", lambda *_: 1 / 0)
+    monkeypatch.setattr(prefix.session, "score", lambda *_: 1 / 0)
     with pytest.raises(MemberError, match="ZeroDivisionError") as caught:
         prefix.score([Span(text=" a"), Span(text=" b")])
     assert caught.value.member == kind
