@@ -89,7 +89,7 @@ def finish(result: Mapping[str, Any], path: Path | None) -> None:
 
 @contextmanager
 def loading(mode: str) -> Iterator[None]:
-    """Context for loading models; in mode "uncached" it disables their own cache: every pass reads the whole context."""
+    """Context for loading models; mode "uncached" disables their own cache, so every pass reads the whole context."""
     if mode != "uncached":
         yield
         return
