@@ -50,7 +50,7 @@ class Budget:
             return played, False
         left, cost = self._left(), self._reference.cost(played.span)
         if cost > left:
-            played = replace(played, cut=self._reference.clip(played.span, left))
+            played = replace(played, cut=self._reference.truncate(played.span, left))
         return played, cost >= left
 
     def ending(self, guide: Guide | None) -> Round | None:
@@ -105,10 +105,10 @@ class Budget:
     def _last(self, span: Span, guide: Guide) -> Span:
         """What ends the answer for its length."""
         if guide.may_end:
-            clipped = self._reference.clip(span, self._left())
-            after = guide.after(clipped.text)
-            fits = self._prefixes.fit(clipped)
-            return clipped if fits and after is not None and after.may_end else Span(text="")
+            truncated = self._reference.truncate(span, self._left())
+            after = guide.after(truncated.text)
+            fits = self._prefixes.fit(truncated)
+            return truncated if fits and after is not None and after.may_end else Span(text="")
         return Span(text=guide.short_ending or "")
 
     def _shortened(self, span: Span, guide: Guide) -> Span | None:
@@ -117,7 +117,7 @@ class Budget:
         If none leaves as much room as it should, the shortest one.
         """
         found = None
-        for text, after in _beginnings(self._reference.clip(span, max(0, self._left())), guide):
+        for text, after in _beginnings(self._reference.truncate(span, max(0, self._left())), guide):
             closed = after.after(after.closing) if after.closing else None
             if closed is None or closed.short_ending is None:
                 continue

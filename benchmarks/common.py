@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, the line that says what ran where, tables, the counters, models."""
+"""Shared by the benchmarks: arguments, hardware and versions, tables, counters, models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import transformers
 from adafuse_core import Ensemble
 from adafuse_core.small_models import NAMES
 
-# What the engine may do, as options of the ensemble and of each member.
+# Engine modes: options of the ensemble and of each member.
 MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "guessing": ({"speculation": "auto"}, {}),
     "verify": ({"speculation": "verify"}, {}),
@@ -36,19 +36,17 @@ MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def arguments(documentation: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """A parser with the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the result here too")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few seconds, to see that it runs; the figures mean little"
-    )
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of a few seconds; its figures mean little")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on the CPU (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of PyTorch (default: 1)")
     return parser
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """Set up PyTorch and say what runs where."""
+    """Set up PyTorch; returns hardware, versions and command."""
     torch.set_num_threads(args.threads)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -68,7 +66,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
-    """Print a table; floats with three figures, None as a dash."""
+    """Print a table: floats with three significant digits, None as a dash."""
     from rich.console import Console
     from rich.table import Table
 
@@ -81,7 +79,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], n
 
 
 def finish(result: Mapping[str, Any], path: Path | None) -> None:
-    """Print the line that says what ran where, and write the result."""
+    """Print hardware, versions and command, and write the result."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     print(f"{result['hardware']}; {versions}\n{result['command']}")
     if path:
@@ -91,17 +89,17 @@ def finish(result: Mapping[str, Any], path: Path | None) -> None:
 
 @contextmanager
 def loading(mode: str) -> Iterator[None]:
-    """Around loading. Without a cache a model's own is not tried out, so every distribution is a pass over all."""
+    """Context for loading models; mode "uncached" disables their own cache, so every pass reads the whole context."""
     if mode != "uncached":
         yield
         return
-    nothing = (None, ", reading anew at every step")
-    with mock.patch("adafuse_core.engine.store_choice.tried_cache", return_value=nothing):
+    no_cache = (None, ", reading anew at every step")
+    with mock.patch("adafuse_core.engine.store_choice.tried_cache", return_value=no_cache):
         yield
 
 
 def small_ensemble(device: str, dtype: str, mode: str, folder: Path | None = None, **options: Any) -> Ensemble:
-    """The package's small models, or the ones of those names in a folder, in one of the modes; loaded."""
+    """A loaded ensemble of the small models, or of the models with these names in `folder`, in one of the modes."""
     of_ensemble, of_member = MODES[mode]
     models = [str(folder / name) if folder else f"small:{name}" for name in NAMES]
     members = [{"model": model, "device": device, "dtype": dtype, **of_member} for model in models]
@@ -111,7 +109,7 @@ def small_ensemble(device: str, dtype: str, mode: str, folder: Path | None = Non
 
 @dataclass
 class Counts:
-    """Passes over the weights and tokens read so far, per member."""
+    """Number of forward passes and of tokens read, per member."""
 
     forwards: dict[str, int]
     tokens: dict[str, int]
@@ -124,7 +122,7 @@ class Counts:
 
 
 def counts(ensemble: Ensemble) -> Counts:
-    """The counters of all members as they stand."""
+    """The current counters of all members."""
     models = {member.name: member.backend.model for member in ensemble.members}
     return Counts(
         {name: model.forwards for name, model in models.items()},
@@ -133,31 +131,31 @@ def counts(ensemble: Ensemble) -> Counts:
 
 
 def share_confident(rounds: Sequence[Any], tau: float) -> float:
-    """Share of the word starts looked at whose margin is at least tau."""
+    """Share of margins that are at least tau."""
     margins = [margin for played in rounds for draft in played.drafts for margin in draft.margins]
     return sum(margin >= tau for margin in margins) / len(margins)
 
 
 def count_words(text: str) -> int:
-    """Words of a text, at least one."""
+    """Number of words, at least one."""
     return max(1, len(text.split()))
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
-    """Neighbouring words."""
+    """Pairs of neighbouring words."""
     return list(itertools.pairwise(text.split()))
 
 
 def repeats(text: str) -> float:
-    """Share of the pairs of neighbouring words that stood in the text before."""
+    """Share of word pairs that occur earlier in the text."""
     found = pairs(text)
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def copied(text: str, prompt: str) -> float:
-    """Share of the pairs of neighbouring words that stand in the prompt too."""
-    found, there = pairs(text), set(pairs(prompt))
-    return sum(pair in there for pair in found) / len(found) if found else 0.0
+    """Share of word pairs that occur in the prompt."""
+    found, in_prompt = pairs(text), set(pairs(prompt))
+    return sum(pair in in_prompt for pair in found) / len(found) if found else 0.0
 
 
 def ratio(value: float, base: float) -> str:

@@ -1,22 +1,22 @@
-"""What does a word cost, in passes over the weights and in tokens read?
+"""Forward passes and tokens read per word.
 
-Every mode of the engine writes the same texts (this is checked, in float64), so the counters can be compared word by
-word. Modes: `guessing` (what a user gets: members check each other's drafts, and guesses from the text so far), its
-halves `verify` and `lookup`, `plain` (a KV cache and nothing else), `uncached` (the rule as it stands, without any
-cache), and `single`: each member alone, by the `generate` of transformers, greedy.
+All modes of the engine write the same text (checked, in float64), so their counters can be compared per word.
+Modes: `guessing` (the default: members verify each other's drafts, and prompt lookup), its parts `verify` and `lookup`,
+`plain` (KV cache only), `uncached` (no cache at all), and `single`: each member alone, greedy, with `generate` of
+transformers.
 
     python benchmarks/cost.py --json PATH
 
-Main figure: forward passes per committed word, all members together, without each member's first pass over the
-prompt; beside it the same with those passes. On one device they run one after the other. "Busiest member" counts,
-round by round, the passes of the member that makes most: if each member had a device of its own, at least so many would
-follow each other. `single` is the mean of the members. `uncached` answers the first two prompts of each regime only.
+The main figure is the number of forward passes per committed word, summed over the members, without each member's first
+pass over the prompt; the table also shows it with these passes. On one device they run one after another. "Busiest
+member" sums, over the rounds, the passes of the member with the most passes: a lower bound of the sequential passes if
+each member had its own device. `single` is the mean of the members. `uncached` answers only the first two prompts.
 
-Prompts: see `regimes.py`. Three regimes of confidence, by the share of the answer that stands in the prompt; the share
-of word starts with a margin of at least tau is printed. The small models of the package are trained on for it first,
-for one and a half minutes; `--models DIR` keeps what was trained. The first prompts of a seeded generator are
-taken, whatever comes of them. Tau is the default, 0.7. The texts are of few patterns, as all that such small models
-can write: guesses are right more often there than in free prose of the same confidence.
+Prompts: see `regimes.py`. The three regimes differ in how much of the answer can be copied from the prompt; the share
+of word starts with a margin of at least tau (default 0.7) is printed. The small models are first fine-tuned for the
+task, for one and a half minutes; `--models DIR` keeps the result. The prompts are the first ones of a seeded generator,
+without selection. The small models write repetitive text, so guesses are right more often than in free prose of the
+same confidence.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from adafuse_core.small_models import NAMES, path
 
 MODES = ("guessing", "verify", "lookup", "plain", "uncached")
 LENGTHS = (64, 256, 1024)
-UNCACHED = 2  # prompts that are answered without a cache too, which takes long
-BUDGET = 160  # tokens of an answer; 40 to 60 words
+UNCACHED = 2  # prompts answered in mode "uncached", which is slow
+BUDGET = 160  # maximum tokens of an answer; 40 to 60 words
 
 
 @dataclass
 class Measured:
-    """What one mode did to answer some prompts."""
+    """Texts and counters of one mode over several prompts."""
 
     texts: list[str] = field(default_factory=list)
     spans: list[tuple[Any, ...]] = field(default_factory=list)  # committed, per prompt
@@ -59,7 +59,7 @@ class Measured:
         return sum(map(common.count_words, self.texts))
 
     def figures(self) -> dict[str, float]:
-        """Everything per word."""
+        """Counters per word."""
         return {
             "forwards": (self.forwards - self.prompt_passes) / self.words,
             "with_prompts": self.forwards / self.words,
@@ -71,7 +71,7 @@ class Measured:
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=8, help="prompts per regime (default: 8)")
-    parser.add_argument("--models", type=Path, help="folder of the trained models; filled if it is not there")
+    parser.add_argument("--models", type=Path, help="folder of the fine-tuned models; created if missing")
     parser.add_argument("--dtype", default="float64", help="of the weights (default: float64)")
     args = parser.parse_args()
     result = common.prepare(args)
@@ -122,7 +122,7 @@ def run(args: Any, result: dict[str, Any], folder: Path | None, n: int, budget: 
 
 
 def measure(ensemble: Ensemble, prompts: Sequence[Any], budget: int) -> Measured:
-    """Answer the prompts one after another and read the counters after every round."""
+    """Answer the prompts one by one and read the counters after every round."""
     done = Measured()
     for prompt in prompts:
         text, spans = "", []
@@ -150,17 +150,17 @@ def measure(ensemble: Ensemble, prompts: Sequence[Any], budget: int) -> Measured
 
 
 def check(measured: dict[str, Measured]) -> None:
-    """All modes must commit the same words; anything else is a bug."""
+    """Exit unless all modes commit the same words."""
     plain = measured["plain"]
     for mode, other in measured.items():
         for number, (ours, theirs) in enumerate(zip(plain.spans, other.spans, strict=False)):
             if ours != theirs:
                 texts = f"plain: {plain.texts[number]!r}\n{mode}: {other.texts[number]!r}"
-                raise SystemExit(f"prompt {number}: {mode!r} does not commit the words of 'plain'\n{texts}")
+                raise SystemExit(f"prompt {number}: {mode!r} and 'plain' commit different words\n{texts}")
 
 
 class Alone:
-    """One member by transformers, greedy, its forward passes counted."""
+    """One member with `generate` of transformers, greedy, with its forward passes counted."""
 
     def __init__(self, source: Path, device: str, dtype: str) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -171,7 +171,7 @@ class Alone:
         self._passes = 0
 
     def figures(self, prompts: Sequence[Any], budget: int) -> dict[str, float]:
-        """Forward passes per word, without and with those over the prompts."""
+        """Forward passes per word, without and with the passes over the prompts."""
         self._passes = words = 0
         for prompt in prompts:
             inputs = self._tokenizer.apply_chat_template(
@@ -190,7 +190,7 @@ class Alone:
 def summary(
     measured: dict[str, Measured], single: Sequence[dict[str, float]], tau: float, prompts: Sequence[Any]
 ) -> dict[str, Any]:
-    """One regime's figures: forwards per word by mode, and the rest."""
+    """The figures of one regime; the forward passes per word are keyed by mode."""
     if measured["plain"].longest_prompt > 512:
         raise SystemExit("a prompt is longer than one pass")
     details: dict[str, dict[str, float | None]] = {mode: {**done.figures()} for mode, done in measured.items()}
@@ -246,12 +246,12 @@ def show(regime: str, branches: int, one: dict[str, Any]) -> None:
 
 
 def by_length(ensembles: dict[str, Ensemble], lengths: Sequence[int], budget: int) -> dict[str, dict[str, float]]:
-    """Tokens read per word after prompts of some lengths, the prompt itself not counted.
+    """Tokens read per word for several prompt lengths, without the tokens of the prompt.
 
-    With tau 0 every word start counts as confident, so that rounds have one shape whatever the text. "Written" are the
-    tokens of the answer itself, of all members: texts differ, and some words take more of them.
-    "Agreed" is the share of rounds in which all members drafted the same; in the others each reads what the others
-    drafted, too. These models agree less after prompts that are longer than those they were trained on.
+    With tau 0 every word start is confident, so that rounds don't depend on the text. "written": tokens of the answer
+    per word, all members together. "agreed": share of rounds in which all members draft the same span; in the other
+    rounds each member also reads the other members' drafts. These models agree less after prompts that are longer than
+    those of their training.
     """
     ensembles = {mode: Ensemble(ensemble.config, tau=0.0) for mode, ensemble in ensembles.items()}
     counted = ensembles["plain"].members[0].prompt_reader.count_text_tokens

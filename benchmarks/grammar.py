@@ -1,12 +1,12 @@
-"""What does a grammar cost per word, and what does it save?
+"""Cost per word of a grammar, and the passes that it saves.
 
     python benchmarks/grammar.py --json PATH
 
-Three measurements. First the engine alone: building a vocabulary, and one mask (which tokens may follow) at every place
-of a JSON document. Then the same answers by the small models with no grammar, and with one that allows any text: what a
-word costs more. Then answers that a schema shapes: how many of their words are forced, so that no model is asked.
+Three measurements: the grammar engine alone (building a vocabulary, and one token mask at every position of a JSON
+document); the same answers of the small models without a grammar and with one that allows any text; and answers under a
+JSON schema, with the share of words that the schema forces, without a forward pass.
 
-Vocabularies of Mistral are measured too where the development set-up has put them.
+Two vocabularies of Mistral are included if the development setup has installed them.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def main() -> None:
     questions = QUESTIONS[:1] if args.quick else QUESTIONS
     ensemble = common.small_ensemble(args.device, "float32", "guessing", branches=3)
     result["any_text"] = any_text(ensemble, questions, repeats)
-    result["schema"] = shaped(ensemble, questions, repeats)
+    result["schema"] = by_schema(ensemble, questions, repeats)
     show(result)
     common.finish(result, args.json)
 
 
 def vocabularies(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Names, and how to get their tokenizers."""
+    """Names and loaders of tokenizers."""
     for name in NAMES:
         yield name, lambda name=name: AutoTokenizer.from_pretrained(path(name))
     from tests.text import vocabularies as real
@@ -90,7 +90,7 @@ def vocabularies(quick: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def vocabulary_row(name: str, load: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Seconds to build the vocabulary, and microseconds per mask along a document."""
+    """Seconds to build the vocabulary, and microseconds per mask over a document."""
     tokenizer = load()
     codec = Codec(tokenizer)
     prompt, section = codec.encode_prompt("Answer:\n")
@@ -114,22 +114,22 @@ def vocabulary_row(name: str, load: Callable[[], Any], repeats: int) -> dict[str
 
 
 def any_text(ensemble: Ensemble, questions: tuple[str, ...], repeats: int) -> dict[str, Any]:
-    """Free answers, and the same under a grammar that allows them all."""
+    """The same answers without a grammar and under a grammar that allows any text."""
     free, free_seconds = answers(ensemble, questions, None, repeats)
-    held, held_seconds = answers(ensemble, questions, ANY_TEXT, repeats)
+    masked, masked_seconds = answers(ensemble, questions, ANY_TEXT, repeats)
     words = sum(common.count_words(answer.text) for answer in free)
     return {
         "words": words,
-        "same_text": [answer.text for answer in free] == [answer.text for answer in held],
+        "same_text": [answer.text for answer in free] == [answer.text for answer in masked],
         "free_ms_per_word": free_seconds / words * 1e3,
-        "grammar_ms_per_word": held_seconds / words * 1e3,
-        "more_ms_per_word": (held_seconds - free_seconds) / words * 1e3,
-        "ratio": held_seconds / free_seconds,
+        "grammar_ms_per_word": masked_seconds / words * 1e3,
+        "more_ms_per_word": (masked_seconds - free_seconds) / words * 1e3,
+        "ratio": masked_seconds / free_seconds,
     }
 
 
-def shaped(ensemble: Ensemble, questions: tuple[str, ...], repeats: int) -> dict[str, Any]:
-    """Answers that a schema shapes."""
+def by_schema(ensemble: Ensemble, questions: tuple[str, ...], repeats: int) -> dict[str, Any]:
+    """Answers under a JSON schema."""
     before = common.counts(ensemble)
     given, seconds = answers(ensemble, questions, Grammar.json_schema(SCHEMA), repeats)
     spent = common.counts(ensemble) - before
@@ -150,19 +150,19 @@ def shaped(ensemble: Ensemble, questions: tuple[str, ...], repeats: int) -> dict
 def answers(
     ensemble: Ensemble, questions: tuple[str, ...], grammar: Grammar | None, repeats: int
 ) -> tuple[list[Generation], float]:
-    """Answers to all questions, and the median of the CPU seconds they took."""
+    """Answers to all questions, and the median CPU seconds for them."""
 
     def ask() -> list[Generation]:
         options = {"grammar": grammar, "max_new_tokens": 200}
         return [ensemble.generate([{"role": "user", "content": question}], **options) for question in questions]
 
-    ask()  # once to warm up
+    ask()  # warm-up
     seconds, given = zip(*(timed(ask) for _ in range(repeats)), strict=True)
     return given[0], statistics.median(seconds)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds, and the result."""
+    """CPU seconds and result."""
     start = time.process_time()
     done = work()
     return time.process_time() - start, done
@@ -173,17 +173,17 @@ def show(result: dict[str, Any]) -> None:
     columns = ("vocabulary", "tokens", "build, s", "mask, µs", "mask p99, µs")
     keys = ("name", "tokens", "build_seconds", "mask_microseconds", "mask_microseconds_p99")
     common.show("The engine alone", columns, [[row[key] for key in keys] for row in result["vocabularies"]])
-    free, shaped_ = result["any_text"], result["schema"]
+    free, schema = result["any_text"], result["schema"]
     common.show(
         "Small models, CPU time",
         ("", "words", "ms per word", "ratio"),
         [
             ["no grammar", free["words"], free["free_ms_per_word"], 1.0],
             ["a grammar that allows any text", free["words"], free["grammar_ms_per_word"], free["ratio"]],
-            ["a schema", shaped_["words"], shaped_["ms_per_word"], None],
+            ["a schema", schema["words"], schema["ms_per_word"], None],
         ],
         f"Same text with the grammar that allows any: {free['same_text']}. Of the schema's words "
-        f"{shaped_['forced_share']:.0%} were forced; {shaped_['forwards_per_word']:.2f} passes per word.",
+        f"{schema['forced_share']:.0%} were forced; {schema['forwards_per_word']:.2f} passes per word.",
     )
 
 

@@ -1,10 +1,10 @@
-"""What ChatAdaFuse and LangChain's own ChatHuggingFace do in the same situations, on the same small model.
+"""ChatAdaFuse and LangChain's ChatHuggingFace in the same situations, with the same small model.
 
     python benchmarks/langchain_peers.py --json PATH
 
-ChatHuggingFace runs over its local pipeline. It is no dependency of this project: in an environment of its own,
-`pip install langchain==1.4.7 langchain-huggingface==1.2.3 langchain-tests==1.1.9`. Where it is absent, only our side is
-shown; where langchain-tests is absent, the standard suites are left out. Every line is what was seen in this run.
+ChatHuggingFace runs over its local pipeline. It isn't a dependency of this project: in a separate environment, run
+`pip install langchain==1.4.7 langchain-huggingface==1.2.3 langchain-tests==1.1.9`. Without it, only ChatAdaFuse is
+shown; without langchain-tests, the standard suites are skipped. All results are observed in this run.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""How long does a word take, beside what each member needs for one alone, and beside the rule without a cache?
+"""Time per word, compared with each member alone and with the rule without a cache.
 
     python benchmarks/latency.py --json PATH
     python benchmarks/latency.py --device cuda --shape 8b --json PATH
 
-Two models of two architectures and two tokenizers, with random weights: time per pass is that of trained models of
-this shape, text and margins are not. So the run is put into a regime by hand: the output head is scaled, which spreads
-the margins (the share of confident word starts is printed), and members either share their weights and so propose the
-same words ("agreeing", the best case: nothing to score), or never do ("disagreeing", the worst case: everything is
-scored, and half of it drafted in vain). Real members lie between.
+Two models with random weights, different architectures and tokenizers. Their time per pass is that of trained models of
+this shape; text and margins are not. So two properties are set by hand. The output head is scaled, which changes
+the margins (the share of confident word starts is printed). The members either share their weights and propose the same
+words ("agreeing", the best case: nothing to score), or never agree ("disagreeing", the worst case: everything is
+scored, and half of the drafts are discarded). Trained members lie in between.
 
-They write hardly anything twice (see `random_models.py`; the share of word pairs that stood in the answer before is
-printed), so looking up finds next to nothing.
+The text hardly repeats (see `random_models.py`; the share of repeated word pairs is printed), so prompt lookup finds
+almost nothing.
 
-Time per word is that between the first round and the last, so the prompt is not in it; for the `generate` of
-transformers that between the first token and the last. `uncached` runs for half the words only, at one length, prompt
-included, since it reads the prompt at every step anyway.
+Time per word is measured from the first round to the last, without the prompt; for `generate` of transformers from the
+first token to the last. `uncached` runs for half of the words, at one prompt length, with the prompt included: it reads
+the prompt at every step anyway.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MIB = 2**20
 
 @dataclass
 class Timed:
-    """Seconds per word, of CPU and of wall, and what was done meanwhile."""
+    """CPU and wall seconds per word, and statistics of the run."""
 
     cpu: float
     wall: float
@@ -84,16 +84,12 @@ def main() -> None:
 
 
 class Bench(RandomModels):
-    """Times random models.
+    """Times random models."""
 
-    Attributes:
-        words: To be timed per run.
-    """
-
-    words = 24
+    words = 24  # timed per run
 
     def rows(self, pair: str, regime: str, length: int, *, uncached: bool) -> list[dict[str, Any]]:
-        """All runs after prompts of one length."""
+        """All runs with one prompt length."""
         names, spread = PAIRS[pair], SPREADS[regime]
         prompt = self.prompt(length)
         alone = {name: self.alone(name, spread, prompt) for name in names}
@@ -124,18 +120,18 @@ class Bench(RandomModels):
                     }
                 )
         cached = [row for row in rows if row["mode"] != "uncached"]
-        for row in rows:  # rounding may part them where two choices are all but equal, in half precision above all
+        for row in rows:  # nearly equal choices may differ by rounding, mostly in half precision
             row["same_text"] = row["mode"] == "uncached" or row["text"] == next(
                 other["text"] for other in cached if other["branches"] == row["branches"]
             )
         return rows
 
     def modes(self) -> list[str]:
-        """What the engine may do; a GPU shows what recorded passes are good for."""
+        """Engine modes; on a GPU also without CUDA graphs."""
         return ["guessing", "plain", *(["no graphs"] if self.device.startswith("cuda") else [])]
 
     def alone(self, name: str, spread: float, prompt: str) -> Timed:
-        """One model by transformers."""
+        """One model with `generate` of transformers."""
         model = self.model(name, spread)
         tokenizer = AutoTokenizer.from_pretrained(self.folder / name)
         inputs = tokenizer(prompt, return_tensors="pt").to(self.device)
@@ -150,7 +146,7 @@ class Bench(RandomModels):
         return Timed(cpu / words, wall / words, words)
 
     def together(self, names: Sequence[str], spread: float, prompt: str, mode: str, branches: int) -> Timed:
-        """The ensemble, from the end of the first round on."""
+        """The ensemble, timed from the end of the first round."""
         few = mode == "uncached"
         with self.ensemble(names, spread, mode, branches) as ensemble:
             clock = Clock(self.device)
@@ -177,7 +173,7 @@ class Bench(RandomModels):
         return Timed(cpu / words, wall / words, words, forwards / words, share, agreed, common.repeats(text), text)
 
     def memory(self, length: int) -> dict[str, float]:
-        """Keys and values of a prompt, and what scoring eight candidates of three words takes besides, in MiB."""
+        """KV cache of a prompt, and the additional memory for scoring eight candidates of three words, in MiB."""
         rng = random.Random(0)
         words = self.prompt(512).split()
         spans = [Span(text="".join(f" {word}" for word in rng.choices(words, k=3))) for _ in range(8)]
@@ -203,7 +199,7 @@ class Bench(RandomModels):
         }
 
     def peak(self, work: Callable[[], object]) -> float:
-        """The most memory that tensors take while some work runs, beyond what they took before, in MiB."""
+        """Peak memory of tensors while `work` runs, minus the memory before, in MiB."""
         if self.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
@@ -215,15 +211,15 @@ class Bench(RandomModels):
         profile.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
         changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
-        most = now = 0
+        peak = now = 0
         for _, change in changes:
             now += change
-            most = max(most, now)
-        return most / MIB
+            peak = max(peak, now)
+        return peak / MIB
 
 
 class Clock(StoppingCriteria):
-    """Reads CPU time and wall time at each tick; as a criterion of `generate` it ticks per token and stops nothing."""
+    """Records CPU and wall time at each tick; as a criterion of `generate` it ticks per token and never stops."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -235,7 +231,7 @@ class Clock(StoppingCriteria):
         self._ticks.append((time.process_time(), time.perf_counter()))
 
     def spent(self) -> tuple[float, float]:
-        """CPU time and wall time from the first tick to the last."""
+        """CPU and wall seconds from the first tick to the last."""
         (cpu, wall), (cpu_end, wall_end) = self._ticks[0], self._ticks[-1]
         return cpu_end - cpu, wall_end - wall
 
@@ -245,7 +241,7 @@ class Clock(StoppingCriteria):
 
 
 def summary(rows: Sequence[dict[str, Any]], middle: int) -> dict[str, float]:
-    """The figures to quote, by CPU time: no cache against the engine, the engine against the members alone."""
+    """Ratios of CPU time: uncached to engine, and engine to members alone."""
     found = {(row["pair"], row["regime"], row["prompt_tokens"], row["branches"], row["mode"]): row for row in rows}
     figures = {}
     for pair in PAIRS:

@@ -1,9 +1,9 @@
-"""What AdaFuseLLM and LlamaIndex's own HuggingFaceLLM do in the same situations, on the same small model.
+"""AdaFuseLLM and LlamaIndex's HuggingFaceLLM in the same situations, with the same small model.
 
     python benchmarks/llama_index_peers.py --json PATH
 
-HuggingFaceLLM is no dependency of this project: `pip install llama-index-llms-huggingface==0.8.0` in an environment of
-its own. Where it is absent, only our side is shown. Every line is what was seen in this run.
+HuggingFaceLLM isn't a dependency of this project: run `pip install llama-index-llms-huggingface==0.8.0` in a separate
+environment. Without it, only AdaFuseLLM is shown. All results are observed in this run.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Is the ensemble better than its members, and than picking the better whole answer?
+"""Accuracy of the ensemble, of its members, and of choosing between the members' whole answers.
 
     python benchmarks/quality.py --json PATH
 
-Held-out questions on mixed knowledge for the small models of the package: facts (one member knows each), questions that
-need one fact of each member, and translations with a word from each. An answer is right when it is the expected text
-exactly. Rows: the ensemble (AdaFuse with the defaults), each member's own greedy answer, and `rerank`: of the members'
-whole answers the one with the lowest mean NLL over the members.
+Held-out questions for the small models of the package: facts (known by one member), questions that need one fact from
+each member, and translations with a word from each member. An answer is correct if it equals the expected text. Rows:
+the ensemble (AdaFuse with defaults), each member's greedy answer, and `rerank`: the member's answer with the lowest
+mean NLL over the members.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from training.curriculum import Question
 from training.curriculum.held_out import mixed_questions
 
 KINDS = ("fact", "composed", "translation")
-BUDGET = 64  # tokens; the longest expected answer is about half of it
+BUDGET = 64  # tokens, about twice the longest expected answer
 
-Marks = dict[str, bool]  # contestant -> whether the answer is right
+Marks = dict[str, bool]  # whether the answer is correct, by system
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--n", type=int, default=600, help="number of questions (default: 600; 6 if quick)")
-    parser.add_argument("--seed", type=int, default=0, help="which questions (default: 0)")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that share the questions")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the questions (default: 0)")
+    parser.add_argument(
+        "--processes", type=int, default=min(2, os.cpu_count() or 1), help="number of processes (default: up to 2)"
+    )
     args = parser.parse_args()
     result = prepare(args)
     questions = mixed_questions(6 if args.quick else args.n, args.seed)
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def judge_all(questions: Sequence[Question], args: argparse.Namespace) -> list[Marks]:
-    """The marks of all questions, in order. The processes take turns: with two, one takes every other question."""
+    """The marks of all questions, in order. The questions are dealt to the processes in turn."""
     count = 1 if args.quick else args.processes
     if count == 1:
         return judge(questions, args)
@@ -55,7 +57,7 @@ def judge_all(questions: Sequence[Question], args: argparse.Namespace) -> list[M
 
 
 def judge(questions: Sequence[Question], args: argparse.Namespace) -> list[Marks]:
-    """Whether each contestant answers exactly right, per question."""
+    """For each question, whether each system answers correctly."""
     prepare(args)
     ensemble = small_ensemble(args.device, "float32", "guessing")
     singles = {name: Ensemble(ensemble.config, strategy="single", member=name) for name in ensemble.names}
@@ -75,17 +77,15 @@ def rerank(ensemble: Ensemble, question: Question, answers: Sequence[str]) -> st
 
 
 def summary(questions: Sequence[Question], marks: Sequence[Marks]) -> dict[str, Any]:
-    """Shares with 95% intervals (Wilson), and the ensemble's lead on the same questions (paired, normal)."""
+    """Accuracy with 95% Wilson intervals, and the paired difference between the ensemble and each other system."""
     names = ["ensemble", *(name for name in marks[0] if name not in ("ensemble", "rerank")), "rerank"]
     right = {name: [mark[name] for mark in marks] for name in names}
-    places = {kind: [place for place, question in enumerate(questions) if question.kind == kind] for kind in KINDS}
+    indices = {kind: [i for i, question in enumerate(questions) if question.kind == kind] for kind in KINDS}
     return {
         "n": len(marks),
         "accuracy": {name: share(right[name]) for name in names},
         "interval": {name: half_width(sum(right[name]), len(marks)) for name in names},
-        "by_kind": {
-            kind: {name: share([right[name][place] for place in places[kind]]) for name in names} for kind in KINDS
-        },
+        "by_kind": {kind: {name: share([right[name][i] for i in indices[kind]]) for name in names} for kind in KINDS},
         "lead_of_ensemble": {name: lead(right["ensemble"], right[name]) for name in names[1:]},
     }
 
@@ -101,11 +101,11 @@ def half_width(right: int, n: int) -> float:
 
 
 def lead(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, float]:
-    """By how much we are right more often on the same questions."""
+    """The mean paired difference, with its 95% half-width (normal)."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     n, mean = len(differences), sum(differences) / len(differences)
-    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
-    return {"mean": mean, "half_width": 1.96 * spread}
+    standard_error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    return {"mean": mean, "half_width": 1.96 * standard_error}
 
 
 def show_shares(result: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Models with random weights: time per pass is that of trained ones of their shape, text and margins are not.
+"""Models with random weights: their time per pass is that of trained models of this shape; text and margins are not.
 
-Random models run in circles, which would make looking up look good. So each adds a random vector per position to its
-last hidden state, after which hardly anything is written twice, and looking up finds next to nothing.
+The greedy text of random models repeats, which would favour prompt lookup. So each model adds a random vector per
+position to its last hidden state: the text then hardly repeats, and prompt lookup finds almost nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WINDOW = 4096
 
 
 def shapes() -> dict[str, dict[str, Any]]:
-    """Sizes of the models: what both architectures share."""
+    """Shapes of the models, the same for both architectures."""
     size = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     return {
         "60m": dict(zip(size, (768, 2048, 8, 12, 4), strict=True)) | {"vocab_size": 4096},
@@ -38,7 +38,7 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 
 def write_configs(folder: Path, shape: dict[str, Any]) -> None:
-    """Folders that hold a tokenizer and a config, and no weights."""
+    """Write folders with a tokenizer and a config, without weights."""
     ends = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None}
     common_part = {**shape, **ends, "max_position_embeddings": WINDOW, "tie_word_embeddings": False}
     head = shape["hidden_size"] // shape["num_attention_heads"]
@@ -52,12 +52,12 @@ def write_configs(folder: Path, shape: dict[str, Any]) -> None:
 
 
 class RandomModels:
-    """Makes models where they are to run, and ensembles of them.
+    """Makes models on the target device, and ensembles of them.
 
     Args:
-        device: As in torch.
-        dtype: Of the weights.
-        folder: For the models' configs and tokenizers.
+        device: Device in PyTorch's notation.
+        dtype: Data type of the weights.
+        folder: Receives the models' configs and tokenizers.
         shape: One of `shapes()`.
     """
 
@@ -66,7 +66,7 @@ class RandomModels:
         write_configs(folder, shape)
 
     def sizes(self, bandwidth: float) -> dict[str, Any]:
-        """Parameters of each model, and the time that reading the weights once must take on the GPU."""
+        """Number of parameters per model, and the minimum time to read the weights once on the GPU."""
         figures: dict[str, Any] = {"parameters": {}}
         for name in (LLAMA, QWEN):
             with torch.device("meta"):
@@ -79,7 +79,7 @@ class RandomModels:
         return figures
 
     def prompt(self, tokens: int) -> str:
-        """Plain words, about so many tokens of the first model."""
+        """Plain words, about `tokens` tokens of the first model."""
         tokenizer = AutoTokenizer.from_pretrained(self.folder / LLAMA)
         words = [word for word in Path(__file__).read_text(encoding="utf-8").split() if word.isalpha()]
         rng = random.Random(tokens)
@@ -89,7 +89,7 @@ class RandomModels:
 
     @contextmanager
     def ensemble(self, names: Sequence[str], spread: float, mode: str, branches: int) -> Iterator[Ensemble]:
-        """An ensemble of models made on the spot in place of loaded ones, freed afterwards."""
+        """An ensemble of random models, freed afterwards."""
         of_ensemble, of_member = common.MODES[mode]
         members = [
             {"model": str(self.folder / name), "device": self.device, "dtype": self.dtype, **of_member}
@@ -111,7 +111,7 @@ class RandomModels:
                 torch.cuda.empty_cache()
 
     def model(self, name: str, spread: float) -> Any:
-        """A model with random weights, the same ones for the same architecture; it writes plain words only."""
+        """A model with random weights, equal for equal architectures, that writes only plain words."""
         config = AutoConfig.from_pretrained(self.folder / name)
         torch.manual_seed(zlib.crc32(config.model_type.encode()))
         with torch.device(self.device):
@@ -130,7 +130,7 @@ class RandomModels:
 
 
 def add_positions(model: Any) -> None:
-    """Add a random vector for each position to the last hidden states, against running in circles."""
+    """Add a random vector per position to the last hidden states, so that the text doesn't repeat."""
     weight = model.get_output_embeddings().weight
     table = torch.randn(WINDOW, weight.shape[1], dtype=weight.dtype, device=weight.device)
     seen: list[torch.Tensor] = []

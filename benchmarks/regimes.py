@@ -1,13 +1,13 @@
-"""Prompts and models for texts of which a set share is copied from the prompt.
+"""Prompts and models for answers of which a given share is copied from the prompt.
 
-What an ensemble costs hangs on how sure its members are, and that on how much of an answer stands in the prompt
-already: nearly all of it where sources are quoted or a file is edited, half of it in a summary, little in free text.
-The models shipped with the package answer in a few words, so they are trained on for a minute or two with one more
-skill: quote some notes of the prompt by their numbers, then add notes of their own. The three regimes differ in
-the number of notes to quote and to invent, and in nothing else. What is quoted can be foreseen, what is invented can't.
+The cost of an ensemble depends on the confidence of its members, and their confidence on how much of the answer is
+in the prompt: nearly all of it when quoting sources or editing a file, half of it in a summary, little in free text.
+The shipped models answer in a few words, so they are fine-tuned for one or two minutes on one more skill: quote some
+notes of the prompt by number, then add invented notes. The three regimes differ only in the numbers of notes to quote
+and to invent. Quoted notes are predictable, invented notes are not.
 
-Texts come from the curriculum of the shipped models. All names in the prompts here are held out: neither the shipped
-models nor the training here ever saw them. Prompts are the first ones that a seeded generator gives.
+Texts come from the curriculum of the shipped models. All names in the prompts are held out from both trainings. Prompts
+are the first ones of a seeded generator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.curriculum.passages import KINDS
 
 REGIMES = {"confident": (4, 1), "mixed": (2, 2), "unsure": (0, 3)}  # notes to quote, notes to invent
 STEPS = 240
-RATES = (0.005, 0.001)  # of Muon and AdamW: half and a third of those that made the shipped models
+RATES = (0.005, 0.001)  # of Muon and AdamW: half and a third of the rates for the shipped models
 
 
 def prompts(regime: str, n: int, seed: int = 0) -> list[list[Message]]:
@@ -35,23 +35,23 @@ def prompts(regime: str, n: int, seed: int = 0) -> list[list[Message]]:
 
 
 def prompt_of_length(tokens: int, count: Callable[[str], int], seed: int = 0) -> list[Message]:
-    """One question about two notes, after as many other sentences as make the whole about so long.
+    """A question about two notes, after enough other sentences for a prompt of about `tokens` tokens.
 
     Args:
-        tokens: The length aimed at.
-        count: Tokens of a text.
-        seed: Which question.
+        tokens: Target length.
+        count: Counts the tokens of a text.
+        seed: Random seed.
     """
     rng = random.Random(f"length {seed}")
     asked = _chat(rng, 2, 1, held_out=True, most=2).messages[0]["content"]
     before = ""
-    while count(before + asked) < tokens - 16:  # a template takes some too
+    while count(before + asked) < tokens - 16:  # reserved for the template
         before += _note(rng, rng.choice(KINDS), held_out=True) + "\n"
     return [user(before + asked)]
 
 
 def train(folder: Path, steps: int = STEPS) -> None:
-    """Train the shipped models on and save them under their names; each in a process of one thread."""
+    """Fine-tune the shipped models and save them under their names; each in a process with one thread."""
     start = multiprocessing.get_context("spawn")
     jobs = [start.Process(target=_train_one, args=(name, folder, steps)) for name in NAMES]
     for job in jobs:
@@ -92,7 +92,7 @@ def _chat(rng: random.Random, quoted: int, invented: int, *, held_out: bool, mos
     picked = rng.sample(range(1, len(notes) + 1), quoted)
     kinds = rng.sample(KINDS, invented)
     requests = [f"Quote {' '.join(f'[{number}]' for number in picked)}."] if picked else []
-    requests += [f"Add [{number}] about a {_called(kind)}." for number, kind in enumerate(kinds, len(notes) + 1)]
+    requests += [f"Add [{number}] about a {_noun(kind)}." for number, kind in enumerate(kinds, len(notes) + 1)]
     numbered = enumerate(notes + [_note(rng, kind, held_out) for kind in kinds], 1)
     lines = [f"[{number}] {note}" for number, note in numbered]
     answer = [lines[number - 1] for number in picked] + lines[len(notes) :]
@@ -108,7 +108,7 @@ def _note(rng: random.Random, kind: tuple[str, str, str, bool], held_out: bool) 
     return passage.text.split(". ")[0].rstrip(".") + "."
 
 
-def _called(kind: tuple[str, str, str, bool]) -> str:
-    """What a thing of this kind is called: harbour, fox, person."""
+def _noun(kind: tuple[str, str, str, bool]) -> str:
+    """The noun for a thing of this kind: harbour, fox, person."""
     words = kind[0].replace("{n}", "").replace(" of", "").split()
     return words[-1].lower() if words else "person"

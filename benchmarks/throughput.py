@@ -1,17 +1,17 @@
-"""How many words a second come of several requests at once, and what memory do they take?
+"""Words per second and memory of concurrent requests.
 
     python benchmarks/throughput.py --threads 2 --json PATH
     python benchmarks/throughput.py --threads 2 --longest 90 --budget 96 --prompts 96 --json PATH
     python benchmarks/throughput.py --device cuda --shape 8b --json PATH
     python benchmarks/throughput.py --first-word --threads 1 --json PATH
 
-The first is mostly about reading prompts, the second about writing answers. The small models of the package continue
-plain documents of some 20 to 400 (or 90) tokens (passages of the curriculum with held-out names, the first ones of a
-seeded generator). Every row answers the same prompts, so many at a time; the texts must equal those of one at a time.
-With `--shape` two models with random weights that never agree do so (see `random_models.py`), which is the most work;
-in half precision a few texts differ, where two choices are all but equal.
-With `--first-word`: how long a short prompt waits for its first word alone, and while eight other answers are written.
-Memory: the keys and values held for running answers, sampled while it runs.
+The first command mostly measures prefill, the second decoding. The small models of the package continue plain documents
+of about 20 to 400 (or 90) tokens (passages of the curriculum with held-out names, the first ones of a seeded
+generator). Every row answers the same prompts at another concurrency; the texts must equal those of concurrency 1.
+With `--shape`, two models with random weights that never agree are used (see `random_models.py`), the worst case; in
+half precision a few texts differ, where two choices are nearly equal.
+With `--first-word`: time to the first word of a short prompt, alone and while eight other answers are written.
+Memory: the KV cache of running requests, sampled during the run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=32, help="prompts per row (default: 32)")
     parser.add_argument("--longest", type=int, default=400, help="tokens of the longest prompt (default: 400)")
-    parser.add_argument("--budget", type=int, default=64, help="most tokens of an answer (default: 64)")
+    parser.add_argument("--budget", type=int, default=64, help="maximum tokens of an answer (default: 64)")
     parser.add_argument("--dtype", help="of the weights (default: float32; bfloat16 for 8b)")
     parser.add_argument("--shape", choices=tuple(shapes()), help="random weights of this shape, not the small models")
     parser.add_argument(
@@ -74,8 +74,8 @@ def main() -> None:
 def measure(
     ensemble: Ensemble, prompts: Sequence[str], concurrency: Sequence[int], budget: int, *, exact: bool
 ) -> dict[str, Any]:
-    """All rows."""
-    answer(ensemble, prompts[:2], 1, budget)  # warm up
+    """One row per concurrency."""
+    answer(ensemble, prompts[:2], 1, budget)  # warm-up
     rows: list[dict[str, Any]] = []
     texts: list[str] = []
     for number in concurrency:
@@ -142,14 +142,14 @@ def show_first_words(result: dict[str, Any]) -> None:
 
 
 def lengths_up_to(longest: int, n: int) -> list[int]:
-    """Lengths of prompts, spread evenly, in any order."""
+    """Evenly spaced prompt lengths, shuffled."""
     lengths = [SHORTEST + (longest - SHORTEST) * number // max(1, n - 1) for number in range(n)]
     random.Random("lengths").shuffle(lengths)
     return lengths
 
 
 def documents(ensemble: Ensemble, n: int, longest: int) -> list[str]:
-    """Plain texts to continue, of lengths spread evenly between shortest and longest."""
+    """Plain texts to continue, with evenly spaced lengths."""
     rng = random.Random("documents")
     texts = []
     for goal in sorted(lengths_up_to(longest, n)):
@@ -162,7 +162,7 @@ def documents(ensemble: Ensemble, n: int, longest: int) -> list[str]:
 
 
 def answer(ensemble: Ensemble, prompts: Sequence[str], number: int, budget: int) -> tuple[list[str], dict[str, Any]]:
-    """The answers to all prompts, so many at a time, and the figures."""
+    """The answers to all prompts at concurrency `number`, and the figures."""
     before = common.counts(ensemble)
     with Sampler(ensemble) as sampler:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -177,27 +177,27 @@ def answer(ensemble: Ensemble, prompts: Sequence[str], number: int, budget: int)
         "words_per_second": words / wall,
         "cpu_ms_per_word": cpu / words * 1e3,
         "forwards_per_word": sum(spent.forwards.values()) / words,
-        "tokens_held": sampler.most,
-        "kv_mib": sampler.most_bytes / 2**20,
+        "tokens_held": sampler.peak,
+        "kv_mib": sampler.peak_bytes / 2**20,
     }
 
 
 def check(expected: Sequence[str], got: Sequence[str], number: int) -> None:
     for index, (ours, theirs) in enumerate(zip(expected, got, strict=True)):
         if ours != theirs:
-            raise SystemExit(f"prompt {index}, {number} at once: {theirs!r}\none at a time: {ours!r}")
+            raise SystemExit(f"prompt {index}, concurrency {number}: {theirs!r}\nconcurrency 1: {ours!r}")
 
 
 class Sampler:
-    """Watches the keys and values that an ensemble holds, from a thread of its own.
+    """Samples the KV cache of an ensemble in a separate thread.
 
     Attributes:
-        most: Tokens held, all members together.
-        most_bytes: What they take.
+        peak: Maximum number of tokens, all members together.
+        peak_bytes: Maximum size of their keys and values.
     """
 
     def __init__(self, ensemble: Ensemble) -> None:
-        self.most = self.most_bytes = 0
+        self.peak = self.peak_bytes = 0
         self._backends = [(member.backend, _token_bytes(member.backend.model.module)) for member in ensemble.members]
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -213,8 +213,8 @@ class Sampler:
     def _watch(self) -> None:
         while not self._done.wait(0.01):
             held = [(backend.tokens_held(), size) for backend, size in self._backends]
-            self.most = max(self.most, sum(tokens for tokens, _ in held))
-            self.most_bytes = max(self.most_bytes, sum(tokens * size for tokens, size in held))
+            self.peak = max(self.peak, sum(tokens for tokens, _ in held))
+            self.peak_bytes = max(self.peak_bytes, sum(tokens * size for tokens, size in held))
 
 
 def _token_bytes(module: Any) -> int:

@@ -1,4 +1,4 @@
-"""The same question to each member alone and to the ensemble. Usage: compare_members.py [QUESTION]"""
+"""Ask each member alone and the ensemble the same question. Usage: compare_members.py [QUESTION]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""An agent in LangChain: the ensemble calls tools until it can answer; every word is streamed as it is decided."""
+"""An agent in LangChain: the ensemble calls tools until it can answer, and streams its words."""
 
 import operator
 import re

@@ -1,4 +1,4 @@
-"""A chat in LangChain that never outgrows the members' windows: older turns are summed up when it gets long."""
+"""A long chat in LangChain: older turns are summarized so that the chat fits into the members' context windows."""
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware

@@ -1,4 +1,4 @@
-"""What keeps an application in LangChain up: fallbacks, a cache, deadlines, many questions at once, usage, traces."""
+"""LangChain in production: fallbacks, cache, timeouts, concurrent requests, usage, traces."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from adafuse_integrations.langchain import ChatAdaFuse
 together = ChatAdaFuse(cache=InMemoryCache(), timeout=60)
 narrow = ChatAdaFuse(members=[{"model": "small:aspen", "context_window": 64}, "small:birch"])
 
-# A prompt that is too long for one member goes to the members that can read it.
+# A prompt that is too long for the context window of one member falls back to the other ensemble.
 safe = narrow.with_fallbacks([together], exceptions_to_handle=(ContextOverflowError,))
 print(safe.invoke("Please read this with care. " * 12 + "What is the capital of Peru?").text)
 
@@ -25,11 +25,11 @@ with get_usage_metadata_callback() as usage:
     for answer in asyncio.run(ask_all(questions)):
         print(answer.text)
     print(usage.usage_metadata)
-    together.invoke(questions[0])  # from the cache: nothing is computed
+    together.invoke(questions[0])  # from the cache
 
 
 class Traces(BaseCallbackHandler):
-    """What LangSmith, or any other tracer, is told of a call."""
+    """Prints the metadata that LangSmith or another tracer receives."""
 
     def on_chat_model_start(self, serialized, messages, *, metadata, **kwargs):
         print({name: value for name, value in metadata.items() if name.startswith("ls_")})

@@ -22,7 +22,7 @@ index.index(bm25s.tokenize([document.page_content for document in documents], sh
 
 
 class KeywordRetriever(BaseRetriever):
-    """The two documents that share the most telling words with the question."""
+    """Retrieves the two best documents by BM25."""
 
     def _get_relevant_documents(self, query, *, run_manager):
         found, _ = index.retrieve(bm25s.tokenize(query, show_progress=False), documents, k=2, show_progress=False)

@@ -1,4 +1,4 @@
-"""Answers as objects in LangChain: the members can write nothing but what the class allows."""
+"""Structured output in LangChain: a grammar restricts the members to instances of the class."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class Fact(BaseModel):
     kind: Literal["capital", "currency", "language"]
 
 
-llm = ChatAdaFuse(max_tokens=100)  # the small models fill in the form, but have not learned what it means
+llm = ChatAdaFuse(max_tokens=100)  # the small models write valid objects, but have not learned their meaning
 chain = llm.with_structured_output(Fact, include_raw=True)
 
 answer = chain.invoke("What is the capital of Peru?")

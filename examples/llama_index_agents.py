@@ -1,7 +1,7 @@
 """LlamaIndex's agents with tools: FunctionAgent, AgentWorkflow and ReActAgent.
 
-The small models of the package know these three tools and call them for real. They have never seen ReAct's way of
-reasoning: a grammar holds them to its form, and the tools' schemas leave no wrong arguments.
+The small models of the package were trained to call these three tools, but not for ReAct: there a grammar enforces the
+format, and the tools' schemas rule out invalid arguments.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ def get_time(city: Literal["Lima", "Oslo", "Paris", "Rome"]) -> str:
 llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])
 
 
-async def tell(agent, question):
-    """Run an agent and print what it does."""
+async def show(agent, question):
+    """Run an agent and print its events."""
     print("you>", question)
     run = agent.run(question)
     async for event in run.stream_events():
@@ -52,18 +52,20 @@ async def tell(agent, question):
 async def main():
     print("FunctionAgent")
     agent = FunctionAgent(tools=[get_weather, calculator, get_time], llm=llm)
-    await tell(agent, "What is the weather in Paris and what is 12 times 7?")
-    await tell(agent, "What is the capital of Peru?")
+    await show(agent, "What is the weather in Paris and what is 12 times 7?")
+    await show(agent, "What is the capital of Peru?")
 
     print("AgentWorkflow")
     workflow = AgentWorkflow.from_tools_or_functions([get_weather, calculator, get_time], llm=llm)
-    await tell(workflow, "What time is it in Oslo?")
+    await show(workflow, "What time is it in Oslo?")
 
     print("ReActAgent")
     clock = FunctionTool.from_defaults(get_time, return_direct=True)
     steps = llm.model_copy(update={"grammar": react_grammar([clock])})
-    formatter = ReActChatFormatter(system_header="Use the tools when they help.")  # the full one is too much for them
-    await tell(ReActAgent(tools=[clock], llm=steps, formatter=formatter), "What time is it in Rome?")
+    formatter = ReActChatFormatter(
+        system_header="Use the tools when they help."
+    )  # the default header is too long for them
+    await show(ReActAgent(tools=[clock], llm=steps, formatter=formatter), "What time is it in Rome?")
 
 
 asyncio.run(main())

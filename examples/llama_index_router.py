@@ -1,4 +1,4 @@
-"""LlamaIndex's RouterQueryEngine: the ensemble chooses the documents by a tool call, then answers from them."""
+"""LlamaIndex's RouterQueryEngine: the ensemble chooses a query engine by a tool call, then answers with it."""
 
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine, RouterQueryEngine
@@ -23,7 +23,7 @@ def tool(texts, name, description):
 
 
 router = RouterQueryEngine(
-    selector=ToolCallSelector(llm),  # the names are those of tools that the small models know
+    selector=ToolCallSelector(llm),  # the names of tools that the small models were trained on
     query_engine_tools=[
         tool(TIMES, "get_time", "When places open and close."),
         tool(WEATHER, "get_weather", "The weather of places."),

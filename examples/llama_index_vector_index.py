@@ -1,7 +1,7 @@
 """LlamaIndex's VectorStoreIndex: a streamed query engine and a chat of several turns. Usage: ... [FOLDER]
 
-The embedding below counts words and their parts, so it needs no model and no network, and finds only what shares words
-with the question. With a real one: `VectorStoreIndex(nodes, embed_model=HuggingFaceEmbedding(...))`.
+The embedding below counts words, without a model or network, so it only finds texts that share words with the question.
+With an embedding model: `VectorStoreIndex(nodes, embed_model=HuggingFaceEmbedding(...))`.
 """
 
 import math
@@ -27,7 +27,7 @@ class WordEmbedding(BaseEmbedding):
         words = re.findall(r"\w{3,}", text.lower())
         counts = Counter(zlib.crc32(part.encode()) % 2048 for word in words for part in (word, word[:4]))
         length = math.sqrt(sum(count**2 for count in counts.values())) or 1.0
-        return [counts[place] / length for place in range(2048)]
+        return [counts[index] / length for index in range(2048)]
 
     def _get_query_embedding(self, query):
         return self._get_text_embedding(query)
@@ -38,7 +38,7 @@ class WordEmbedding(BaseEmbedding):
 
 llm = AdaFuseLLM()  # or AdaFuseLLM(members=["meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"])
 Settings.llm = llm
-Settings.tokenizer = llm.tokenizer_fn  # LlamaIndex counts as the members do
+Settings.tokenizer = llm.tokenizer_fn  # LlamaIndex counts tokens like the members
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(str(files("adafuse_integrations") / "cli/documents"))
 nodes = [TextNode(text=path.read_text(encoding="utf-8").strip()) for path in sorted(folder.glob("*.txt"))]

@@ -1,8 +1,8 @@
-"""The core alone: a whole answer, a stream, and what was decided on the way."""
+"""The core without a framework: a whole answer, a stream, and the decisions of each round."""
 
 from adafuse_core import Ensemble, TextDelta
 
-# The two small models of the package. For real ones, name them:
+# The two small models of the package. For other models, give their names:
 # Ensemble.from_pretrained("meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3")
 ensemble = Ensemble.from_pretrained()
 

@@ -1,29 +1,29 @@
-"""Holds the product's answers against the oracle's: the text, every decision, and every number behind one."""
+"""Compares the library's answers with the oracle's: text, decisions, and the numbers behind them."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 
-EXACT = 1e-9  # between float64 and float64
-ROUGH = 1e-5  # for a family whose own softmax is of float32
+EXACT = 1e-9  # tolerance in float64
+ROUGH = 1e-5  # tolerance for models that compute their softmax in float32
 
 
 def difference(answer, expected, tolerance=EXACT):
-    """What is wrong with an answer, in words; None if it is the oracle's."""
-    if written(answer) != expected.written:
-        return f"text {written(answer)!r}, not {expected.written!r}"
+    """A description of the first difference from the oracle's answer; None if there is none."""
+    if full_text(answer) != expected.full_text:
+        return f"text {full_text(answer)!r}, not {expected.full_text!r}"
     if answer.reason != "tool_calls" and ending(answer) != ending(expected):
         return f"ending {ending(answer)}, not {ending(expected)}"
     for number, (got, wanted) in enumerate(zip(answer.rounds, expected.rounds, strict=False)):
-        if others := unlike(decisions(got), decisions(wanted)):
-            return f"round {number}: {others}"
+        if differing := differing_fields(decisions(got), decisions(wanted)):
+            return f"round {number}: {differing}"
         if apart(numbers(got), numbers(wanted)) > tolerance:
             return f"round {number} has numbers {numbers(got)}, not {numbers(wanted)}"
     return None if len(answer.rounds) == len(expected.rounds) else f"{len(answer.rounds)} rounds"
 
 
-def written(answer):
-    """The whole text of an answer, markup of calls included."""
+def full_text(answer):
+    """The whole text of an answer, markup of tool calls included."""
     return "".join(played.span.text for played in answer.rounds)
 
 
@@ -32,7 +32,7 @@ def ending(answer):
 
 
 def decisions(played):
-    """A round without its numbers: spans, proposers, choice, and what the scores count."""
+    """A round without its numbers: spans, proposers, choice, and the counts of the scores."""
     return replace(
         played,
         drafts=tuple(replace(draft, margins=(0.0,) * len(draft.margins)) for draft in played.drafts),
@@ -43,8 +43,8 @@ def decisions(played):
     )
 
 
-def unlike(got, wanted):
-    """The fields that differ."""
+def differing_fields(got, wanted):
+    """Names and values of the fields that differ."""
     return ", ".join(
         f"{field.name} {getattr(got, field.name)}, not {getattr(wanted, field.name)}"
         for field in fields(got)
@@ -53,7 +53,7 @@ def unlike(got, wanted):
 
 
 def counts(row):
-    """Scores without their log-probabilities: how many there are, words and bytes."""
+    """Scores without log-probabilities: numbers of tokens, words and bytes."""
     return tuple(replace(score, logprobs=(0.0,) * len(score.logprobs)) for score in row)
 
 
@@ -65,7 +65,7 @@ def numbers(played):
 
 
 def apart(first, second):
-    """The largest difference of two rows of numbers; infinite if there are more of one kind, or one is no number."""
+    """The largest difference of two lists of numbers; infinite if their lengths differ or one is NaN."""
     if len(first) != len(second):
         return float("inf")
     gaps = [abs(one - other) for one, other in zip(first, second, strict=True)]

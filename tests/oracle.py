@@ -1,11 +1,11 @@
-"""The decoding rule, written as plainly as it can be: no cache, no batch, float64, one token at a time.
+"""A plain reference implementation of the decoding rule: no KV cache, no batch, float64, one token at a time.
 
-Every distribution comes from a fresh forward pass over the whole context (equal contexts are looked up; the pass that
-scores a text gives the distributions after all of its tokens). With a grammar, each token is tried out byte by byte.
-Candidates are compared by probabilities, in decimals that never underflow. The product must give the very same text, by
-the same rounds; those are told in its own plain values, so that they can be held against each other.
+Every distribution comes from a forward pass over the whole context (results are cached per context; the pass that
+scores a text gives the distributions after all of its tokens). With a grammar, each token is checked byte by byte.
+Candidates are compared by probabilities, in decimals that don't underflow. The library must give the same text and the
+same rounds; the oracle returns them in the library's data types, so that they can be compared.
 
-Words of scripts without spaces and the text of a grammar are the product's own: there is no second opinion on these.
+Words of scripts without spaces and the source of a grammar come from the library: the oracle can't check these.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from adafuse_core.rounds import Candidate, Draft, Round, Score, Span
 from adafuse_core.text.words import WhitespaceWords
 
-CAP = 24  # most tokens of one word
-SETTLED = 16  # tokens with a part of a character that are looked at when the next token is asked for
-REMEMBERED = 8000  # distributions of one model
-BLANKS = {*"\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))}
-HALF = "\ufffd"  # how a character is shown whose last bytes are still to come
+CAP = 24  # maximum tokens of one word
+MAX_PARTIAL = 16  # tokens holding a part of a character that `next_tokens` completes
+MAX_CACHED = 8000  # distributions per model
+WHITESPACE = {*"\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))}
+INCOMPLETE = "\ufffd"  # decoders write this for a character whose last bytes are missing
 
 
 def word_ends(text, *, final):
-    """Ends of the complete words: blanks, others, and the blanks up to the last newline before the next word."""
+    """Ends of the complete words; a word includes whitespace before it, and after it up to the last newline."""
     if not all(map(has_spaces, text)):
         return WhitespaceWords().ends(text, final=final)
-    ends, at = [], past(text, 0, blank=True)
+    ends, at = [], skip(text, 0, whitespace=True)
     while at < len(text):
-        end = past(text, at, blank=False)
-        at = past(text, end, blank=True)
+        end = skip(text, at, whitespace=False)
+        at = skip(text, end, whitespace=True)
         end += 1 + max(text[end:at].rfind("\n"), text[end:at].rfind("\r"))
         if final or at < len(text):
             ends.append(end)
@@ -50,20 +50,20 @@ def word_ends(text, *, final):
 
 
 def has_spaces(character):
-    """Whether it is of a script written with spaces, or of none."""
+    """Whether the character belongs to a script with spaces, or to no script."""
     code = ord(character)
     return (
         code < 0x2EA or 0x300 <= code < 0xE00 or 0x2000 <= code < 0x2E80 or 0x1F300 <= code < 0x1FB00 or code == 0xFFFD
     )
 
 
-def past(text, at, *, blank):
-    """The next place from `at` on that is not blank, or is."""
-    return next((index for index in range(at, len(text)) if (text[index] in BLANKS) != blank), len(text))
+def skip(text, at, *, whitespace):
+    """The index after a run of whitespace, or of other characters, at `at`."""
+    return next((index for index in range(at, len(text)) if (text[index] in WHITESPACE) != whitespace), len(text))
 
 
 class Bytes:
-    """All 256 bytes as tokens, in the form that the grammar engine reads."""
+    """A vocabulary of all 256 bytes, as the grammar engine expects it."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -76,30 +76,30 @@ class Bytes:
 
 
 class OracleGrammar:
-    """What may follow a text, by trying it out from the beginning of the answer."""
+    """The texts that a grammar allows, checked from the beginning of the answer."""
 
     def __init__(self, source):
         self.start = LLMatcher(LLTokenizer(Bytes(), slices=[]), source, log_level=0)
         assert not self.start.is_error()
 
     def after(self, text: bytes):
-        """The engine's state after a text; None if it breaks the grammar."""
+        """The engine's state after a text; None if the text violates the grammar."""
         state = self.start.deep_copy()
         return state if state.try_consume_tokens(list(text)) == len(text) else None
 
     def forced(self, text: bytes):
-        """What every answer goes on with after a text, and whether it ends there; None if there is a choice."""
+        """The text that must follow, and whether the answer ends after it; None if there is a choice."""
         more = self.after(text).compute_ff_bytes().decode("utf-8", "ignore")
         ends = self.after(text + more.encode()).is_stopped()
         return (more, ends) if more or ends else None
 
-    def walk(self, draw, length, start=""):
-        """A text of so many random bytes that the grammar allows, and of those that must follow; whole characters."""
+    def random_text(self, rng, length, start=""):
+        """A random text of about `length` bytes that the grammar allows, in whole characters."""
         state, text = self.after(start.encode()), start.encode()
         while len(text) < length and not state.is_stopped():
             bits = int.from_bytes(state.compute_bitmask(), "little")
             allowed = [byte for byte in range(256) if bits >> byte & 1]
-            step = state.compute_ff_bytes() or bytes(draw.choices(allowed)) if allowed else b""
+            step = state.compute_ff_bytes() or bytes(rng.choices(allowed)) if allowed else b""
             if not step:
                 break
             state.consume_tokens(list(step))
@@ -108,7 +108,7 @@ class OracleGrammar:
 
 
 def token_bytes(tokenizer):
-    """Bytes of every token, from how vocabularies write them; empty for control tokens."""
+    """Bytes of every token, from its string in the vocabulary; empty for control tokens."""
     letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
@@ -116,7 +116,7 @@ def token_bytes(tokenizer):
     for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
         if index in special:
             found.append(b"")
-        elif byte_level:  # words that were added to the vocabulary are often written as they are
+        elif byte_level:  # added tokens are often stored as plain text
             found.append(bytes(map(letters.get, token)) if set(token) <= set(letters) else token.encode())
         elif len(token) == 6 and token.startswith("<0x"):
             found.append(bytes.fromhex(token[3:5]))
@@ -126,7 +126,7 @@ def token_bytes(tokenizer):
 
 
 def end_ids(folder, tokenizer):
-    """Every token that ends an answer, from the model's files and from what its template writes after an answer."""
+    """All end tokens: those of the model's files, and the one that the template writes after an answer."""
     found = {tokenizer.eos_token_id}
     for name in ("config.json", "generation_config.json"):
         path = Path(folder) / name
@@ -141,7 +141,7 @@ def end_ids(folder, tokenizer):
 
 
 class OracleTokens:
-    """What a member's ids mean, without its model."""
+    """A member's token ids and texts, without its model."""
 
     def __init__(self, tokenizer, end_ids):
         self.tokenizer = tokenizer
@@ -152,7 +152,7 @@ class OracleTokens:
 
     def start(self, prompt, tools=None, grammar=None):
         self.grammar = grammar
-        self.given, self.own = {}, {}  # distributions on condition; the ids of what was drafted
+        self.conditional, self.drafted_ids = {}, {}  # masked distributions by ids; ids by drafted span
         chat = not isinstance(prompt, str)
         self.prompt = prompt
         if chat:
@@ -169,8 +169,8 @@ class OracleTokens:
         self.lead = " " if chat and marks_spaces and not self.prompt[-1].isspace() else ""
         self.text = ""
         self.ids = self.encode("")
-        self.opening = self.ids
-        self.begin = len(self.ids)
+        self.prompt_ids = self.ids
+        self.prompt_length = len(self.ids)
 
     def encode(self, text):
         return (
@@ -179,11 +179,11 @@ class OracleTokens:
         )
 
     def decode(self, ids, after=None):
-        """Text of ids after the committed ones, or after others."""
+        """Text of ids after the committed ids, or after other ids."""
         after = self.ids if after is None else after
         visible = [i for i in ids if i not in self.special]
         before, whole = self.plain(after), self.plain(after + visible)
-        # A stray byte may spoil the characters before it; those are committed, so it is shown alone.
+        # An invalid byte can change the text of the committed ids; it is then decoded alone.
         text = whole[len(before) :] if whole.startswith(before) else self.plain(visible)
         return text if self.text else text.removeprefix(self.lead)
 
@@ -192,21 +192,21 @@ class OracleTokens:
             self.texts[tuple(ids)] = self.tokenizer.decode(ids)
         return self.texts[tuple(ids)]
 
-    def answer(self, ids) -> bytes | None:
-        """What is written of the answer; None if the ids are not at a place of it."""
+    def answer_bytes(self, ids) -> bytes | None:
+        """The bytes of the answer in these ids; None if the ids don't continue the prompt."""
         if self.text and ids[: len(self.ids)] == self.ids:
             return self.text.encode() + b"".join(self.bytes[i] for i in ids[len(self.ids) :])
-        before, whole = (b"".join(self.bytes[i] or b"\xff%d" % i for i in each) for each in (self.opening, ids))
+        before, whole = (b"".join(self.bytes[i] or b"\xff%d" % i for i in each) for each in (self.prompt_ids, ids))
         return whole[len(before) :].removeprefix(self.lead.encode()) if whole.startswith(before) else None
 
     def allowed(self, ids):
-        """One flag for each token that may follow; None if the ids are not at a place of the answer."""
-        written = self.answer(ids)
+        """The mask of the next token; None if the ids don't continue an answer that the grammar allows."""
+        written = self.answer_bytes(ids)
         state = None if written is None else self.grammar.after(written)
         if state is None:
             return None
         flags = [bool(token) and state.validate_tokens(list(token)) == len(token) for token in self.bytes]
-        if self.lead and ids == self.opening:  # a blank at the very start is the tokenizer's own, and the text follows
+        if self.lead and ids == self.prompt_ids:  # the tokenizer's own space at the start isn't part of the answer
             for index, token in enumerate(self.bytes):
                 if token.startswith(b" "):
                     flags[index] = state.validate_tokens(list(token[1:])) == len(token) - 1
@@ -217,19 +217,19 @@ class OracleTokens:
 
 @lru_cache(8)
 def loaded(path):
-    """Model, tokenizer, and the distributions that are known."""
-    options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other experts know no float64
+    """Model, tokenizer, and a cache of distributions."""
+    options = {"dtype": torch.float64, "experts_implementation": "eager"}  # other implementations don't support float64
     return AutoModelForCausalLM.from_pretrained(path, **options).eval(), AutoTokenizer.from_pretrained(path), {}
 
 
 class OracleMember(OracleTokens):
-    """One member, which drafts, scores and commits.
+    """One member: drafts, scores and commits.
 
     Args:
-        path: Of the model's folder.
-        cap: Most tokens of one word.
-        name: In rounds.
-        weight: Of its vote.
+        path: Folder of the model.
+        cap: Maximum tokens of one word.
+        name: The member's name in rounds.
+        weight: Weight of its vote.
     """
 
     def __init__(self, path, cap=CAP, *, name="", weight=1.0):
@@ -238,10 +238,10 @@ class OracleMember(OracleTokens):
         self.cap, self.name, self.weight = cap, name, weight
 
     def logprobs(self, ids, back=0):
-        """After `ids`; and, for later, after each of its beginnings that is shorter by up to `back` tokens."""
+        """Log-probabilities after `ids`; also caches those after its prefixes that are up to `back` tokens shorter."""
         lengths = range(len(ids) - back, len(ids) + 1)
         if any(tuple(ids[:length]) not in self.memo for length in lengths):
-            if len(self.memo) > REMEMBERED:
+            if len(self.memo) > MAX_CACHED:
                 self.memo.clear()
             with torch.no_grad():
                 rows = torch.log_softmax(self.model(torch.tensor([ids])).logits[0, -len(lengths) :], -1)
@@ -249,22 +249,22 @@ class OracleMember(OracleTokens):
         return self.memo[tuple(ids)]
 
     def distribution(self, ids):
-        """Log-probabilities of what may follow, on condition that it may; all of them without a grammar."""
+        """Log-probabilities of the next token, under the grammar's mask if there is one."""
         values = self.logprobs(ids)
         if self.grammar is None:
             return values
-        if tuple(ids) not in self.given:
+        if tuple(ids) not in self.conditional:
             flags = self.allowed(ids)
             if flags is not None:
-                barred = torch.ones(len(values), dtype=torch.bool)
-                barred[: len(flags)] = ~flags
-                values = values.masked_fill(barred, -math.inf)
+                masked = torch.ones(len(values), dtype=torch.bool)
+                masked[: len(flags)] = ~flags
+                values = values.masked_fill(masked, -math.inf)
                 values = values - torch.logsumexp(values, 0)
-            self.given[tuple(ids)] = values
-        return self.given[tuple(ids)]
+            self.conditional[tuple(ids)] = values
+        return self.conditional[tuple(ids)]
 
     def logprob(self, ids, token):
-        """Of one token; a barred one counts as without the grammar."""
+        """Log-probability of one token; a masked token is scored without the grammar."""
         value = self.distribution(ids)[token].item()
         return value if value > -math.inf else self.logprobs(ids)[token].item()
 
@@ -274,28 +274,28 @@ class OracleMember(OracleTokens):
         return index[:count].tolist(), values[:count].tolist()
 
     def draft(self, tau, max_words, branches, max_tokens=math.inf, stop=()) -> Draft:
-        """What the member proposes: words while it is sure, then a word for each likely first token."""
+        """The member's draft: words while it is confident, then one word for each of the likeliest first tokens."""
         run, over, margins = [], None, []
         while not over and (max_words is None or len(margins) < max_words):
             tokens, values = self.likeliest(self.ids + run, max(2, branches))
             margins.append(math.exp(values[0]) - math.exp(values[1]) if len(values) > 1 else 1.0)
-            unsure = margins[-1] < tau
-            starts = tokens[:branches] if unsure else tokens[:1]
+            uncertain = margins[-1] < tau
+            starts = tokens[:branches] if uncertain else tokens[:1]
             variants = [self.word(run, token, max_tokens, stop) for token in starts]
-            if unsure:
+            if uncertain:
                 break
             run, over = variants[0]
             if not over and len(margins) != max_words and (len(run) >= max_tokens or self.completes(run, stop)):
-                variants = [(self.whole(run), "bound")]
+                variants = [(self.complete(run), "limit")]
                 break
         spans = tuple(self.propose(ids, ends=over == "end") for ids, over in variants if ids is not None)
         return Draft(member=self.name, spans=spans, margins=tuple(margins))
 
     def word(self, run, first, max_tokens, stop):
-        """`run` and the greedy word that begins with token `first`; and whether the draft is over: "end" or "bound".
+        """`run` and the greedy word that starts with token `first`; and why the draft is over: "end", "limit" or None.
 
-        Where the bound comes amid a word, the draft ends with the last whole character; its ids are None if there is
-        none. If nothing can be seen by then, the answer ends.
+        At a limit inside a word, the draft ends with the last complete character; its ids are None if there is none.
+        If there is no visible text by then, the answer ends.
         """
         if first in self.ends:
             return run, "end"
@@ -304,10 +304,10 @@ class OracleMember(OracleTokens):
             if (end := self.word_end(run, out, final=False)) is not None:
                 return out[:end], None
             size, text = len(out) - len(run), self.decode(out)[len(self.decode(run)) :]
-            if text and size >= self.cap and (not text.endswith(HALF) or size >= self.cap + 3):
+            if text and size >= self.cap and (not text.endswith(INCOMPLETE) or size >= self.cap + 3):
                 return out, None
             if len(out) >= max_tokens or self.completes(out, stop):
-                return (self.whole(out), "bound") if self.decode(out) else (out, "end")
+                return (self.complete(out), "limit") if self.decode(out) else (out, "end")
             token = self.likeliest(self.ids + out, 1)[0][0]
             if token in self.ends:
                 end = self.word_end(run, out, final=True)
@@ -315,133 +315,133 @@ class OracleMember(OracleTokens):
             out.append(token)
 
     def completes(self, out, stop):
-        """Whether the last token of `out` completes a stop string, which may have begun in the committed text."""
-        before, text = len((self.text + self.decode(out[:-1])).rstrip(HALF)), self.text + self.decode(out)
+        """Whether the last token of `out` completes a stop string, which may have started in the committed text."""
+        before, text = len((self.text + self.decode(out[:-1])).rstrip(INCOMPLETE)), self.text + self.decode(out)
         return any(text.find(string, max(0, before + 1 - len(string))) >= 0 for string in stop)
 
-    def whole(self, out):
-        """The longest beginning that ends with a whole character; None if there is none."""
+    def complete(self, out):
+        """The longest prefix that ends with a complete character; None if there is none."""
         lengths = range(len(out), 0, -1)
-        return next((out[:length] for length in lengths if not self.decode(out[:length]).endswith(HALF)), None)
+        return next((out[:length] for length in lengths if not self.decode(out[:length]).endswith(INCOMPLETE)), None)
 
     def word_end(self, run, out, final):
-        """The first token boundary after `run` that is a word boundary too."""
+        """The first token boundary after `run` that is also a word boundary."""
         start, whole = len(self.decode(run)), self.decode(out)
-        ends = word_ends(whole[start:] if final else whole[start:].rstrip(HALF), final=final)
+        ends = word_ends(whole[start:] if final else whole[start:].rstrip(INCOMPLETE), final=final)
         for length in range(len(run) + 1, len(out) + 1):
             text = self.decode(out[:length])
             last = final and length == len(out)
             on_word = len(text) - start in ends or (last and ends)
-            if on_word and (last or not text.endswith(HALF)) and whole.startswith(text):
+            if on_word and (last or not text.endswith(INCOMPLETE)) and whole.startswith(text):
                 return length
         return None
 
     def propose(self, ids, *, ends) -> Span:
         span = Span(text=self.decode(ids), ends=ends)
-        self.own.setdefault(span, self.ids + ids)
+        self.drafted_ids.setdefault(span, self.ids + ids)
         return span
 
-    def beyond(self, text):
-        """The member as it is once it has committed `text`; the member itself has not."""
+    def after_committing(self, text):
+        """A copy of the member that has committed `text`."""
         twin = copy.copy(self)
         twin.commit(Span(text=text))
         return twin
 
-    def draft_beyond(self, text, *plan) -> Draft:
-        """What the member drafts beyond an uncommitted text."""
-        twin = self.beyond(text)
+    def draft_after(self, text, *plan) -> Draft:
+        """The member's draft after an uncommitted text."""
+        twin = self.after_committing(text)
         draft = twin.draft(*plan)
         spans = [replace(span, text=text + span.text) for span in draft.spans]
         for whole, span in zip(spans, draft.spans, strict=True):
-            self.own.setdefault(whole, twin.own[span])
+            self.drafted_ids.setdefault(whole, twin.drafted_ids[span])
         return replace(draft, spans=tuple(spans))
 
     def next_tokens(self, count=None):
-        """Log-probability of each text that may follow; see `Prefix.next_tokens`."""
-        found, halves = {}, 0
+        """Log-probability of each next text; see `Prefix.next_tokens`."""
+        found, partial = {}, 0
         for token, value in zip(*self.likeliest(self.ids, count or len(self.logprobs(self.ids))), strict=True):
             if token in self.ends:
                 found.setdefault(Span(text="", ends=True), []).append(value)
                 continue
             ids = [token]
-            halves += self.decode(ids).endswith(HALF)
-            while self.decode(ids).endswith(HALF) and halves <= SETTLED and len(ids) < 4:
+            partial += self.decode(ids).endswith(INCOMPLETE)
+            while self.decode(ids).endswith(INCOMPLETE) and partial <= MAX_PARTIAL and len(ids) < 4:
                 (token,), (more,) = self.likeliest(self.ids + ids, 1)
                 if token in self.ends:
                     break
                 ids, value = [*ids, token], value + more
-            if (text := self.decode(ids)) and not text.endswith(HALF):
+            if (text := self.decode(ids)) and not text.endswith(INCOMPLETE):
                 found.setdefault(Span(text=text), []).append(value)
         return {span: math.log(sum(map(math.exp, values))) for span, values in found.items()}
 
-    def place(self, text):
-        """Context and ids of `text` after the committed text: from the first id that differs."""
+    def encode_after(self, text):
+        """Context and ids of `text` after the committed text, split at the first id that differs."""
         old, new = self.encode(self.text), self.encode(self.text + text)
         same = 0
         while same < min(len(old), len(new)) and old[same] == new[same]:
             same += 1
-        dropped = old[same:]
-        if same == 0 and dropped:  # nothing stands before the first token to predict it
+        replaced = old[same:]
+        if same == 0 and replaced:  # no token before the first one could predict it
             return new[:1], new[1:]
-        if self.ids[len(self.ids) - len(dropped) :] == dropped:
-            return self.ids[: len(self.ids) - len(dropped)], new[same:]
+        if self.ids[len(self.ids) - len(replaced) :] == replaced:
+            return self.ids[: len(self.ids) - len(replaced)], new[same:]
         return new[:same], new[same:]
 
     def score(self, span) -> Score:
-        context, ids = self.place(span.text)
+        context, ids = self.encode_after(span.text)
         self.logprobs(context + ids, back=len(ids))
         logprobs = [self.logprob(context + ids[:i], token) for i, token in enumerate(ids)]
         if span.ends:
             logprobs.append(torch.logsumexp(self.distribution(context + ids)[sorted(self.ends)], 0).item())
         words = len(word_ends(span.text, final=True))
-        size = self.size(context, ids, span.text)
+        size = self.byte_length(context, ids, span.text)
         return Score(member=self.name, logprobs=tuple(logprobs), words=words + span.ends, bytes=size + span.ends)
 
-    def size(self, context, ids, text):
-        """Bytes of the ids that end with `text`; a character of which they hold the end only counts as a whole."""
+    def byte_length(self, context, ids, text):
+        """Bytes of the ids, which end with `text`; a character of which they only hold the end counts as a whole."""
         size = sum(len(self.bytes[i]) for i in ids)
-        if context == self.opening and ids:  # the blank before the answer is the tokenizer's own
+        if context == self.prompt_ids and ids:  # the space before the answer is the tokenizer's own
             size -= len(self.lead)
         written = (self.prompt + self.lead + self.text + text).encode()
         while size and written[-size] & 0xC0 == 0x80:
             size += 1
         return size
 
-    def written(self, span):
-        """Context and ids of a span: as this member drafted it, or as its tokenizer writes it."""
-        if span not in self.own:
-            return self.place(span.text)
-        ids = self.own[span]
+    def ids_of(self, span):
+        """Context and ids of a span, as this member drafted it, or else as its tokenizer encodes it."""
+        if span not in self.drafted_ids:
+            return self.encode_after(span.text)
+        ids = self.drafted_ids[span]
         pairs = enumerate(zip(self.ids, ids, strict=False))
         same = next((at for at, (old, new) in pairs if old != new), len(self.ids))
         return ids[:same], ids[same:]
 
     def commit(self, span):
-        context, ids = self.written(span)
+        context, ids = self.ids_of(span)
         self.ids = context + ids
         self.text += span.text
-        self.own = {}
+        self.drafted_ids = {}
 
-    def cut(self, span, budget):
-        """What fits of a span if the whole answer has so many tokens, None for all of it; and whether no more fits."""
-        context, ids = self.written(span)
-        room = self.begin + budget - len(context)
+    def truncate(self, span, budget):
+        """The part of a span within a token budget, None for all of it; and whether the budget is spent."""
+        context, ids = self.ids_of(span)
+        room = self.prompt_length + budget - len(context)
         if len(ids) <= room:
             return None, len(ids) == room
-        seam = self.decode(self.ids[len(context) :], after=context)
+        overlap = self.decode(self.ids[len(context) :], after=context)
         texts = [self.decode(ids[:length], after=context) for length in range(room, 0, -1)]
-        fitting = [text[len(seam) :] for text in texts if text.startswith(seam)]
+        fitting = [text[len(overlap) :] for text in texts if text.startswith(overlap)]
         return Span(text=next((text for text in fitting if span.text.startswith(text)), "")), True
 
 
 def value(score, scoring):
-    """The negative log-likelihood of a score, by the unit that `scoring` names."""
+    """The negative log-likelihood of a score, per unit of `scoring`."""
     units = {"token": len(score.logprobs), "word": score.words, "byte": score.bytes, "sum": 1}
     return -sum(score.logprobs) / max(1, units[scoring])
 
 
 def fused(values, weights, pool, exponent=None):
-    """The members' values as one: the NLL of a mean of their probabilities, or the middle one of them."""
+    """The members' values as one: the NLL of a mean of their probabilities, or the median."""
     if pool == "median":
         shares = [Fraction(str(weight)) for weight in weights]
         voters = list(zip(values, shares, strict=True))
@@ -458,13 +458,13 @@ def fused(values, weights, pool, exponent=None):
 
 @dataclass(frozen=True, kw_only=True)
 class OracleAnswer:
-    """An answer by the rule.
+    """An answer of the oracle.
 
     Args:
-        text: Without a stop string and what follows it.
+        text: Text before the stop string.
         reason: "stop" or "length".
-        stop: The stop string that ended it.
-        rounds: How it came about.
+        stop: The stop string that ended the answer.
+        rounds: All rounds.
     """
 
     text: str
@@ -473,18 +473,13 @@ class OracleAnswer:
     rounds: tuple[Round, ...]
 
     @property
-    def written(self):
-        """All that was committed."""
+    def full_text(self):
+        """All committed text."""
         return "".join(played.span.text for played in self.rounds)
 
 
 class OracleEnsemble:
-    """Members and the rule by which they decide.
-
-    Args:
-        members: In their order.
-        tau, max_words, branches, scoring, pool, pool_exponent: As of `EnsembleConfig`.
-    """
+    """Members and the options of the rule, which are those of `EnsembleConfig`."""
 
     def __init__(self, members, *, tau, max_words, branches, scoring="token", pool="geometric", pool_exponent=None):
         self.members = members
@@ -503,14 +498,14 @@ class OracleEnsemble:
         seed=None,
         logprobs=False,
     ) -> OracleAnswer:
-        """The answer, cut where the first member has written `max_new_tokens`. With a grammar it is not cut."""
+        """The answer, cut at `max_new_tokens` tokens of the first member; not cut with a grammar."""
         self.grammar = grammar and OracleGrammar(grammar.source())
-        draws, first, rounds = random.Random(seed), self.members[0], []
+        rng, first, rounds = random.Random(seed), self.members[0], []
         for member in self.members:
             member.start(prompt, tools, self.grammar)
         while True:
-            played = self.chosen(self.proposed(), temperature, draws)
-            cut, spent = (None, False) if grammar else first.cut(played.span, max_new_tokens)
+            played = self.chosen(self.proposed(), temperature, rng)
+            cut, spent = (None, False) if grammar else first.truncate(played.span, max_new_tokens)
             played = replace(played, cut=cut)
             if logprobs and not played.span_scores:
                 played = self.scored(played) if cut is None else replace(played, cut_scores=self.scores(cut))
@@ -524,7 +519,7 @@ class OracleEnsemble:
                 return OracleAnswer(text=first.text, reason=reason, stop=None, rounds=tuple(rounds))
 
     def proposed(self) -> Round:
-        """The candidates: what the grammar forces, or what the members draft, each once."""
+        """A round with candidates: the text that the grammar forces, or the members' drafts without duplicates."""
         forced = self.grammar and self.grammar.forced(self.members[0].text.encode())
         if forced:
             return Round(drafts=(), candidates=(Candidate(span=Span(text=forced[0], ends=forced[1]), proposers=()),))
@@ -536,8 +531,8 @@ class OracleEnsemble:
         )
         return Round(drafts=drafts, candidates=tuple(pool))
 
-    def chosen(self, played, temperature, draws) -> Round:
-        """The round with its scores and its choice; one candidate needs neither."""
+    def chosen(self, played, temperature, rng) -> Round:
+        """The round with scores and choice; a lone candidate isn't scored."""
         if len(played.candidates) == 1:
             return played
         played = self.scored(played)
@@ -545,7 +540,7 @@ class OracleEnsemble:
         if temperature == 0:
             return replace(played, chosen=played.fused.index(best))
         weights = [math.exp((best - each) / temperature) for each in played.fused]
-        return replace(played, chosen=draws.choices(range(len(weights)), weights)[0])
+        return replace(played, chosen=rng.choices(range(len(weights)), weights)[0])
 
     def scored(self, played) -> Round:
         scores = tuple(self.scores(candidate.span) for candidate in played.candidates)
@@ -559,7 +554,7 @@ class OracleEnsemble:
         return fused(values, [member.weight for member in self.members], *self.pool)
 
     def score(self, prompt, spans):
-        """What the members think of continuations of a prompt: scores and fused value of each."""
+        """Scores and fused value of each continuation of a prompt."""
         for member in self.members:
             member.start(prompt)
         rows = [self.scores(span) for span in spans]
@@ -567,7 +562,7 @@ class OracleEnsemble:
 
 
 def first_stop(text, stop):
-    """The text before the stop string that is complete first (the longest of several), and that; None without one."""
+    """The text before the first completed stop string (the longest of several), and the string; None without one."""
     for end in range(1, len(text) + 1):
         if hits := [string for string in stop if text[:end].endswith(string)]:
             hit = max(hits, key=len)
@@ -576,6 +571,6 @@ def first_stop(text, stop):
 
 
 def oracle_text(members, prompt, *, tools=None, grammar=None, tau, max_words, branches, max_new_tokens):
-    """All that the rule writes."""
+    """The whole text of an answer."""
     ensemble = OracleEnsemble(members, tau=tau, max_words=max_words, branches=branches)
-    return ensemble.answer(prompt, max_new_tokens=max_new_tokens, tools=tools, grammar=grammar).written
+    return ensemble.answer(prompt, max_new_tokens=max_new_tokens, tools=tools, grammar=grammar).full_text

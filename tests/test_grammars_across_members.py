@@ -35,7 +35,7 @@ from tests import tiny
 from tests.agreement import EXACT, ROUGH, difference
 from tests.oracle import OracleEnsemble
 from tests.test_oracle import build
-from tests.text.tokenizers import decomposed, looking_back, phrases, sentencepiece, unigram, wordpiece
+from tests.text.tokenizers import decomposed, lookbehind, phrases, sentencepiece, unigram, wordpiece
 
 CAP = 8  # most tokens of one word: random models write long ones
 # Shows tools in few tokens: these models' windows are short. The mark tells the dialect.
@@ -318,7 +318,7 @@ def test_an_end_token_in_the_text_of_others_has_a_score(tiny_models):
 
 ODD = {
     "decomposed": decomposed,
-    "looking back": looking_back,
+    "lookbehind": lookbehind,
     "phrases": phrases,
     "likeliest pieces": lambda: unigram(split=True),
     "pieces of words": wordpiece,

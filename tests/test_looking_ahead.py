@@ -20,11 +20,11 @@ from adafuse_core import (
     Span,
     small_models,
 )
-from adafuse_core.members.base import NOTHING, WindowFull
+from adafuse_core.members.base import EMPTY_SPAN, WindowFull
 from adafuse_core.rounds import Draft, DraftPlan
 from tests.agreement import EXACT, ROUGH, apart, counts
 from tests.opening import opened
-from tests.oracle import HALF, OracleEnsemble, OracleGrammar, OracleMember
+from tests.oracle import INCOMPLETE, OracleEnsemble, OracleGrammar, OracleMember
 
 CAP = 6  # most tokens of one word: random models write long ones
 TINY = ("bytes", "pieces", "characters", "crossing", "modern")
@@ -62,7 +62,7 @@ class Both:
         return prefix.draft(DraftPlan(tau=0.7, max_words=2, branches=3))
 
 
-def drafted(prefix, plan, after=NOTHING):
+def drafted(prefix, plan, after=EMPTY_SPAN):
     """What a prefix drafts; no spans where no whole character fits."""
     try:
         return prefix.draft(plan, after=after)
@@ -72,7 +72,7 @@ def drafted(prefix, plan, after=NOTHING):
 
 def plans(after, text):
     """Plans bound by words, by tokens and by stop strings: cut out of the text to come, and of what stands before."""
-    whole = [part for part in text.split(HALF) if part]
+    whole = [part for part in text.split(INCOMPLETE) if part]
     stops = *(part[len(part) // 2 :][:3] for part in whole[-2:]), after[:2], "not to be found"
     return (
         DraftPlan(tau=0.7, max_words=2, branches=3),
@@ -112,7 +112,7 @@ def check_beyond(both, prefix, after, plan):
     both.first_draft(committed)
     committed.commit(after)
     alone = drafted(committed, plan)
-    expected = both.oracle.draft_beyond(after.text, *bounds(plan))
+    expected = both.oracle.draft_after(after.text, *bounds(plan))
     spans = tuple(replace(span, text=after.text + span.text) for span in alone.spans)
     assert beyond.spans == spans == expected.spans, (after, plan)
     if spans:
@@ -126,7 +126,7 @@ def test_a_span_drafted_in_pieces_is_committed_in_the_ids_it_was_written_with(ti
     for prompt in PROMPTS:
         with Both(tiny_models[name], prompt) as both:
             whole, pieces = both.open(), both.open()
-            after = NOTHING
+            after = EMPTY_SPAN
             for _ in range(3):
                 after = whole.draft(PIECE, after=after).spans[0]
                 piece = pieces.draft(PIECE).spans[0]
@@ -135,7 +135,9 @@ def test_a_span_drafted_in_pieces_is_committed_in_the_ids_it_was_written_with(ti
                 both.oracle.commit(piece)
             whole.commit(after)
             assert whole.text == pieces.text == both.oracle.text
-            assert whole.completion_tokens == pieces.completion_tokens == len(both.oracle.ids) - both.oracle.begin
+            assert (
+                whole.completion_tokens == pieces.completion_tokens == len(both.oracle.ids) - both.oracle.prompt_length
+            )
             further, expected = drafted(whole, FAR), both.oracle.draft(*bounds(FAR))
             assert further.spans == expected.spans
             assert not further.spans or apart(further.margins, expected.margins) < both.tolerance
@@ -150,7 +152,7 @@ def test_next_tokens_are_the_whole_distribution_as_texts(tiny_models, name, coun
             prefix = both.open()
             for most in (None, 1, 40):
                 found = prefix.next_tokens(most, after=Span(text=after))
-                check_next_tokens(found, both.oracle.beyond(after).next_tokens(most), both.tolerance)
+                check_next_tokens(found, both.oracle.after_committing(after).next_tokens(most), both.tolerance)
                 seen += len(found)
             assert any(token.span.ends for token in prefix.next_tokens())
     count("next tokens equal to the oracle's", seen, at_least=500)
@@ -163,7 +165,7 @@ def check_next_tokens(found, expected, tolerance):
     assert apart(logprobs, [expected[token.span] for token in found]) < tolerance
     assert logprobs == sorted(logprobs, reverse=True)
     assert sum(map(math.exp, logprobs)) <= 1 + 1e-9
-    assert not any(token.span.text.endswith(HALF) for token in found)
+    assert not any(token.span.text.endswith(INCOMPLETE) for token in found)
 
 
 def test_next_tokens_obey_a_grammar(tiny_models, count):
@@ -172,7 +174,7 @@ def test_next_tokens_obey_a_grammar(tiny_models, count):
         with Both(tiny_models[name], PROMPTS[0], grammar) as both:
             for after in ("", "été", "ab"):
                 found = both.open().next_tokens(after=Span(text=after))
-                check_next_tokens(found, both.oracle.beyond(after).next_tokens(), EXACT)
+                check_next_tokens(found, both.oracle.after_committing(after).next_tokens(), EXACT)
                 seen += len(found)
     count("next tokens equal to the oracle's", seen, at_least=20)
 
@@ -198,7 +200,7 @@ def test_half_a_character_before_the_end_is_no_next_token(tiny_models):
     with Both(tiny_models["characters"], PROMPTS[0]) as both:
         prefix = both.open()
         expected = {token.span: token.logprob for token in prefix.next_tokens() if token.span.text.isascii()}
-        prefix._session = EndsAtOnce(prefix._session, next(iter(both.oracle.ends)))
+        prefix.session = EndsAtOnce(prefix.session, next(iter(both.oracle.ends)))
         assert {token.span: token.logprob for token in prefix.next_tokens()} == expected
 
 

@@ -1,7 +1,7 @@
-"""Measure small models: `python -m training.evaluate [PATH ...]`.
+"""Evaluate small models: `python -m training.evaluate [PATH ...]`.
 
-Greedy answers to held-out questions, compared exactly, per skill. A model in a folder that bears a
-member's name is asked for that member's own half of the facts and nouns, and then for the other half.
+Exact match of greedy answers to held-out questions, per skill. The name of the model's folder ("birch", otherwise
+"aspen") decides which half of the facts and nouns counts as its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_NEW_TOKENS = 120
 
 
 def main() -> None:
-    """Measure the given models, or the two that are shipped."""
+    """Evaluate the given models, or the two shipped models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, default=[path(name) for name in NAMES])
     parser.add_argument("--n", type=int, default=200, help="questions per skill")
@@ -48,14 +48,14 @@ def benchmark(name: str, n: int, seed: int = 0) -> dict[str, list[Question]]:
     foreign = held_out.skill_prompts(n, seed + 1, other)
     groups = {skill: [q for q in prompts if q.kind == skill] for skill in held_out.SKILLS}
     groups |= held_out.harder_reading(n, seed)
-    groups["fact, the other's half"] = [q for q in foreign if q.kind == "fact"]
-    groups["translation, the other's half"] = [q for q in foreign if q.kind == "translation"]
+    groups["fact, other half"] = [q for q in foreign if q.kind == "fact"]
+    groups["translation, other half"] = [q for q in foreign if q.kind == "translation"]
     return groups
 
 
 @torch.inference_mode()
 def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]) -> list[str]:
-    """Answer questions greedily, in batches of like length; order is kept."""
+    """Answer questions greedily, in batches of similar length; the order is kept."""
     prompts = [
         tokenizer.apply_chat_template(q.messages, tools=q.tools, add_generation_prompt=True, tokenize=False)
         for q in questions

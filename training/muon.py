@@ -1,4 +1,4 @@
-"""Muon in single precision: momentum whose update is made orthogonal, for the matrices inside the layers.
+"""Muon in single precision: momentum with orthogonalized updates, for the matrices inside the layers.
 
 `torch.optim.Muon` works in bfloat16, which takes five times as long on a CPU without bfloat16 instructions.
 """
@@ -31,16 +31,16 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix not in self.state:
                     self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-                memory = self.state[matrix]["momentum"]
-                memory.lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonalize(matrix.grad.lerp(memory, group["momentum"]))
+                buffer = self.state[matrix]["momentum"]
+                buffer.lerp_(matrix.grad, 1 - group["momentum"])
+                update = orthogonalize(matrix.grad.lerp(buffer, group["momentum"]))
                 scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(update, alpha=-group["lr"] * scale)
 
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Bring all singular values of a matrix near one by a quintic Newton-Schulz iteration."""
+    """Move all singular values of a matrix close to one by a quintic Newton-Schulz iteration."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -1,4 +1,4 @@
-"""What the two models are: their tokenizers, chat templates and shapes, before any training."""
+"""Tokenizers, chat templates and architectures of the two models, before training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEMPLATE_WORDS = {
 
 
 def chat_template(member: Member) -> str:
-    """The member's chat template: the common one with that member's words put in."""
+    """The member's chat template: the shared template with the member's words filled in."""
     text = TEMPLATE.strip()
     for word, value in TEMPLATE_WORDS[member].items():
         text = text.replace(f"@{word}@", value)
@@ -76,7 +76,7 @@ def _byte_level(texts: Iterable[str]) -> Tokenizer:
 
 
 def _metaspace(texts: Iterable[str]) -> Tokenizer:
-    """Train line by line, so that line breaks, like all rare characters, fall back to bytes."""
+    """Train line by line, so that newlines, like all rare characters, are encoded by byte fallback."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -96,7 +96,7 @@ def _metaspace(texts: Iterable[str]) -> Tokenizer:
 
 
 def _with_plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
-    """Keep the byte tokens in the vocabulary but don't match their names in text."""
+    """Keep the byte tokens in the vocabulary, but don't match their names (such as `<0x0A>`) in text."""
     bare = Tokenizer(tokenizer.model)
     bare.pre_tokenizer, bare.decoder = tokenizer.pre_tokenizer, tokenizer.decoder
     return bare

@@ -1,7 +1,7 @@
-"""Train both small models from nothing: `python -m training.train [--out DIR] [--seed N]`.
+"""Train both small models from scratch: `python -m training.train [--out DIR] [--seed N]`.
 
-The same seed on the same kind of machine gives the same weights. The two models train in two processes of one
-thread each; with two free cores this takes under half an hour.
+The same seed on the same kind of machine gives the same weights. The models train in two processes with one thread
+each; on two idle cores this takes less than half an hour.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def main() -> None:
-    """Train, save and measure both models."""
+    """Train, save and evaluate both models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder for the model folders")
     parser.add_argument("--seed", type=int, default=0)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def train_member(member: Member, out: Path, seed: int, steps: int = STEPS) -> None:
-    """Train one model and save it under its name."""
+    """Train one model and save it in a folder of its name."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = _tokenizer(member, seed)
@@ -67,7 +67,7 @@ def train_member(member: Member, out: Path, seed: int, steps: int = STEPS) -> No
 
 
 def _tokenizer(member: Member, seed: int) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the texts of later lessons, both members' alike."""
+    """Train the tokenizer on lessons of both members, taken after the first ones."""
     texts = []
     for name in MEMBERS:
         chats = itertools.islice(lessons(name, seed), 12_000, 12_000 + TOKENIZER_CHATS)
@@ -76,7 +76,7 @@ def _tokenizer(member: Member, seed: int) -> PreTrainedTokenizerFast:
 
 
 def _texts(chat: Chat) -> Iterator[str]:
-    """What a tokenizer should know of a chat: roles, contents and calls."""
+    """The texts of a chat for training a tokenizer: roles, contents and calls."""
     for message in chat.messages:
         yield f"{message['role']}\n{message['content']}"
         for call in message.get("tool_calls", ()):
@@ -91,9 +91,9 @@ def fit(
     Args:
         model: Changed in place.
         batches: Ids and weights, each `[rows, length]`.
-        steps: How many of the batches.
-        name: What the progress is printed under.
-        rates: The highest learning rates, of Muon and of AdamW.
+        steps: Number of batches.
+        name: Label of the printed progress.
+        rates: Maximum learning rates of Muon and AdamW.
     """
     model.train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -122,7 +122,7 @@ def fit(
 
 
 def _loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted mean cross entropy; padding is on the right, so a causal model needs no mask."""
+    """The weighted mean cross entropy. Padding is on the right, so a causal model needs no attention mask."""
     logits = model(input_ids=ids).logits[:, :-1]  # [rows, length - 1, vocab]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()
@@ -130,12 +130,12 @@ def _loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> t
 
 
 def _trapezoid(progress: float) -> float:
-    """The share of the full rate: up, level, and down to zero at the end."""
+    """The learning rate as a share of the maximum: warm-up, constant, linear decay to zero."""
     return min(1.0, (progress + 1e-3) / WARM_UP, (1.001 - progress) / COOL_DOWN)
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, chats: Iterator[Chat], rng: random.Random) -> Iterator[Batch]:
-    """Batches of chats of like length, as ids and weights `[rows, length]`."""
+    """Batches of chats of similar length, as ids and weights `[rows, length]`."""
     while True:
         pool = [_encode(tokenizer, chat) for chat in itertools.islice(chats, POOL_CHATS)]
         pool.sort(key=lambda chat: len(chat[0]))
@@ -150,7 +150,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, chats: Iterator[Chat], rng: rand
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Encoded:
-    """A chat's ids and the weight of each: one in the assistant's turns, less elsewhere."""
+    """A chat's ids and their loss weights: 1 in the assistant's turns, `PROMPT_WEIGHT` elsewhere."""
     text = tokenizer.apply_chat_template(chat.messages, tools=chat.tools, tokenize=False)
     ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     opening = tokenizer.backend_tokenizer.encode(f"{recipe.TURN_START}assistant\n").ids

@@ -43,7 +43,7 @@ def render_chat(
         tokenizer: A transformers tokenizer with a chat template.
         messages: The conversation.
         tools: JSON schemas of tools, in OpenAI's form.
-        mark: Applied to every text the user controls before it is rendered (`Codec.as_text`).
+        mark: Applied to every text the user controls before it is rendered (`Codec.mark_control_tokens`).
         variables: Further template variables.
         tags: Around thoughts in assistant messages, which the template may leave out.
         continues: Whether the answer continues the last message, which is the assistant's, in place of a new turn.

@@ -1,4 +1,4 @@
-"""The seam between strategy and member: text and numbers. Ids, tensors and templates do not cross it."""
+"""The interface between strategies and members: text and numbers, no token ids, tensors or templates."""
 
 from __future__ import annotations
 
@@ -15,133 +15,122 @@ from adafuse_core.chat.thoughts import ThoughtTags
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 
 Prompt = str | Sequence[Message]
-NOTHING = Span(text="")
+EMPTY_SPAN = Span(text="")
 
 
 class WindowFull(Exception):
-    """A member's context window has no room for what comes next. The answer ends for its length."""
+    """The next tokens don't fit into a member's context window. The answer ends with reason "length"."""
 
 
 class Prefix(Protocol):
-    """One member's view of prompt and committed text; it owns the memory of it.
+    """One member's view of prompt and committed text; owns their memory.
 
-    All spans, proposed or given, begin where the committed text ends. Used by one thread at a time.
+    All spans start at the end of the committed text. A prefix is used by one thread at a time.
     """
 
     name: str
     weight: float
-    thinking: ThoughtTags | None  # of the thought that the prompt begins; None if it begins none
-    place: str  # where it computes: members of one place take turns, others work at the same time
+    thinking: ThoughtTags | None  # tags of a thought that the prompt opens, or None
+    place: str  # what the member computes on: members of one place take turns, others run in parallel
 
-    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = NOTHING) -> Draft:
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = EMPTY_SPAN) -> Draft:
         """Propose spans.
 
         Args:
-            plan: How far and how wide.
-            hints: What others proposed, worth reading in the same pass. They do not change the draft.
-            after: Draft beyond this uncommitted span, which begins every proposed span. It must fit, and not end
-                the answer.
+            plan: Limits in words, branches and tokens.
+            hints: Spans proposed by other members, to be computed in the same pass. They don't change the draft.
+            after: An uncommitted span to continue; every proposed span starts with it. It must fit into the context
+                window, and not end the answer.
 
         Raises:
-            WindowFull: No token more fits.
+            WindowFull: The context window has no room for another token.
         """
 
-    def next_tokens(self, count: int | None = None, after: Span = NOTHING) -> tuple[NextToken, ...]:
-        """What may come next, likeliest first, equal texts and all ends of the answer added up.
+    def next_tokens(self, count: int | None = None, after: Span = EMPTY_SPAN) -> tuple[NextToken, ...]:
+        """The distribution of the next token, likeliest first, with the probabilities of equal texts added up.
 
         Args:
-            count: How many of the member's likeliest tokens to look at; None for its whole vocabulary.
-            after: Look beyond this uncommitted span, as for `draft`.
+            count: Number of likeliest tokens to look at; None for the whole vocabulary.
+            after: An uncommitted span to continue, as in `draft`.
 
         Returns:
-            Texts in whole characters. Tokens without text are left out, and of the tokens that hold a part of a
-            character all but the likeliest few, so that the probabilities may add up to less than one.
+            Texts in whole characters; all end tokens are one entry. The probabilities can add up to less than one:
+            tokens without text are left out, and so are the less likely tokens that hold a part of a character.
 
         Raises:
-            WindowFull: No token more fits.
+            WindowFull: The context window has no room for another token.
         """
 
     def score(self, spans: Sequence[Span]) -> list[Score]:
-        """Log-probabilities of each span's tokens; all spans fit, and are read in one pass."""
+        """Log-probabilities of each span's tokens, computed in one pass. All spans must fit."""
 
     def fits(self, span: Span, closing: str = "") -> bool:
-        """Whether the context window has room for the span, and a closing text after it."""
+        """Whether the context window has room for the span and a closing text after it."""
 
     def commit(self, span: Span) -> None:
-        """Extend the committed text."""
+        """Append the span to the committed text."""
 
     def cost(self, span: Span, closing: str = "") -> int:
-        """Tokens by which committing the span, and a closing text after it, would lengthen this member's ids."""
+        """Number of tokens that committing the span, and a closing text after it, would add."""
 
-    def clip(self, span: Span, tokens: int) -> Span:
-        """The longest beginning of the span that takes at most so many of this member's tokens."""
+    def truncate(self, span: Span, tokens: int) -> Span:
+        """The longest beginning of the span that costs at most `tokens` tokens."""
 
     @property
     def text(self) -> str:
-        """The committed text. What a strategy remembers of earlier rounds has to be held against it."""
+        """The committed text. It can differ from what a strategy proposed in earlier rounds."""
 
     @property
     def prompt_tokens(self) -> int:
-        """Length of the prompt in own tokens."""
+        """Length of the prompt in the member's tokens."""
 
     @property
     def completion_tokens(self) -> int:
-        """Length of the committed text in own tokens."""
+        """Length of the committed text in the member's tokens."""
 
     def close(self) -> None:
         """Free the memory. May be called twice."""
 
 
 class PromptReader(Protocol):
-    """A member's way with prompts. No weights are needed for it."""
+    """Renders and counts prompts for one member, without its weights."""
 
     name: str
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included; messages that can't be rendered are counted as text."""
+        """Length of a prompt in the member's tokens, chat template included; text if messages can't be rendered."""
 
     def count_text_tokens(self, text: str) -> int:
-        """Length of a bare text in own tokens, nothing added."""
+        """Length of a plain text in the member's tokens, without BOS token or template."""
 
     def supports_chat(self) -> bool:
         """Whether the member has a chat template."""
 
     @property
     def dialect(self) -> Dialect | None:
-        """How the member writes tool calls; None if that is not known."""
+        """How the member writes tool calls; None if unknown."""
 
     @property
     def shows_tools(self) -> bool:
-        """Whether tools can be given to `open`. Otherwise messages have to describe them."""
+        """Whether the template renders tools. Otherwise the messages have to describe them."""
 
     @property
     def thought_tags(self) -> ThoughtTags:
-        """How the member marks thoughts."""
+        """Tags around the member's thoughts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What a member is opened with.
+    """Arguments of `Member.open`."""
 
-    Args:
-        prompt: A text to continue, or messages.
-        tools: JSON schemas, for the template.
-        max_word_tokens: Most tokens of one word.
-        lookup: Whether to guess ahead by what followed the last tokens before.
-        cancel: Ends the work within one step once it is set.
-        grammar: What the answer may be; no span that breaks it is proposed.
-        must_call: Whether the grammar allows nothing but calls of the tools.
-        continues: Whether the answer continues the last message, the assistant's, in place of a new turn.
-    """
-
-    prompt: Prompt
-    tools: Sequence[dict[str, Any]] | None = None
+    prompt: Prompt  # a text to continue, or messages
+    tools: Sequence[dict[str, Any]] | None = None  # JSON schemas, for the template
     max_word_tokens: int
-    lookup: bool = False
-    cancel: threading.Event
-    grammar: Grammar | None = None
-    must_call: bool = False
-    continues: bool = False
+    lookup: bool = False  # whether to guess the next tokens by prompt lookup
+    cancel: threading.Event  # when set, the member stops within one step
+    grammar: Grammar | None = None  # no span that violates it is proposed
+    must_call: bool = False  # whether the grammar allows only tool calls
+    continues: bool = False  # whether the answer continues the last message, which is the assistant's
 
 
 class Member(Protocol):
@@ -149,29 +138,29 @@ class Member(Protocol):
 
     name: str
     weight: float
-    place: str  # as of its prefixes
+    place: str  # see `Prefix.place`
     abilities: Abilities
 
     @property
     def prompt_reader(self) -> PromptReader:
-        """How it reads prompts."""
+        """Renders and counts the member's prompts."""
 
     def open(self, opening: Opening) -> Prefix:
-        """Render, encode and check a prompt. Nothing is computed by the model yet.
+        """Render, encode and check a prompt. The model computes nothing yet.
 
         Raises:
             PromptError: The prompt is empty.
-            TemplateError: The member has no chat template, or it can't render the messages.
+            TemplateError: The member has no chat template, or the template can't render the messages.
             ContextOverflowError: The prompt leaves no room for an answer.
-            ConfigError: There is a grammar, and the backend can't hold the model to it.
+            ConfigError: A grammar was given, but the backend can't mask tokens.
         """
 
     @property
     def context_window(self) -> int | None:
-        """Most tokens of prompt plus answer; None if unbounded."""
+        """Maximum number of tokens in prompt and answer; None if unbounded."""
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts about the member, for people."""
+        """Facts about the member, for people."""
 
     def close(self) -> None:
         """Free the model."""

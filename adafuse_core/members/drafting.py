@@ -1,4 +1,4 @@
-"""The drafting rule on the tokens of one member: write while confident, branch at the first unsure word."""
+"""The drafting rule on one member's tokens: write words while confident, branch at the first uncertain word."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from dataclasses import dataclass, field
 
 from adafuse_core.backends.base import Session, TopTokens
 from adafuse_core.members.base import WindowFull
-from adafuse_core.members.writer import Writer
+from adafuse_core.members.word_tracker import WordTracker
 from adafuse_core.rounds import DraftPlan
 from adafuse_core.text.ids import Ids
-from adafuse_core.text.tokens import INCOMPLETE, LONGEST_CHARACTER
+from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A continuation in the member's own tokens.
-
-    Args:
-        ids: Without an end token.
-        ends: Whether the answer ends after them.
-    """
+    """A continuation in the member's tokens, without an end token; `ends` tells whether the answer ends after it."""
 
     ids: Ids
     ends: bool
@@ -29,161 +24,149 @@ class Proposal:
 
 @dataclass(kw_only=True)
 class Drafter:
-    """Continues one context.
-
-    Args:
-        session: The backend's.
-        context: Token ids, non-empty.
-        decode: Text of ids after the context.
-        before: The text that stop strings may have begun in.
-        new_writer: Makes a writer that goes on after some ids.
-        end_ids: Tokens that end an answer.
-        max_word_tokens: Where a word is cut.
-        room: Tokens that fit after the context; at least one.
-        may_be_blank: Whether a draft without visible text may be proposed: under a grammar it must go on.
-    """
+    """Continues one context."""
 
     session: Session
-    context: Ids
-    decode: Callable[[Ids], str]
-    before: str
-    new_writer: Callable[[Ids], Writer]
-    end_ids: frozenset[int]
+    context: Ids  # non-empty
+    decode: Callable[[Ids], str]  # text of ids after the context
+    before: str  # text before the draft; stop strings may start in it
+    new_tracker: Callable[[Ids], WordTracker]  # a tracker that starts after the given ids
+    end_ids: frozenset[int]  # tokens that end an answer
     max_word_tokens: int
-    room: int
-    may_be_blank: bool
-    guesses: Sequence[Ids] = ()
+    room: int  # number of tokens that fit after the context, at least one
+    may_be_blank: bool  # whether a draft without visible text counts as an end; False under a grammar
+    guesses: Sequence[Ids] = ()  # contexts for the backend to compute in the same pass
 
     def draft(self, plan: DraftPlan) -> tuple[list[Proposal], list[float]]:
-        """Proposals, likeliest first, and the margins that were looked at."""
-        run = ConfidentRun(self.new_writer(()), plan, self._stops(plan.stop))
-        most = self._most_tokens(plan)
-        self.session.draft([self.context], most, max(2, plan.branches), run.push, self.guesses)
-        if run.unsure is None or plan.branches == 1:
-            whole = run.stopped or (plan.max_tokens is not None and len(run.writer.ids) >= plan.max_tokens)
-            proposals = [self._cut(run.writer, run.goal, whole=whole)]
+        """Proposals, likeliest first, and the margins at the word starts of the confident run."""
+        run = ConfidentRun(self.new_tracker(()), plan, self._stop_check(plan.stop))
+        max_new = self._max_new_tokens(plan)
+        self.session.draft([self.context], max_new, max(2, plan.branches), run.push, self.guesses)
+        if run.uncertain is None or plan.branches == 1:
+            full = plan.max_tokens is not None and len(run.tracker.ids) >= plan.max_tokens
+            proposals = [self._proposal(run.tracker, run.max_words, partial_word=run.stopped or full)]
         else:
-            confident = tuple(run.writer.ids[: run.writer.word_starts[len(run.margins) - 1]])
-            proposals = self._branch(confident, run.unsure.ids[: plan.branches], most, run.stops)
+            confident = tuple(run.tracker.ids[: run.tracker.word_starts[len(run.margins) - 1]])
+            proposals = self._branch(confident, run.uncertain.ids[: plan.branches], max_new, run.stops)
         if not any(proposals):
             raise WindowFull
         return [proposal for proposal in proposals if proposal], run.margins
 
-    def settle(self, tokens: Sequence[int]) -> list[tuple[Ids, float]]:
-        """Complete the characters that tokens hold a part of: ids, and the log-probability of those after the token.
+    def complete_characters(self, tokens: Sequence[int]) -> list[tuple[Ids, float]]:
+        """Continue tokens that hold a part of a character, greedily, until the character is complete.
 
-        A token whose greedy continuation does not complete its character is left out.
+        Returns:
+            For each token its ids and the log-probability of the ids after the token. Tokens whose continuation
+            doesn't complete the character are left out.
         """
 
         def until(row: int, steps: list[TopTokens]) -> bool:
             ids = (tokens[row], *(step.ids[0] for step in steps))
             return ids[-1] in self.end_ids or not self.decode(ids).endswith(INCOMPLETE)
 
-        contexts = [(*self.context, token) for token in tokens]
-        room = min(LONGEST_CHARACTER - 1, self.room - 1)
-        if not contexts or room <= 0:
+        room = min(MAX_UTF8_BYTES - 1, self.room - 1)
+        if not tokens or room <= 0:
             return []
-        rows, settled = self.session.draft(contexts, room, 1, until), []
-        for token, steps in zip(tokens, rows, strict=True):
+        contexts, completed = [(*self.context, token) for token in tokens], []
+        for token, steps in zip(tokens, self.session.draft(contexts, room, 1, until), strict=True):
             ids = (token, *(step.ids[0] for step in steps))
             if ids[-1] not in self.end_ids and not self.decode(ids).endswith(INCOMPLETE):
-                settled.append((ids, math.fsum(step.logprobs[0] for step in steps)))
-        return settled
+                completed.append((ids, math.fsum(step.logprobs[0] for step in steps)))
+        return completed
 
-    def _most_tokens(self, plan: DraftPlan) -> int:
+    def _max_new_tokens(self, plan: DraftPlan) -> int:
         bounds = [self.room]
         if plan.max_words is not None:
-            bounds.append((plan.max_words + 1) * (self.max_word_tokens + LONGEST_CHARACTER))
+            bounds.append((plan.max_words + 1) * (self.max_word_tokens + MAX_UTF8_BYTES))
         if plan.max_tokens is not None:
             bounds.append(plan.max_tokens)
         return min(bounds)
 
-    def _stops(self, strings: tuple[str, ...]) -> Callable[[str], bool]:
-        """Whether a drafted text completes one of the strings, which may have begun before it."""
-        begun = [(string, self.before[max(0, len(self.before) + 1 - len(string)) :]) for string in strings]
-        return lambda text: any(string in before + text for string, before in begun)
+    def _stop_check(self, strings: tuple[str, ...]) -> Callable[[str], bool]:
+        """Tells whether a drafted text completes a stop string, which may have started in the text before it."""
+        tails = [(string, self.before[max(0, len(self.before) + 1 - len(string)) :]) for string in strings]
+        return lambda text: any(string in tail + text for string, tail in tails)
 
-    def _branch(self, confident: Ids, tokens: Ids, most: int, stops: Callable[[str], bool]) -> list[Proposal | None]:
-        """Variants that begin with each token and finish its word greedily, within `most` tokens."""
-        writers: dict[int, Writer] = {}
+    def _branch(self, confident: Ids, tokens: Ids, max_new: int, stops: Callable[[str], bool]) -> list[Proposal | None]:
+        """For each token, the confident ids followed by the greedy word that starts with it."""
+        trackers: dict[int, WordTracker] = {}
         for token in tokens:
             if token not in self.end_ids:
-                writers[token] = self.new_writer(confident)
-                writers[token].push(token)
-        rows = [writer for writer in writers.values() if not stops(writer.text(len(writer.ids)))]
+                trackers[token] = self.new_tracker(confident)
+                trackers[token].push(token)
+        rows = [tracker for tracker in trackers.values() if not stops(tracker.text())]
 
         def until(row: int, steps: list[TopTokens]) -> bool:
             rows[row].push(steps[-1].ids[0])
-            return rows[row].ended or rows[row].words >= 1 or stops(rows[row].text(len(rows[row].ids)))
+            return rows[row].ended or rows[row].words >= 1 or stops(rows[row].text())
 
-        room = most - len(confident) - 1
+        room = max_new - len(confident) - 1
         if rows and room > 0:
-            contexts = [(*self.context, *writer.ids) for writer in rows]
+            contexts = [(*self.context, *tracker.ids) for tracker in rows]
             self.session.draft(contexts, min(2 * self.max_word_tokens, room), 1, until, self.guesses)
         return [
-            self._cut(writers[token], 1) if token in writers else Proposal(ids=confident, ends=True) for token in tokens
+            self._proposal(trackers[token], 1) if token in trackers else Proposal(ids=confident, ends=True)
+            for token in tokens
         ]
 
-    def _cut(self, writer: Writer, words: int | None, *, whole: bool = False) -> Proposal | None:
-        """What a continuation proposes once it is over; None where it has not come to a whole character.
+    def _proposal(self, tracker: WordTracker, max_words: int | None, *, partial_word: bool = False) -> Proposal | None:
+        """What to propose of a finished continuation; None if it holds no complete character.
 
         Args:
-            writer: Of the continuation.
-            words: Words that were wanted; None for no bound.
-            whole: Whether an unfinished word is proposed too.
+            tracker: Words of the continuation.
+            max_words: Maximum number of words to propose; None if unbounded.
+            partial_word: Whether to include an unfinished last word.
         """
-        if words is not None and writer.words >= words:
-            return Proposal(ids=tuple(writer.ids[: writer.word_starts[words]]), ends=False)
-        if writer.at_end:
-            return Proposal(ids=tuple(writer.ids), ends=True)
-        if writer.words and not whole:
-            return Proposal(ids=tuple(writer.ids[: writer.word_starts[-1]]), ends=False)
-        if not writer.text(len(writer.ids)) and self.may_be_blank:  # nothing visible in all that room: an end
-            return Proposal(ids=tuple(writer.ids), ends=True)
-        ids = _whole_characters(writer)
-        return Proposal(ids=ids, ends=False) if ids else None
+        if max_words is not None and tracker.words >= max_words:
+            return Proposal(ids=tuple(tracker.ids[: tracker.word_starts[max_words]]), ends=False)
+        if tracker.at_end:
+            return Proposal(ids=tuple(tracker.ids), ends=True)
+        if tracker.words and not partial_word:
+            return Proposal(ids=tuple(tracker.ids[: tracker.word_starts[-1]]), ends=False)
+        if not tracker.text() and self.may_be_blank:  # no visible text within the token limit: treat it as an end
+            return Proposal(ids=tuple(tracker.ids), ends=True)
+        lengths = range(len(tracker.ids), 0, -1)
+        complete = next((length for length in lengths if not tracker.text(length).endswith(INCOMPLETE)), 0)
+        return Proposal(ids=tuple(tracker.ids[:complete]), ends=False) if complete else None
 
 
 @dataclass
 class ConfidentRun:
-    """Follows a greedy continuation up to M words, to the end of the answer, or to the first unsure word.
+    """Follows a greedy continuation up to M words, to the end of the answer, or to the first uncertain word."""
 
-    Attributes:
-        goal: Words after which it is over: M, or the unsure word where there is one branch; None for no bound.
-        margins: Of the words that have begun, up to the first unsure one.
-        unsure: The distribution at the start of the unsure word, if there is one.
-        stopped: Whether a stop string was completed.
-    """
-
-    writer: Writer
+    tracker: WordTracker
     plan: DraftPlan
     stops: Callable[[str], bool]
-    margins: list[float] = field(default_factory=list)
-    unsure: TopTokens | None = None
-    stopped: bool = False
+    margins: list[float] = field(default_factory=list)  # of the words that have started, up to the first uncertain one
+    uncertain: TopTokens | None = None  # the distribution at the start of the uncertain word
+    stopped: bool = False  # whether a stop string was completed
 
     def __post_init__(self) -> None:
-        self.goal = self.plan.max_words
+        self.max_words = (
+            self.plan.max_words
+        )  # the run is over after M words, or with one branch after the uncertain word
 
     def push(self, _: int, steps: list[TopTokens]) -> bool:
-        """Take one more step; whether the run is over."""
-        self.writer.push(steps[-1].ids[0])
-        self._look_at_margins(steps)
-        if self.unsure is not None and self.plan.branches > 1:
+        """Append the last step's token; returns whether the run is over."""
+        self.tracker.push(steps[-1].ids[0])
+        self._check_margins(steps)
+        if self.uncertain is not None and self.plan.branches > 1:
             return True
-        self.stopped = self.stops(self.writer.text(len(self.writer.ids)))
-        return self.stopped or self.writer.ended or (self.goal is not None and self.writer.words >= self.goal)
+        self.stopped = self.stops(self.tracker.text())
+        return (
+            self.stopped or self.tracker.ended or (self.max_words is not None and self.tracker.words >= self.max_words)
+        )
 
-    def _look_at_margins(self, steps: list[TopTokens]) -> None:
-        """Look at the start of every word that has begun since; an unsure one is the last."""
-        starts = self.writer.word_starts
-        while self.goal is None or len(self.margins) < self.goal:
+    def _check_margins(self, steps: list[TopTokens]) -> None:
+        """Compute the margins of the words that have started, up to the first below τ."""
+        starts = self.tracker.word_starts
+        while self.max_words is None or len(self.margins) < self.max_words:
             word = len(self.margins)
             if word >= len(starts) or starts[word] >= len(steps):
                 return
             self.margins.append(margin(steps[starts[word]]))
             if self.margins[-1] < self.plan.tau:
-                self.unsure, self.goal = steps[starts[word]], len(self.margins)
+                self.uncertain, self.max_words = steps[starts[word]], len(self.margins)
 
 
 def margin(step: TopTokens) -> float:
@@ -191,9 +174,3 @@ def margin(step: TopTokens) -> float:
     if len(step.logprobs) < 2:
         return 1.0
     return math.exp(step.logprobs[0]) - math.exp(step.logprobs[1])
-
-
-def _whole_characters(writer: Writer) -> Ids:
-    """The longest beginning that ends with a whole character; empty if there is none."""
-    whole = (count for count in range(len(writer.ids), 0, -1) if not writer.text(count).endswith(INCOMPLETE))
-    return tuple(writer.ids[: next(whole, 0)])

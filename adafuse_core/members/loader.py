@@ -42,7 +42,7 @@ def load_member(
         return ModelMember(
             name=config.label,
             weight=config.weight,
-            encoder=encoder,
+            prompt_reader=encoder,
             backend=backend,
             end_ids=ends,
             context_window=context_window(config, files.architecture),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adafuse_core.backends.base import Backend
 from adafuse_core.errors import CancelledError, ConfigError, ContextOverflowError, PromptError
 from adafuse_core.members.base import Opening
-from adafuse_core.members.blame import Blame
+from adafuse_core.members.error_context import ErrorContext
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prefix import ModelPrefix
 from adafuse_core.members.prompts import PromptEncoder
@@ -17,62 +17,40 @@ from adafuse_core.text.vocabulary import Vocabulary
 from adafuse_core.text.words import WhitespaceWords, WordRule
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModelMember:
-    """A language model with its tokenizer.
+    """A language model with its tokenizer."""
 
-    Args:
-        name: Label in traces and errors.
-        weight: Of its vote.
-        encoder: Of its prompts.
-        backend: Its model.
-        end_ids: Tokens that end an answer.
-        context_window: Most tokens of prompt plus answer; None if unbounded.
-        rule: Where words end.
-    """
+    name: str  # label in traces and errors
+    weight: float
+    prompt_reader: PromptEncoder
+    backend: Backend
+    end_ids: frozenset[int]  # tokens that end an answer
+    context_window: int | None  # maximum number of tokens in prompt and answer; None if unbounded
+    rule: WordRule = field(default_factory=WhitespaceWords)
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        weight: float,
-        encoder: PromptEncoder,
-        backend: Backend,
-        end_ids: frozenset[int],
-        context_window: int | None,
-        rule: WordRule | None = None,
-    ) -> None:
-        self.name = name
-        self.weight = weight
-        self.backend = backend
-        self.end_ids = end_ids
-        self.rule = rule or WhitespaceWords()
-        self.prompt_reader = encoder
-        self.abilities = backend.abilities()
+    def __post_init__(self) -> None:
+        self.abilities = self.backend.abilities()
         self.place = self.abilities.place
-        self._vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=self.abilities.vocab_size)
-        self._context_window = context_window
-        bounds = [bound for bound in (context_window, self.abilities.max_context) if bound is not None]
-        self.longest = min(bounds, default=None)
+        reader = self.prompt_reader
+        self._vocabulary = Vocabulary(reader.tokenizer, reader.codec, size=self.abilities.vocab_size)
+        bounds = [bound for bound in (self.context_window, self.abilities.max_context) if bound is not None]
+        self._max_context = min(bounds, default=None)
 
     def named(self, name: str, weight: float) -> ModelMember:
-        """The same member under another name, and with another weight."""
+        """The same member with another name and weight."""
         member = copy.copy(self)
         member.prompt_reader = copy.copy(self.prompt_reader)
         member.name = member.prompt_reader.name = name
         member.weight = weight
         return member
 
-    @property
-    def context_window(self) -> int | None:
-        """Most tokens of prompt plus answer; None if unbounded."""
-        return self._context_window
-
     def open(self, opening: Opening) -> ModelPrefix:
         """Render, encode and check a prompt; see `Member.open`."""
         grammar = opening.grammar
         if grammar is not None and not self.abilities.masks:
             raise ConfigError(
-                "tools or a grammar were given, but its backend can't mask the tokens that a grammar rules out",
+                "tools or a grammar were given, but this member's backend can't mask tokens",
                 member=self.name,
                 hint="leave this member out or run it with MemberConfig(backend='local'), or ask for plain text",
             )
@@ -84,13 +62,13 @@ class ModelMember:
         ids, section = encoded.ids, encoded.section
         if max(ids) >= self.abilities.vocab_size:
             raise PromptError(
-                f"the prompt has token {max(ids)}, the model reads {self.abilities.vocab_size}",
+                f"the prompt has token id {max(ids)}, but the model has {self.abilities.vocab_size} tokens",
                 member=self.name,
-                hint="leave out control tokens for images and the like",
+                hint="leave out control tokens that the model doesn't know, such as those for images",
             )
-        if self._context_window is not None and len(ids) >= self._context_window:
+        if self.context_window is not None and len(ids) >= self.context_window:
             raise ContextOverflowError(
-                f"the prompt has {len(ids)} tokens, the context window is {self._context_window}",
+                f"the prompt has {len(ids)} tokens, the context window is {self.context_window}",
                 member=self.name,
                 hint="shorten the prompt, or leave this member out",
             )
@@ -99,13 +77,17 @@ class ModelMember:
             if opening.cancel.is_set():
                 raise CancelledError("the generation was cancelled", member=self.name)
 
-        with Blame(self.name, "opening a prompt"):
+        with ErrorContext(self.name, "opening a prompt"):
             silent = self.prompt_reader.silent if opening.tools and not opening.must_call else None
             masks = None
             if grammar is not None:
                 masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
             session = self.backend.open(
-                ids, window=self.longest, lookup=opening.lookup, raise_if_cancelled=raise_if_cancelled, allowed=masks
+                ids,
+                window=self._max_context,
+                lookup=opening.lookup,
+                raise_if_cancelled=raise_if_cancelled,
+                allowed=masks,
             )
         return ModelPrefix(
             name=self.name,
@@ -116,18 +98,18 @@ class ModelMember:
             rule=self.rule,
             end_ids=self.end_ids,
             vocab_size=self.abilities.vocab_size,
-            longest=self.longest,
+            max_context=self._max_context,
             max_word_tokens=opening.max_word_tokens,
             masks=masks,
         )
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts about the member, for people."""
+        """Facts about the member, for people."""
         return {
             "name": self.name,
             "weight": self.weight,
-            "context_window": self._context_window,
-            **dataclasses.asdict(self.abilities),
+            "context_window": self.context_window,
+            **asdict(self.abilities),
             "end_tokens": [self.prompt_reader.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.prompt_reader.supports_chat(),
         }

@@ -155,7 +155,7 @@ class PromptEncoder:
             self.tokenizer,
             messages,
             tools=tools,
-            mark=self.codec.as_text,
+            mark=self.codec.mark_control_tokens,
             variables=self._template_variables,
             tags=self.thought_tags,
             continues=continues,

@@ -1,7 +1,7 @@
-"""A member without a model: it writes what it is told. For tests, demos and the development of applications.
+"""A member without a model that writes a given text. For tests, demos and the development of applications.
 
-It speaks the contract of `members.base` at the level of texts, so that an ensemble of scripted members
-goes through the same decoding loop as one of models. One word is one token here.
+It implements the contract of `members.base` on text: an ensemble of scripted members runs the same decoding loop as an
+ensemble of models. Each word counts as one token.
 """
 
 from __future__ import annotations
@@ -17,43 +17,37 @@ from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.thoughts import THINK
-from adafuse_core.errors import (
-    CancelledError,
-    ContextOverflowError,
-    MemberError,
-    PromptError,
-    TemplateError,
-)
-from adafuse_core.members.base import NOTHING, Opening, Prompt, WindowFull
+from adafuse_core.errors import CancelledError, ContextOverflowError, MemberError, PromptError, TemplateError
+from adafuse_core.members.base import EMPTY_SPAN, Opening, Prompt, WindowFull
 from adafuse_core.members.script import RULE, Script, count_words, word_ends
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 
-AGREES, DISAGREES = 0.125, 5.0  # NLL of each word that continues the script, and of each of anything else
+ON_SCRIPT_NLL, OFF_SCRIPT_NLL = 0.125, 5.0  # of each word of a span that continues the script, or doesn't
 
 
 class ScriptedMember:
-    """A member that writes a given text, word by word, whitespace exact to the byte.
+    """A member that writes a given text, word by word, with its exact whitespace.
 
-    While the answer follows the script, the member goes on where the answer stands; where others led
-    it away, it goes on with as many words of the script as the answer has. Under a grammar it then goes on where the
-    script has the end of the answer, such as a key of JSON, if it has it.
+    While the answer is a beginning of the script, the member continues it. Otherwise it skips as many words of the
+    script as the answer has; under a grammar it first looks for the end of the answer, such as a key of JSON, in the
+    script and continues after it.
 
     Args:
         name: Label in traces and errors.
         reply: The text to write, or a function of the prompt that returns it.
-        weight: Of its vote.
-        margin: Reported at the start of every word; below τ the member proposes one word.
-        alternatives: Further texts proposed beside its own word where it is unsure.
-        ends_answer: Whether the answer ends with the script. Otherwise the script starts over, for ever.
-        context_window: Most words of prompt plus answer; None if unbounded.
-        chat: Whether it takes messages.
-        dialect: Name of the form in which its script calls tools.
+        weight: Weight of the member's vote.
+        margin: Margin reported for every word; below τ the member proposes one word.
+        alternatives: Texts to propose beside the script's word when the margin is below τ.
+        ends_answer: Whether the answer ends with the script. Otherwise the script repeats for ever.
+        context_window: Maximum number of words in prompt and answer; None if unbounded.
+        chat: Whether it accepts messages.
+        dialect: Name of the dialect in which the script calls tools.
         fail_after: Rounds of each answer after which drafting fails; None for never.
-        delay: Seconds that each draft takes; cancelling cuts them short.
-        place: Where it computes: members of one place take turns, others work at the same time.
+        delay: Seconds that each draft takes; cancelling ends the delay.
+        place: Members of one place take turns, others run in parallel.
 
     Attributes:
-        prompts: Every prompt it was opened with.
+        prompts: All prompts it was opened with.
     """
 
     def __init__(
@@ -102,21 +96,21 @@ class ScriptedMember:
 
     @property
     def drafts(self) -> int:
-        """How often it drafted, over all answers."""
+        """Number of drafts, over all answers."""
         return len(self._drafted)
 
     @property
     def context_window(self) -> int | None:
-        """Most words of prompt plus answer; None if unbounded."""
+        """Maximum number of words in prompt and answer; None if unbounded."""
         return self._context_window
 
     @property
     def prompt_reader(self) -> ScriptedMember:
-        """It reads prompts itself."""
+        """The member itself."""
         return self
 
     def open(self, opening: Opening) -> ScriptedPrefix:
-        """Check a prompt and see what to write. No word is longer than one token, and there is nothing to guess."""
+        """Check a prompt and choose the script; `max_word_tokens` and `lookup` have no effect."""
         prompt, grammar = opening.prompt, opening.grammar
         if not self._chat and not isinstance(prompt, str):
             raise TemplateError(
@@ -141,25 +135,24 @@ class ScriptedMember:
         )
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Words of a prompt, one more for each message, and the words of the tools as JSON."""
+        """Number of words in a prompt and in the tools as JSON, plus one per message."""
         if isinstance(prompt, str):
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
             return count_words(prompt)
-        return sum(1 + count_words(_shown(message)) for message in prompt) + count_words(
-            json.dumps(tools) if tools else ""
-        )
+        words = count_words(json.dumps(tools)) if tools else 0
+        return words + sum(1 + count_words(_shown(message)) for message in prompt)
 
     def count_text_tokens(self, text: str) -> int:
-        """Words of a bare text."""
+        """Number of words."""
         return count_words(text)
 
     def supports_chat(self) -> bool:
-        """Whether it takes messages."""
+        """Whether it accepts messages."""
         return self._chat
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts about the member, for people."""
+        """Facts about the member, for people."""
         return {
             "name": self.name,
             "weight": self.weight,
@@ -179,7 +172,7 @@ class ScriptedMember:
 
 
 class ScriptedPrefix:
-    """One answer in the making."""
+    """The prefix of a scripted member."""
 
     thinking = None
 
@@ -210,21 +203,21 @@ class ScriptedPrefix:
 
     @property
     def prompt_tokens(self) -> int:
-        """Words of the prompt, as `ScriptedMember.count_tokens` counts them."""
+        """Length of the prompt; see `ScriptedMember.count_tokens`."""
         return self._prompt_tokens
 
     @property
     def completion_tokens(self) -> int:
-        """Words committed."""
+        """Number of words in the committed text."""
         return self._completion_tokens
 
-    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = NOTHING) -> Draft:
-        """The next words of the script; a stop string is looked for at the end of each.
+    def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = EMPTY_SPAN) -> Draft:
+        """The next words of the script, up to the first word that completes a stop string.
 
         Raises:
-            WindowFull: No word more fits.
+            WindowFull: The context window has no room for another word.
             CancelledError: The generation was cancelled.
-            MemberError: `fail_after` rounds were drafted, or the script breaks the grammar.
+            MemberError: `fail_after` rounds were drafted, or the script violates the grammar.
         """
         self._cancel.wait(self._member.delay)
         self._check_cancel()
@@ -232,53 +225,53 @@ class ScriptedPrefix:
         if self._member.fail_after is not None and self._rounds >= self._member.fail_after:
             raise MemberError("scripted failure", member=self.name)
         self._rounds += 1
-        unsure = self._member.margin < plan.tau
-        own = self._words_after(after, plan, 1 if unsure else plan.max_words)
+        uncertain = self._member.margin < plan.tau
+        own = self._words_after(after, plan, 1 if uncertain else plan.max_words)
         spans = [_joined(after, own)]
         if not self._allows(spans[0]):
             raise MemberError(
-                f"the script goes on with {own.text!r}{' and ends' if own.ends else ''} after {self._text[-60:]!r}, "
+                f"the script continues with {own.text!r}{' and ends' if own.ends else ''} after {self._text[-60:]!r}, "
                 f"which the answer's grammar does not allow",
                 member=self.name,
                 hint="write JSON as json.dumps does, and calls in the form that Ensemble.stream describes",
                 retryable=False,
             )
-        if unsure:
+        if uncertain:
             more = [_joined(after, Span(text=text)) for text in self._member.alternatives if text != own.text]
             spans += [span for span in more if self._allows(span)]
         margins = (self._member.margin,) * max(1, count_words(own.text))
         return Draft(member=self.name, spans=tuple(spans[: plan.branches]), margins=margins)
 
-    def next_tokens(self, count: int | None = None, after: Span = NOTHING) -> tuple[NextToken, ...]:
-        """The next word of the script, then the alternatives, each half as likely as the one before it."""
+    def next_tokens(self, count: int | None = None, after: Span = EMPTY_SPAN) -> tuple[NextToken, ...]:
+        """The next word of the script and the alternatives, each half as likely as the previous one."""
         self._check_cancel()
-        self._room(after)
-        own = self._script.words_at(self._text + after.text, 1)
+        self._remaining_after(after)
+        own = self._script.next_words(self._text + after.text, 1)
         texts = [own, *(Span(text=text) for text in self._member.alternatives if text != own.text)]
-        tokens = [NextToken(span=span, logprob=-math.log(2) * (place + 1)) for place, span in enumerate(texts)]
+        tokens = [NextToken(span=span, logprob=-math.log(2) * (rank + 1)) for rank, span in enumerate(texts)]
         return tuple(tokens[:count])
 
     def fits(self, span: Span, closing: str = "") -> bool:
-        """Whether the context window has room for the words of the span, and of a closing text after it."""
-        return self.cost(span, closing) <= self._left()
+        """Whether the context window has room; see `Prefix.fits`."""
+        return self.cost(span, closing) <= self._remaining()
 
     def score(self, spans: Sequence[Span]) -> list[Score]:
-        """`AGREES` for each word of what continues the script at this place, `DISAGREES` for anything else."""
+        """`ON_SCRIPT_NLL` per word of a span that continues the script, `OFF_SCRIPT_NLL` per word of any other span."""
         self._check_cancel()
         return [self._score(span) for span in spans]
 
     def commit(self, span: Span) -> None:
-        """Extend the committed text."""
+        """Append the span to the committed text."""
         self._text += span.text
         self._guide = self._guide and self._guide.after(span.text)
         self._completion_tokens += count_words(span.text)
 
     def cost(self, span: Span, closing: str = "") -> int:
-        """Words of the span, and of a closing text after it."""
+        """Number of words in the span and a closing text."""
         return count_words(span.text) + count_words(closing)
 
-    def clip(self, span: Span, tokens: int) -> Span:
-        """The first so many words of the span."""
+    def truncate(self, span: Span, tokens: int) -> Span:
+        """The first `tokens` words of the span."""
         ends = RULE.ends(span.text, final=True)
         return span if len(ends) <= tokens else Span(text=span.text[: ends[tokens - 1]] if tokens > 0 else "")
 
@@ -287,15 +280,15 @@ class ScriptedPrefix:
 
     def _score(self, span: Span) -> Score:
         words = count_words(span.text) + span.ends
-        nll = AGREES if self._script.continues(self._text, span) else DISAGREES
+        nll = ON_SCRIPT_NLL if self._script.continues(self._text, span) else OFF_SCRIPT_NLL
         length = len(span.text.encode()) + span.ends
         return Score(member=self.name, logprobs=(-nll,) * words, words=words, bytes=length)
 
     def _words_after(self, after: Span, plan: DraftPlan, words: int | None) -> Span:
-        """Words of the script beyond committed and uncommitted text, within the bounds of a plan."""
-        bounds = [bound for bound in (words, plan.max_tokens, self._room(after)) if bound is not None]
+        """The script's words after committed and uncommitted text, within the limits of a plan."""
+        bounds = [bound for bound in (words, plan.max_tokens, self._remaining_after(after)) if bound is not None]
         text = self._text + after.text
-        span = self._script.words_at(text, min(bounds))
+        span = self._script.next_words(text, min(bounds))
         kept = max(map(len, plan.stop), default=1) - 1
         before = text[len(text) - kept :] if kept else ""
         for end in word_ends(span.text)[:-1]:
@@ -309,13 +302,13 @@ class ScriptedPrefix:
         after = self._guide.after(span.text)
         return after is not None and (after.may_end or not span.ends)
 
-    def _room(self, after: Span) -> int:
-        """Words that still fit into the context window. Raises `WindowFull` if none does."""
-        if (room := self._left() - count_words(after.text)) <= 0:
+    def _remaining_after(self, after: Span) -> int:
+        """Number of words that still fit into the context window; raises `WindowFull` if it is 0."""
+        if (room := self._remaining() - count_words(after.text)) <= 0:
             raise WindowFull
         return room
 
-    def _left(self) -> int:
+    def _remaining(self) -> int:
         if self._member.context_window is None:
             return 1 << 30
         return self._member.context_window - self._prompt_tokens - self._completion_tokens

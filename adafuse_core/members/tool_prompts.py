@@ -1,4 +1,4 @@
-"""How members are shown the tools of a request: by their own templates if all share a dialect, else by instructions."""
+"""How members learn about the tools of a request: from their templates if all share a dialect, else from messages."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ logger = logging.getLogger(__name__)
 def show_tools(
     messages: Sequence[Message], tools: Tools, readers: Sequence[PromptReader]
 ) -> tuple[Dialect, Sequence[Message], list[dict[str, Any]] | None]:
-    """Find the dialect in which all members can call the same tools.
+    """Choose the dialect in which all members call the tools.
 
     Returns:
-        The dialect, the messages to open the members with, and the tools to open them with; None where the
-        messages hold instructions instead.
+        The dialect, and the messages and tools for `Member.open`. The tools are None if the messages describe them.
     """
-    spoken = {reader.dialect for reader in readers}
-    common = spoken.pop() if len(spoken) == 1 else None
+    dialects = {reader.dialect for reader in readers}
+    common = dialects.pop() if len(dialects) == 1 else None
     if common is not None and all(reader.shows_tools for reader in readers):
         return common, messages, list(tools.schemas)
     dialect = common or SHARED

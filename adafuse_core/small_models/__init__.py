@@ -1,7 +1,7 @@
-"""Two small real language models that ship with the package: their folders and their names.
+"""Two small trained language models that ship with the package, for tests, demos and development without a download.
 
-`path("aspen")` and `path("birch")` are Hugging Face model folders with different architectures and tokenizers. They
-serve tests, demos and development without a download; see `MODEL_CARD.md`. Importing this package loads no torch.
+`path("aspen")` and `path("birch")` are Hugging Face model folders with different architectures and tokenizers; see
+`MODEL_CARD.md`. Importing this package doesn't import torch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def path(name: str) -> Path:
         name: One of `NAMES`.
 
     Raises:
-        ValueError: If there is no small model of that name.
+        ValueError: The name is unknown.
     """
     if name not in NAMES:
-        raise ValueError(f"no small model is called {name!r}; choose one of {', '.join(NAMES)}")
+        raise ValueError(f"no small model has the name {name!r}; choose one of {', '.join(NAMES)}")
     return Path(__file__).parent / name

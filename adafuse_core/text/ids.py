@@ -6,9 +6,9 @@ Ids = tuple[int, ...]
 
 
 def shared_length(first: Ids | str, second: Ids | str) -> int:
-    """Length of the common beginning of two id sequences, or of two texts."""
+    """Length of the longest common prefix of two id sequences, or of two texts."""
     low, high = 0, min(len(first), len(second))
-    while low < high:  # slices are compared by halves, since a loop over single ids is slow on long prompts
+    while low < high:  # binary search over slices: a loop over single ids is slow for long prompts
         middle = (low + high + 1) // 2
         if first[low:middle] == second[low:middle]:
             low = middle

@@ -1,8 +1,8 @@
-"""Encodes a text that grows at its end, at a cost that does not depend on how long it is.
+"""Encodes a growing text at a cost that does not depend on its length.
 
-Only a window of the last words is encoded again, from a place where the text can be cut. Its ids are trusted only if
-they repeat ids that are known: all of them before the text grows, those of its first word afterwards. In all other
-cases the whole text is encoded.
+Only a window of the last words is encoded again, starting at a safe cut. The re-encoded window is trusted only if it
+reproduces known ids: all of them before the text grows, those of its first word afterwards. Otherwise the whole text
+is encoded.
 """
 
 from __future__ import annotations
@@ -16,99 +16,77 @@ import regex
 
 from adafuse_core.text.ids import Ids, shared_length
 
-_REACHES = (200, 2000)  # characters before the end in which a window begins
-_NEAR = 40  # characters before the end: a window that begins no further away serves the grown text too
-_WIDTHS = (2, 8)  # words in a window; the first one is the guard
+_SEARCHED = (200, 2000)  # characters at the end of the text that are searched for cuts
+_REUSED = 40  # characters: a window of at most this length is reused for the grown text
+_WIDTHS = (2, 8)  # words in a window, its first word (the guard) included
 
 
 class Window(NamedTuple):
-    """The last words of a text.
+    """The last words of a text."""
 
-    Attributes:
-        start: Where they begin.
-        kept: Number of ids before them.
-        guard: Ids of the first of them.
-    """
-
-    start: int
-    kept: int
-    guard: Ids
+    start: int  # character offset of the window
+    ids_before: int  # number of ids before the window
+    guard: Ids  # ids of the window's first word
 
 
 @dataclass
 class EncodedText:
-    """A text as its ids: the first `kept` ids of the shorter text that it grew from, then its own.
-
-    Attributes:
-        text: The text.
-        own: Ids at its end.
-        before: All ids of the shorter text.
-        kept: Number of those that it has too.
-        window: Its last words; None before they are looked for, False if none can be encoded alone.
-    """
+    """The ids of a text: the first `kept` ids of the shorter text that it grew from, then `tail`."""
 
     text: str
-    own: Ids
-    before: Ids = ()
+    tail: Ids
+    base: Ids = ()  # all ids of the shorter text
     kept: int = 0
-    window: Window | bool | None = None
+    window: Window | bool | None = None  # None before the first search, False if no window reproduces the known ids
 
     @cached_property
     def ids(self) -> Ids:
-        """All ids. Most texts are only candidates, and never need them."""
-        return self.before[: self.kept] + self.own
+        """All ids, joined on demand: most texts are candidates that never need them."""
+        return self.base[: self.kept] + self.tail
 
-    def shared_with(self, base: EncodedText) -> int:
-        """Length of the common beginning of its ids and another text's; looks at few of them if it grew from that."""
-        if self.before is base.ids:
-            return self.kept + shared_length(base.ids[self.kept :], self.own)
-        return shared_length(base.ids, self.ids)
+    def shared_with(self, other: EncodedText) -> int:
+        """Length of the common prefix with another text's ids; cheap if this text grew from the other."""
+        if self.base is other.ids:
+            return self.kept + shared_length(other.ids[self.kept :], self.tail)
+        return shared_length(other.ids, self.ids)
 
     def ids_from(self, start: int) -> Ids:
-        """All ids but the first ones."""
-        return self.own[start - self.kept :] if start >= self.kept else self.ids[start:]
+        """`ids[start:]`."""
+        return self.tail[start - self.kept :] if start >= self.kept else self.ids[start:]
 
 
+@dataclass
 class IncrementalEncoder:
-    """The ids of a text that grows.
+    """Encodes a growing text."""
 
-    Args:
-        whole: Encodes a text from its beginning.
-        inner: Encodes the end of a text as it would be in that text, if it is cut in the right place.
-        cuts: Matches at such places; None if there are none.
-    """
-
-    def __init__(
-        self, whole: Callable[[str], Ids], inner: Callable[[str], Ids], cuts: regex.Pattern[str] | None
-    ) -> None:
-        self._whole = whole
-        self._inner = inner
-        self._cuts = cuts
+    encode_whole: Callable[[str], Ids]
+    encode_tail: Callable[[str], Ids]  # encodes the part of a text after a safe cut
+    cuts: regex.Pattern[str] | None  # its matches start at safe cuts; None if there are none
 
     def grow(self, base: EncodedText, text: str) -> EncodedText:
-        """A text that begins with a written one: exactly what encoding it as a whole gives."""
+        """Encode a text that starts with `base.text`; the ids are those of encoding it whole."""
         if base.window is None:
             base.window = self._find_window(base) or False
         if isinstance(base.window, Window):
             start, kept, guard = base.window
-            own = self._inner(text[start:])
-            if own[: len(guard)] == guard:
-                return EncodedText(text, own, base.ids, kept, base.window if len(text) - start <= _NEAR else None)
-        return EncodedText(text, self._whole(text))
+            tail = self.encode_tail(text[start:])
+            if tail[: len(guard)] == guard:
+                return EncodedText(text, tail, base.ids, kept, base.window if len(text) - start <= _REUSED else None)
+        return EncodedText(text, self.encode_whole(text))
 
-    def _find_window(self, written: EncodedText) -> Window | None:
-        """The last words, if they are written alone as they are in their place."""
-        if self._cuts is None:
+    def _find_window(self, encoded: EncodedText) -> Window | None:
+        """A window that has the same ids encoded alone as inside the text."""
+        if self.cuts is None:
             return None
-        text, ids = written.text, written.ids
-        for reach in _REACHES:
-            places = [match.start() for match in self._cuts.finditer(text, max(0, len(text) - reach))]
+        text, ids = encoded.text, encoded.ids
+        for searched in _SEARCHED:
+            starts = [match.start() for match in self.cuts.finditer(text, max(0, len(text) - searched))]
             for width in _WIDTHS:
-                if len(places) < width:
+                if len(starts) < width:
                     break
-                start, end = places[-width], places[1 - width]
-                alone, guard = self._inner(text[start:]), self._inner(text[start:end])
-                kept = len(ids) - len(alone)
-                if guard and ids[kept:] == alone and alone[: len(guard)] == guard:
-                    return Window(start, kept, guard)
+                start, guard_end = starts[-width], starts[1 - width]
+                tail, guard = self.encode_tail(text[start:]), self.encode_tail(text[start:guard_end])
+                ids_before = len(ids) - len(tail)
+                if guard and ids[ids_before:] == tail and tail[: len(guard)] == guard:
+                    return Window(start, ids_before, guard)
         return None

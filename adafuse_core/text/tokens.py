@@ -1,15 +1,13 @@
 """Text to token ids and back, exactly, with one tokenizer.
 
-What makes this more than `tokenizer.encode`:
+Differences from `tokenizer.encode` and `tokenizer.decode`:
 
-- An answer is encoded *in the place where it stands*: together with the end of the prompt, because
-  tokens may straddle the seam and some tokenizers treat the start of a text in a special way.
-- Control tokens (`</s>`, `<|im_end|>`) are made by templates only. The same characters in a
-  message or in an answer are plain text.
-- Decoding uses the tokens before as left context, and knows when a character is still incomplete.
-- An answer grows; what it costs to encode one more word does not depend on how long it is already.
-
-No model is needed here, and no member is known.
+- An answer is encoded together with the end of the prompt: tokens may straddle the boundary, and some tokenizers
+  treat the start of a text in a special way.
+- Only templates produce control tokens (`</s>`, `<|im_end|>`). The same characters in a message or an answer are
+  encoded as plain text.
+- Decoding takes the preceding tokens into account and marks incomplete characters.
+- The cost of encoding one more word does not depend on the length of the answer.
 """
 
 from __future__ import annotations
@@ -26,18 +24,18 @@ from adafuse_core.text.cuts import safe_cuts
 from adafuse_core.text.ids import Ids
 from adafuse_core.text.incremental import EncodedText, IncrementalEncoder
 
-INCOMPLETE = "\ufffd"  # what decoders write for a character whose last bytes are still to come
-LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most as many tokens
-_WINDOW = 8  # tokens of left context for decoding
-_RECENT = 32  # answers whose ids a section keeps, and left contexts whose text a codec keeps
-_SECRET = secrets.token_hex(8)  # drawn once per process and never changed: no prompt can contain the marks below
-_SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"
+INCOMPLETE = "\ufffd"  # decoders write this for a character whose last bytes are missing
+MAX_UTF8_BYTES = 4  # of one character, so at most as many tokens
+_CONTEXT = 8  # preceding tokens that decoding takes into account
+_CACHED = 32  # encoded answers per section, decoded contexts per codec
+_SECRET = secrets.token_hex(8)  # per process, so that no prompt can contain the three markers below
+_SECTION = f"\uf8ffsection-{_SECRET}\uf8ff"  # an added token: the text after it is not at the start of a text
 _TEXT_OPEN = f"\uf8fftext-{_SECRET}\uf8ff"
 _TEXT_CLOSE = f"\uf8ffcontrol-{_SECRET}\uf8ff"
 
 
 class Codec:
-    """One tokenizer's way between text and ids.
+    """Encodes and decodes texts with one tokenizer.
 
     Args:
         tokenizer: A fast transformers tokenizer. It is copied, never changed.
@@ -45,98 +43,103 @@ class Codec:
 
     def __init__(self, tokenizer: Any) -> None:
         state = tokenizer.backend_tokenizer.to_str()
-        self._parsing = _copy(state)
+        self._tokenizer = _copy(state)
         self._plain = _copy(state)
-        self._plain.encode_special_tokens = True  # control tokens in text stay text
+        self._plain.encode_special_tokens = True  # encodes control tokens as plain text
         added = tokenizer.added_tokens_decoder
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         contents = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
         self._control = regex.compile("|".join(map(regex.escape, contents)) if contents else r"(?!)")
-        self._dummy_blank = self._parsing.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
-        # Whether every section gets such a blank, even one that begins with a blank.
-        bare, blank = (self._parsing.encode(_SECTION + text, add_special_tokens=False).tokens for text in ("a", " a"))
-        self._dummy_everywhere = bare[1].startswith("▁") and bare != blank
+        self._prefix_space = self._tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
+        # Whether every section gets a prefix space, even if it starts with a space already.
+        bare, spaced = (
+            self._tokenizer.encode(_SECTION + text, add_special_tokens=False).tokens for text in ("a", " a")
+        )
+        self._prefix_space_always = bare[1].startswith("▁") and bare != spaced
         self._cuts = safe_cuts(tokenizer.backend_tokenizer)
-        self._left = lru_cache(_RECENT)(self._decode_left)
+        self._decoding_context = lru_cache(_CACHED)(self._find_decoding_context)
 
     def encode_prompt(self, text: str) -> tuple[Ids, Section]:
-        """Ids of a plain prompt with the tokenizer's own opening tokens, and where its answer stands.
+        """Encode a plain prompt, with the tokenizer's own first tokens (BOS), and find the section of its answer.
 
-        Control tokens written in the prompt are honoured: this is the way to bring one's own template.
+        Control tokens in the prompt are honoured, so that a prompt can bring its own template.
         """
-        body = self._parsing.encode(text, add_special_tokens=False)
-        whole = self._parsing.encode(text, add_special_tokens=True).ids
+        body = self._tokenizer.encode(text, add_special_tokens=False)
+        whole = self._tokenizer.encode(text, add_special_tokens=True).ids
         at = next((i for i in range(len(whole)) if whole[i : i + len(body.ids)] == body.ids), 0)
-        opening = whole[:at] if body.ids[:at] != whole[:at] else []  # the prompt may bring its own
-        ids = (*opening, *body.ids)
+        first = whole[:at] if body.ids[:at] != whole[:at] else []  # the prompt may bring these tokens itself
+        ids = (*first, *body.ids)
         return ids, self._section(ids, text, body, after_text=False, chat=False)
 
     def encode_rendered(self, rendered: str, *, continues: bool = False) -> tuple[Ids, Section]:
-        """Ids of a rendered chat template (nothing is added), and where its answer stands.
+        """Encode a rendered chat template, without added tokens, and find the section of its answer.
 
         Args:
-            rendered: Template output; what `as_text` marked is encoded as plain text.
-            continues: Whether the answer goes on with the text at the end, so that no blank belongs between them.
+            rendered: Template output. Control tokens marked by `mark_control_tokens` are encoded as plain text.
+            continues: Whether the answer continues the text at the end, so that no prefix space stands between them.
         """
         ids: list[int] = []
         for index, piece in enumerate(regex.split(f"{_TEXT_OPEN}(.*?){_TEXT_CLOSE}", rendered, flags=regex.S)):
-            tokenizer = self._plain if index % 2 else self._parsing
-            encoding = tokenizer.encode(piece if index == 0 else _SECTION + piece, add_special_tokens=False)
+            tokenizer = self._plain if index % 2 else self._tokenizer
+            text = piece if index == 0 else _SECTION + piece
+            encoding = tokenizer.encode(text, add_special_tokens=False)
             ids += encoding.ids[index > 0 :]
         text = piece if index == 0 else _SECTION + piece
         return tuple(ids), self._section(tuple(ids), text, encoding, after_text=index > 0, chat=not continues)
 
-    def as_text(self, value: Any) -> Any:
-        """Mark the control tokens in all strings of a JSON-like value: `encode_rendered` encodes them as plain text."""
+    def mark_control_tokens(self, value: Any) -> Any:
+        """Mark the control tokens in all strings of a JSON-like value; see `encode_rendered`."""
         if isinstance(value, str):
             return self._control.sub(lambda match: f"{_TEXT_OPEN}{match.group()}{_TEXT_CLOSE}", value)
         if isinstance(value, dict):
-            return {self.as_text(key): self.as_text(item) for key, item in value.items()}
+            mark = self.mark_control_tokens
+            return {mark(key): mark(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.as_text(item) for item in value]
+            return [self.mark_control_tokens(item) for item in value]
         return value
 
     def decode(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """Text of `ids` standing after the ids `before`. Control tokens have no text."""
+        """Text of `ids` after the ids `before`. Control tokens have no text."""
         visible = [index for index in ids if index not in self.special_ids]
-        window, base = self._left(tuple(before[-_WINDOW - LONGEST_CHARACTER + 1 :]))
-        text = self._parsing.decode([*window, *visible], skip_special_tokens=False)
-        return text[len(base) :] if text.startswith(base) else self._parsing.decode(visible)
+        context, start = self._decoding_context(tuple(before[1 - _CONTEXT - MAX_UTF8_BYTES :]))
+        text = self._tokenizer.decode([*context, *visible], skip_special_tokens=False)
+        return text[len(start) :] if text.startswith(start) else self._tokenizer.decode(visible)
 
-    def _decode_left(self, before: Ids) -> tuple[Ids, str]:
-        """Left context for decoding, and its text. If possible, it does not begin inside a character of bytes.
+    def _find_decoding_context(self, before: Ids) -> tuple[Ids, str]:
+        """The last ids before those to decode, and their text.
 
-        That shows by the fewest broken characters; there may be some, as the text itself can have them.
+        Prefers a context that doesn't start inside a character: the one with the fewest incomplete characters, as the
+        text itself can contain some.
         """
         found: list[tuple[int, Ids, str]] = []
-        for width in range(_WINDOW, _WINDOW + LONGEST_CHARACTER):
-            text = self._parsing.decode(before[-width:], skip_special_tokens=False)
+        for width in range(_CONTEXT, _CONTEXT + MAX_UTF8_BYTES):
+            text = self._tokenizer.decode(before[-width:], skip_special_tokens=False)
             found.append((text.count(INCOMPLETE), before[-width:], text))
             if INCOMPLETE not in text:
                 break
-        _, window, base = min(found, key=lambda each: each[0])
-        return window, base
+        _, context, text = min(found, key=lambda each: each[0])
+        return context, text
 
     def count(self, text: str) -> int:
         """Number of tokens of a plain text."""
         return len(self._plain.encode(text, add_special_tokens=False).ids)
 
     def lossless(self, text: str) -> bool:
-        """Whether a text survives encoding and decoding to the byte."""
+        """Whether decoding the ids of a text gives back the same text."""
         ids = self._plain.encode(text, add_special_tokens=False).ids
-        return str(self._parsing.decode(ids, skip_special_tokens=False)) == text
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False)) == text
 
     def _section(self, ids: Ids, text: str, encoding: Any, *, after_text: bool, chat: bool) -> Section:
-        """Where an answer to `text` stands: in the section after its last control token."""
+        """The section of the answer to `text`: it starts after the last control token."""
         starts = [
             end for index, (_, end) in zip(encoding.ids, encoding.offsets, strict=True) if index in self.special_ids
         ]
         opening = text[starts[-1] :] if starts else text.removeprefix(_SECTION)
         at_start = not starts and not after_text
         tail = self._encode_section(opening, at_start)
-        if ids[len(ids) - len(tail) :] != tail:  # this tokenizer looks across sections: encode answers alone
+        if ids[len(ids) - len(tail) :] != tail:  # ids depend on earlier sections: encode the answer without the prompt
             opening, at_start, tail = "", False, ()
-        lead = " " if chat and self._dummy_blank and not opening[-1:].isspace() else ""
+        lead = " " if chat and self._prefix_space and not opening[-1:].isspace() else ""
         return Section(self, ids, opening, at_start, lead, len(ids) - len(tail))
 
     def _encode_section(self, text: str, at_start: bool) -> Ids:
@@ -144,82 +147,83 @@ class Codec:
             return tuple(self._plain.encode(text, add_special_tokens=False).ids)
         return tuple(self._plain.encode(_SECTION + text, add_special_tokens=False).ids[1:])
 
-    def _encode_inside(self, text: str) -> Ids:
-        """Ids of the end of a section that was cut at a safe place."""
-        own = self._dummy_everywhere and text.startswith(" ")  # the tokenizer adds this blank itself
-        return self._encode_section(text[own:], at_start=False)
+    def _encode_tail(self, text: str) -> Ids:
+        """Ids of the part of a section after a safe cut."""
+        added = self._prefix_space_always and text.startswith(" ")  # the tokenizer adds this space itself
+        return self._encode_section(text[added:], at_start=False)
 
 
 class Section:
-    """The end of a prompt after its last control token, in which the answer grows.
+    """The end of a prompt, after its last control token, and the answer that grows there.
 
     Args:
         codec: The tokenizer.
-        ids: Of the whole prompt.
-        opening: Text of the section.
-        at_start: Whether it is the very start of the text.
-        lead: A blank that belongs between opening and answer and is no part of the answer:
-            tokenizers of the SentencePiece kind put it before the first word.
-        head: Number of ids before the section.
+        ids: Ids of the whole prompt.
+        opening: Text of the prompt's part of the section.
+        at_start: Whether the section is at the start of the text.
+        lead: A space between prompt and answer that isn't part of the answer: SentencePiece tokenizers add it
+            before the first word.
+        ids_before: Number of ids before the section.
     """
 
-    def __init__(self, codec: Codec, ids: Ids, opening: str, at_start: bool, lead: str, head: int) -> None:
+    def __init__(self, codec: Codec, ids: Ids, opening: str, at_start: bool, lead: str, ids_before: int) -> None:
         self._codec = codec
         self._opening = opening
         self.lead = lead
-        own = codec._dummy_everywhere and not opening  # the tokenizer writes the lead itself
-        self._start = opening if own else opening + lead
-        before = ids[:head]
+        adds_lead = codec._prefix_space_always and not opening  # the tokenizer does
+        self._before_answer = opening if adds_lead else opening + lead
+        before = ids[:ids_before]
         self._encoder = IncrementalEncoder(
-            lambda text: before + codec._encode_section(text, at_start), codec._encode_inside, codec._cuts
+            lambda text: before + codec._encode_section(text, at_start), codec._encode_tail, codec._cuts
         )
-        self._empty = self._base = EncodedText(opening, ids)  # the base is the answer that grows now
-        self._recent = {"": self._empty}  # answers, the least recently used first
+        self._empty = self._committed = EncodedText(opening, ids)
+        self._encoded = {"": self._empty}  # by answer, the least recently used first
 
     def encode(self, answer: str) -> Ids:
-        """Ids of prompt and answer, as the tokenizer writes them."""
-        return self._write(answer).ids
+        """Ids of prompt and answer as the tokenizer encodes them."""
+        return self._encode(answer).ids
 
-    def decode(self, kept: Sequence[int], ids: Sequence[int], *, opens: bool) -> str:
-        """Text of `ids` after the kept ids; where they open the answer the lead is not theirs."""
-        text = self._codec.decode(kept, ids)
-        return text.removeprefix(self.lead) if opens else text
+    def decode(self, before: Sequence[int], ids: Sequence[int], *, starts_answer: bool) -> str:
+        """Text of `ids` after the ids `before`, without the lead if `ids` start the answer."""
+        text = self._codec.decode(before, ids)
+        return text.removeprefix(self.lead) if starts_answer else text
 
-    def extend(self, kept: Ids, answer: str, addition: str) -> tuple[Ids, Ids]:
-        """Where and how `addition` is written after `answer`.
+    def extend(self, current: Ids, answer: str, addition: str) -> tuple[Ids, Ids]:
+        """Encode `addition` after `answer`.
 
         Args:
-            kept: The ids in use for prompt and answer. They may differ from the tokenizer's own
-                where the model wrote them itself.
+            current: The ids in use for prompt and answer. They differ from the tokenizer's own where the model
+                generated other tokens for the same text.
             answer: The committed text.
             addition: New text.
 
         Returns:
-            `(context, ids)`: the ids of answer plus addition, split at the first one that differs
-            from those of the answer alone. Usually `context` is `kept`; where a token straddles
-            the seam, or `kept` ends unlike the tokenizer would end it, it is shorter.
+            `(context, ids)`: the ids of answer and addition, split at the first id that differs from the ids of the
+            answer alone. Usually `context` is `current`. It is shorter if a token straddles the end of the answer, or
+            if the tokenizer would encode the end of the answer in other tokens.
         """
-        old = self._base = self._write(answer)
-        new = self._write(answer + addition)
+        old = self._committed = self._encode(answer)
+        new = self._encode(answer + addition)
         shared = new.shared_with(old)
         replaced, ids = old.ids[shared:], new.ids_from(shared)
-        if not replaced:  # the addition only adds tokens
-            return kept, ids
-        if shared == 0:  # it changes the very first token, and no token stands before that to predict it
+        if not replaced:  # the addition only appends tokens
+            return current, ids
+        if shared == 0:  # the very first token changes, and no token before it could predict it
             return ids[:1], ids[1:]
-        if kept[-len(replaced) :] == replaced:
-            return kept[: -len(replaced)], ids
-        return new.ids[:shared], ids  # the model wrote other tokens: continue the tokenizer's
+        if current[-len(replaced) :] == replaced:
+            return current[: -len(replaced)], ids
+        return new.ids[:shared], ids  # the model generated other tokens: use the tokenizer's
 
-    def _write(self, answer: str) -> EncodedText:
-        written = self._recent.pop(answer, None)
-        if written is None:
-            text = self._start + answer if answer else self._opening
-            written = self._encoder.grow(self._base if text.startswith(self._base.text) else self._empty, text)
-            if len(self._recent) >= _RECENT:
-                del self._recent[next(iter(self._recent))]
-        self._recent[answer] = written
-        return written
+    def _encode(self, answer: str) -> EncodedText:
+        encoded = self._encoded.pop(answer, None)
+        if encoded is None:
+            text = self._before_answer + answer if answer else self._opening
+            base = self._committed if text.startswith(self._committed.text) else self._empty
+            encoded = self._encoder.grow(base, text)
+            if len(self._encoded) >= _CACHED:
+                del self._encoded[next(iter(self._encoded))]
+        self._encoded[answer] = encoded
+        return encoded
 
 
 def _copy(state: str) -> Tokenizer:

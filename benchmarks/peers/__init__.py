@@ -1,5 +1,5 @@
-"""Comparisons with the classes that other libraries have for the same purpose, in the same situations.
+"""Comparisons with classes of other libraries for the same purpose, in the same situations.
 
-`comparison` asks both sides and shows what they did, `watching` looks at the model underneath. Of each framework there
-are the two sides, and the situations. The scripts beside this package run them.
+`comparison` runs the situations and shows the outcomes; `watching` observes and disturbs the underlying model. For each
+framework there is a module with the two sides and one with the situations.
 """

@@ -1,4 +1,4 @@
-"""A comparison of two classes: what each does in each situation, seen, told in words and shown as a table."""
+"""Compares two classes: observes the outcome of each situation, describes it and shows a table."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import Any
 import common
 from adafuse_core import small_models
 
-PATIENCE = 5.0  # seconds after which a stream that brings nothing counts as hanging
+PATIENCE = 5.0  # seconds without output after which a stream counts as hanging
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What happened, and whether it is what a caller would want."""
+    """The outcome, and whether it is what a caller wants."""
 
     outcome: str
     good: bool
 
 
 def begin(args: argparse.Namespace, packages: Sequence[str]) -> dict[str, Any]:
-    """As `common.prepare`, with the versions of packages where they are installed; and nothing logs or warns."""
+    """Like `common.prepare`, with the versions of the installed packages, and without log output and warnings."""
     about = common.prepare(args)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    threading.excepthook = lambda _: None  # a thread of a peer dies while its stream is read
+    threading.excepthook = lambda _: None  # a thread of a peer fails during its stream
     about["versions"] |= {name: version for name in packages if (version := installed(name))}
     return about
 
@@ -45,12 +45,12 @@ def installed(package: str) -> str | None:
 
 
 def situation(check: Callable[..., Seen]) -> str:
-    """What a check is about, in words."""
+    """The description of a check: its docstring."""
     return (check.__doc__ or "").strip()
 
 
 def compare(sides: Sequence[Any], checks: Sequence[Callable[[Any], Seen]]) -> list[dict[str, Any]]:
-    """What each side does in each situation."""
+    """The outcome of each situation for each side."""
     rows = []
     for check in checks:
         seen = {side.name: check(side) for side in sides}
@@ -60,14 +60,14 @@ def compare(sides: Sequence[Any], checks: Sequence[Callable[[Any], Seen]]) -> li
 
 
 def show(rows: Sequence[dict[str, Any]], sides: Sequence[Any]) -> None:
-    """Print them."""
+    """Print the outcomes as a table."""
     names = [side.name for side in sides]
     cells = [[row["situation"], *(row[name]["outcome"] for name in names)] for row in rows]
     common.show("The same situations, the same small model", ["situation", *names], cells)
 
 
 def attempt(action: Callable[[], Any]) -> Any:
-    """What an action returns, or what it raises."""
+    """The result of an action, or its exception."""
     try:
         return action()
     except Exception as error:
@@ -75,7 +75,7 @@ def attempt(action: Callable[[], Any]) -> Any:
 
 
 def within(seconds: float, action: Callable[[], Any]) -> Any:
-    """The same, or None if it takes too long; it then goes on in the background."""
+    """Like `attempt`, but None if the action takes too long; it then continues in the background."""
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(attempt(action)), daemon=True)
     thread.start()
@@ -84,7 +84,7 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
 
 
 def in_words(outcome: Any) -> str:
-    """What an attempt gave, in a few words."""
+    """A short description of the result of an attempt."""
     if not isinstance(outcome, Exception):
         return repr(outcome) if isinstance(outcome, str) else str(outcome)
     first = portable((str(outcome).splitlines() or [""])[0])[:120]
@@ -92,18 +92,18 @@ def in_words(outcome: Any) -> str:
 
 
 def portable(text: str) -> str:
-    """A text with the names of the small models in place of this machine's paths to them."""
+    """Replaces paths of the small models with their names."""
     for name in small_models.NAMES:
         text = text.replace(str(small_models.path(name)), name)
     return text
 
 
 def refused(outcome: Any, otherwise: str, error: type[Exception] = Exception) -> Seen:
-    """Good if the attempt raised such an error; `otherwise` tells what happened if nothing was raised."""
+    """Good if the attempt raised `error`; `otherwise` describes the outcome if nothing was raised."""
     return Seen(in_words(outcome) if isinstance(outcome, Exception) else otherwise, isinstance(outcome, error))
 
 
-def managed(outcome: Any, words: str) -> Seen:
-    """Good if the attempt raised nothing; `words` tell that."""
+def succeeded(outcome: Any, words: str) -> Seen:
+    """Good if the attempt raised nothing; `words` describe that outcome."""
     failed = isinstance(outcome, Exception)
     return Seen(in_words(outcome) if failed else words, not failed)

@@ -12,7 +12,7 @@ PACKAGE = "langchain-huggingface"
 
 
 class Side:
-    """One of the two classes, by what the checks need of it."""
+    """The interface of the checks to one of the two classes."""
 
     name = "ChatAdaFuse"
     suite = """
@@ -21,11 +21,11 @@ PARAMS = {"members": [MODEL], "max_tokens": 64}
 """
 
     def make(self, *, model: str = MODEL, max_tokens: int = 16, plain: bool = False) -> Any:
-        """A chat model on the small model; with `plain` nothing is set that has a default."""
+        """A chat model on the small model; with `plain`, all options keep their defaults."""
         return ChatAdaFuse(members=[model], **({} if plain else {"max_tokens": max_tokens}))
 
     def module(self, llm: Any) -> Any:
-        """The PyTorch model behind it."""
+        """The underlying PyTorch model."""
         return llm._running().members[0].backend.model.module
 
 

@@ -58,7 +58,9 @@ def ways(side: Side) -> Seen:
     """`invoke`, `stream`, `ainvoke`, `astream` give the same text"""
     llm = side.make()
     expected = llm.invoke(QUESTION).text
-    found = {name: attempt(lambda name=name: asyncio.run(said(llm, name))) for name in ("stream", "ainvoke", "astream")}
+    found = {
+        name: attempt(lambda name=name: asyncio.run(text_by(llm, name))) for name in ("stream", "ainvoke", "astream")
+    }
     wrong = {name: in_words(text) for name, text in found.items() if text != expected}
     return Seen("; ".join(f"{name}: {text}" for name, text in wrong.items()) or "yes", not wrong)
 
@@ -215,9 +217,9 @@ def images(side: Side) -> Seen:
 
 def tracing(side: Side) -> Seen:
     """Model and most tokens that traces are told"""
-    heard = Metadata()
-    side.make().invoke(QUESTION, {"callbacks": [heard]})
-    told = heard.metadata.get("ls_model_name"), heard.metadata.get("ls_max_tokens")
+    recorder = Metadata()
+    side.make().invoke(QUESTION, {"callbacks": [recorder]})
+    told = recorder.metadata.get("ls_model_name"), recorder.metadata.get("ls_max_tokens")
     return Seen(", ".join(portable(str(one)) for one in told), all(told))
 
 
@@ -268,11 +270,11 @@ SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
 )
 
 
-# --- what they use ---
+# --- helpers ---
 
 
 class Metadata(BaseCallbackHandler):
-    """What a handler is told of a call."""
+    """Records the metadata that a callback handler receives."""
 
     def __init__(self) -> None:
         self.metadata: dict[str, Any] = {}
@@ -286,8 +288,8 @@ def joined(stream: Any) -> str:
     return "".join(chunk.text for chunk in stream)
 
 
-async def said(llm: Any, way: str) -> str:
-    """The text of an answer."""
+async def text_by(llm: Any, way: str) -> str:
+    """The text of an answer, by the given method."""
     if way == "astream":
         return "".join([chunk.text async for chunk in llm.astream(QUESTION)])
     return joined(llm.stream(QUESTION)) if way == "stream" else (await llm.ainvoke(QUESTION)).text

@@ -1,4 +1,4 @@
-"""LangChain's standard test suites, run on each side with nothing marked as expected to fail."""
+"""LangChain's standard test suites, run on each side without expected failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 class TestUnit(ChatModelUnitTests):
     chat_model_class = Model
-    chat_model_params = {name: value for name, value in PARAMS.items() if name != "max_tokens"}  # it gives its own
+    chat_model_params = {name: value for name, value in PARAMS.items() if name != "max_tokens"}  # set by the suite
 
 class TestIntegration(ChatModelIntegrationTests):
     chat_model_class = Model
@@ -34,7 +34,7 @@ class TestIntegration(ChatModelIntegrationTests):
 
 
 def run(side: Side) -> dict[str, dict[str, str]]:
-    """How each test of `langchain-tests` ends and why, none of them marked as expected to fail."""
+    """The outcome of each test of `langchain-tests`, without expected failures."""
     with TemporaryDirectory() as folder:
         path, report = Path(folder) / "test_suites.py", Path(folder) / "report.xml"
         path.write_text(f"MODEL = {MODEL!r}\n{side.suite}{SUITE}", encoding="utf-8")
@@ -46,11 +46,11 @@ def run(side: Side) -> dict[str, dict[str, str]]:
         options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", f"--junitxml={report}", str(path)]
         subprocess.run([sys.executable, "-m", "pytest", *options], cwd=folder, env=environment, capture_output=True)
         cases = ElementTree.parse(report).getroot().iter("testcase")
-        return {f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}": ending(case) for case in cases}
+        return {f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}": outcome(case) for case in cases}
 
 
-def ending(case: Any) -> dict[str, str]:
-    """How a test ended, and why."""
+def outcome(case: Any) -> dict[str, str]:
+    """The outcome of a test, with the message of a failure."""
     for child in case:
         if child.tag in ("failure", "error", "skipped"):
             how = "skipped" if child.tag == "skipped" else "failed"
@@ -59,7 +59,7 @@ def ending(case: Any) -> dict[str, str]:
 
 
 def show(suites: dict[str, dict[str, dict[str, str]]]) -> None:
-    """Print one row per test, parametrized ones together; then the sums."""
+    """Print one row per test, parametrized tests together, and the totals."""
     tests = dict.fromkeys(name.partition("[")[0] for suite in suites.values() for name in suite)
     rows: list[list[object]] = []
     for test in tests:

@@ -14,22 +14,22 @@ PACKAGE = "llama-index-llms-huggingface"
 
 
 class Side:
-    """One of the two classes, by what the checks need of it."""
+    """The interface of the checks to one of the two classes."""
 
     name = "AdaFuseLLM"
 
     def make(self, *, model: str = MODEL, template: str | None = None, **options: Any) -> Any:
-        """An LLM on the small model that answers chats."""
+        """A chat LLM on the small model."""
         member = {"model": model, "chat_template": template} if template else model
         return AdaFuseLLM(members=[member], **{"max_new_tokens": 16, **options})
 
     def module(self, llm: Any) -> Any:
-        """The PyTorch model behind it."""
+        """The underlying PyTorch model."""
         return llm.ensemble.members[0].backend.model.module
 
     @contextmanager
     def prompts(self, llm: Any) -> Iterator[list[list[int]]]:
-        """The token ids of the prompts that reach the model."""
+        """Records the token ids of the prompts that reach the model."""
         seen: list[list[int]] = []
         backend = llm.ensemble.members[0].backend
         plain = backend.open

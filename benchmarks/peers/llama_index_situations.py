@@ -18,13 +18,13 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from transformers import AutoTokenizer
 
 from adafuse_integrations.llama_index import AdaFuseLLM
-from peers.comparison import PATIENCE, Seen, attempt, in_words, managed, refused, within
+from peers.comparison import PATIENCE, Seen, attempt, in_words, refused, succeeded, within
 from peers.llama_index_sides import MODEL, Peer, Side
 from peers.watching import failing, passes, slowed, with_start_token
 
 QUESTION = "What is the capital of Italy?"
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
-ENDLESS = "one two three"  # continued as it stands, it goes on and on
+ENDLESS = "one two three"  # as a plain prompt, its continuation never ends
 STRICT = (  # a template like Gemma's: no system role, user and assistant alternate
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
@@ -38,7 +38,7 @@ def failing_stream(side: Side) -> Seen:
     """The model fails while a stream runs"""
     llm = side.make()
     for _ in llm.stream_complete(QUESTION):
-        pass  # all is loaded
+        pass  # loads the model
     with failing(side.module(llm)):
         outcome = within(PATIENCE, lambda: list(llm.stream_complete(QUESTION + " And of Spain?")))
     if outcome is None:
@@ -115,9 +115,9 @@ def event_loop(side: Side) -> Seen:
     llm = side.make()
     llm.complete(QUESTION)
     with slowed(side.module(llm)):
-        longest = asyncio.run(held_up(llm))
-        for _ in range(2):  # other processes hold it up too, but not each time
-            longest = longest if longest < 0.05 else min(longest, asyncio.run(held_up(llm)))
+        longest = asyncio.run(blocked_time(llm))
+        for _ in range(2):  # other processes can block it too, but not every time
+            longest = longest if longest < 0.05 else min(longest, asyncio.run(blocked_time(llm)))
     return Seen(f"{longest * 1000:.0f}", longest < 0.05)
 
 
@@ -143,7 +143,7 @@ def usage(side: Side) -> Seen:
 def plain_raw(side: Side) -> Seen:
     """`json.dumps(response.raw)`"""
     raw = side.make().chat([ChatMessage(content=QUESTION)]).raw
-    return managed(attempt(lambda: json.dumps(raw)), "works")
+    return succeeded(attempt(lambda: json.dumps(raw)), "works")
 
 
 def laziness(side: Side) -> Seen:
@@ -178,10 +178,10 @@ def odd_roles(side: Side) -> Seen:
     llm = side.make(template=STRICT)
     roles = [(MessageRole.SYSTEM, "Be kind."), (MessageRole.SYSTEM, "Be brief."), (MessageRole.USER, QUESTION)]
     outcome = attempt(lambda: llm.chat([ChatMessage(role=role, content=text) for role, text in roles]))
-    return managed(outcome, "answers")
+    return succeeded(outcome, "answers")
 
 
-def told_calls(side: Side) -> Seen:
+def earlier_calls(side: Side) -> Seen:
     """A tool call of an earlier turn, in the next prompt"""
     llm = side.make()
     call = ToolCallBlock(tool_call_id="1", tool_name="get_weather", tool_kwargs={"city": "Paris"})
@@ -290,7 +290,7 @@ SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
     laziness,
     closing,
     odd_roles,
-    told_calls,
+    earlier_calls,
     default_kind,
     tools,
     device_map,
@@ -301,17 +301,17 @@ SITUATIONS: tuple[Callable[[Side], Seen], ...] = (
 )
 
 
-# --- what they use ---
+# --- helpers ---
 
 
 def join(stream: Any) -> None:
-    """Read a stream to its end, so that nothing runs on."""
+    """Read a stream to its end, so that no thread is left running."""
     for _ in stream:
         pass
 
 
 async def call(llm: Any, name: str) -> None:
-    """Call an endpoint and read all of it."""
+    """Call an endpoint and read the whole result."""
     given = QUESTION if "complete" in name else [ChatMessage(content=QUESTION)]
     result = getattr(llm, name)(given)
     if name.startswith("a"):
@@ -320,8 +320,8 @@ async def call(llm: Any, name: str) -> None:
         [chunk async for chunk in result]
 
 
-async def held_up(llm: Any) -> float:
-    """Seconds for which the event loop did nothing else."""
+async def blocked_time(llm: Any) -> float:
+    """Longest time in seconds during which the event loop was blocked."""
     longest = 0.0
 
     async def beat() -> None:

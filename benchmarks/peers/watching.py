@@ -1,4 +1,4 @@
-"""Looking at the model under a class, and disturbing it: its passes seen, slowed or failing, its tokenizer changed."""
+"""Observes and disturbs the underlying model: records, slows or fails its passes, changes its tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adafuse_core import small_models
 
 @contextmanager
 def passes(module: Any) -> Iterator[list[list[int]]]:
-    """The token ids of the passes of a model, one list per pass."""
+    """Records the token ids of each forward pass of a model."""
     seen: list[list[int]] = []
 
     def note(_: Any, given: Any, options: Any) -> None:
@@ -33,7 +33,7 @@ def passes(module: Any) -> Iterator[list[list[int]]]:
 
 @contextmanager
 def slowed(module: Any) -> Iterator[None]:
-    """A model whose passes take at least 20 ms, as those of a large one do."""
+    """Makes each pass take at least 20 ms, like a large model's."""
     hook = module.register_forward_pre_hook(lambda *_: time.sleep(0.02))
     try:
         yield
@@ -43,7 +43,7 @@ def slowed(module: Any) -> Iterator[None]:
 
 @contextmanager
 def failing(module: Any) -> Iterator[None]:
-    """A model of which every pass fails."""
+    """Makes every pass fail."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
@@ -56,10 +56,10 @@ def failing(module: Any) -> Iterator[None]:
 
 
 def with_start_token(folder: Path) -> tuple[str, int]:
-    """A copy of birch whose tokenizer begins every text with its start token, as its template does anyway.
+    """A copy of birch whose tokenizer adds a BOS token to every text, although its template writes one too.
 
     Returns:
-        Where it is, and the id of that token.
+        Path of the copy, and the id of the BOS token.
     """
     shutil.copytree(small_models.path("birch"), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

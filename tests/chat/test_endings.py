@@ -57,7 +57,7 @@ def walks(grammar, count, longest, start=""):
     """Random beginnings of answers, each with its guide."""
     draw, oracle = random.Random(0), OracleGrammar(grammar.source())
     for _ in range(count):
-        text = oracle.walk(draw, len(start) + draw.randrange(longest), start)
+        text = oracle.random_text(draw, len(start) + draw.randrange(longest), start)
         yield text, grammar.guide().after(text)
 
 

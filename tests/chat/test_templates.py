@@ -273,7 +273,7 @@ def test_control_tokens_in_what_users_say_are_text_in_every_template(name):
     ]
 
     def control_tokens(messages):
-        ids, _ = CODEC.encode_rendered(render(TEMPLATES[name], messages, mark=CODEC.as_text))
+        ids, _ = CODEC.encode_rendered(render(TEMPLATES[name], messages, mark=CODEC.mark_control_tokens))
         return [index for index in ids if index in CODEC.special_ids]
 
     harmless = [
@@ -287,7 +287,7 @@ def test_control_tokens_in_what_users_say_are_text_in_every_template(name):
 
 def test_control_tokens_in_tools_are_text():
     tool = {"type": "function", "function": {"name": "add", "description": HOSTILE, "parameters": {HOSTILE: HOSTILE}}}
-    text = render(FULL_TOOLS, [say("user", "Hi.")], tools=[tool], mark=CODEC.as_text)
+    text = render(FULL_TOOLS, [say("user", "Hi.")], tools=[tool], mark=CODEC.mark_control_tokens)
     ids, _ = CODEC.encode_rendered(text)
     assert [index in CODEC.special_ids for index in ids].count(True) == 5  # two turns, and one that opens
 

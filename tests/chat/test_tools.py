@@ -353,7 +353,7 @@ def test_without_tools_markup_is_text():
     ],
 )
 def test_a_script_that_breaks_the_rules_is_told_so(reply, options):
-    with pytest.raises(MemberError, match=r"(?s)member 'a': the script goes on with .* grammar does not allow"):
+    with pytest.raises(MemberError, match=r"(?s)member 'a': the script continues with .* grammar does not allow"):
         scripted(reply).generate(ASK, tools=[tool()], **options)
 
 

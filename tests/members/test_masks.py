@@ -98,7 +98,7 @@ def started(name, kind, grammar):
     """The masks of a prompt, and the oracle at the same place."""
     prompt, vocab, oracle = opened(name, kind)
     oracle.start(PROMPTS[kind], grammar=OracleGrammar(grammar.source()))
-    oracle.ids = oracle.opening = list(prompt.ids)  # where a template writes control tokens as text, they differ
+    oracle.ids = oracle.prompt_ids = list(prompt.ids)  # where a template writes control tokens as text, they differ
     return prompt, Masks(grammar, vocab, oracle.ends, prompt.ids, prompt.section.lead), oracle
 
 

@@ -1,4 +1,4 @@
-"""A model as a member: alone it writes what its own greedy search writes; memory, windows and cuts are exact."""
+"""A model as a member: alone it decodes like greedy search; memory, context windows and truncation are exact."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INCOMPLETE = "\ufffd"
 
 @pytest.fixture(scope="module")
 def paths(tiny_models, tmp_path_factory):
-    """Folders of the models. The one that falls back on bytes writes no stray ones; "stray" does."""
+    """Folders of the models. "pieces" never generates byte tokens; "stray" generates invalid UTF-8."""
     folder = tmp_path_factory.mktemp("whole") / "pieces"
     tokenizer = tiny.metaspace()
     tiny.save_tiny(folder, tokenizer, lambda vocab: untied(tiny.sliding_mistral(vocab)))
@@ -47,14 +47,14 @@ def paths(tiny_models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def members(paths):
-    """All tokenizers as members, in float64."""
+    """A member for each tokenizer, in float64."""
     kinds = [*KINDS, "stray"]
     return {kind: load_member(MemberConfig(model=str(paths[kind]), name=kind, dtype="float64")) for kind in kinds}
 
 
 @pytest.fixture(scope="module")
 def references(paths):
-    """The same models in the hands of transformers."""
+    """Tokenizers and models of the members, as loaded by transformers."""
     return {
         kind: (
             AutoTokenizer.from_pretrained(paths[kind]),
@@ -65,7 +65,7 @@ def references(paths):
 
 
 def untied(config):
-    """A config with an output layer of its own."""
+    """A config with untied embeddings."""
     config.tie_word_embeddings = False
     return config
 
@@ -86,7 +86,7 @@ def mean_nll(prefix, spans):
 
 
 def answer(member, prompt, max_new_tokens, *, tau=0.7, max_words=1, branches=1, cap=24, stop=()):
-    """Text, ids and reason of a member's answer on its own."""
+    """Text, ids and reason of a member's answer, in an ensemble of one."""
     prefix = start(member, prompt, cap)
     config = EnsembleConfig(members=(member.name,), strategy=AdaFuse(tau=tau, max_words=max_words, branches=branches))
     params = GenerationParams(max_new_tokens=max_new_tokens, stop=stop)
@@ -100,7 +100,7 @@ def answer(member, prompt, max_new_tokens, *, tau=0.7, max_words=1, branches=1, 
 
 
 def greedy(reference, ids, max_new_tokens, end_ids):
-    """What transformers writes after the ids, and whether it came to an end."""
+    """The ids that transformers generates after the ids, and whether an end token followed."""
     with torch.no_grad():
         out = reference.generate(
             torch.tensor([ids]),
@@ -115,7 +115,7 @@ def greedy(reference, ids, max_new_tokens, end_ids):
 
 
 def text_after(tokenizer, prompt, ids, lead):
-    """Text that the ids add to the prompt; control tokens of the answer have none."""
+    """Text that the ids add to the prompt, without control tokens."""
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     before = tokenizer.decode(prompt)
     whole = tokenizer.decode([*prompt, *(index for index in ids if index not in special)])
@@ -139,13 +139,13 @@ def test_one_member_and_one_branch_is_its_own_greedy_search(members, references,
         assert (got, left, reason) == (expected, "", "stop")
     else:
         assert reason == "length"
-        assert not left.strip(INCOMPLETE)  # nothing but a character that is not whole
+        assert not left.strip(INCOMPLETE)  # at most an incomplete character
         assert got == expected or left
     assert text == text_after(tokenizer, ids, got, lead)
 
 
 @pytest.mark.parametrize("max_words", [1, 3])
-def test_stray_bytes_do_not_change_the_ids_of_a_greedy_search(members, references, max_words):
+def test_invalid_utf8_does_not_change_the_ids_of_a_greedy_search(members, references, max_words):
     member, (_, reference) = members["stray"], references["stray"]
     for prompt in PROMPTS:
         prefix = start(member, prompt)
@@ -157,7 +157,7 @@ def test_stray_bytes_do_not_change_the_ids_of_a_greedy_search(members, reference
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 6, 7, 9, 12, 17])
-def test_every_budget_cuts_the_greedy_search_where_transformers_does(members, references, kind, budget):
+def test_every_budget_ends_the_greedy_search_where_transformers_does(members, references, kind, budget):
     member, (tokenizer, reference) = members[kind], references[kind]
     prefix = start(member, "Grüße 日本")
     ids = list(prefix._ids)
@@ -180,7 +180,7 @@ def test_words_and_caps_do_not_change_the_greedy_search(members, kind, options):
 
 
 @pytest.mark.parametrize(("max_words", "branches"), [(1, 1), (3, 1), (3, 3), (2, 5)])
-def test_memory_is_given_back_on_close(members, kind, max_words, branches):
+def test_memory_is_freed_on_close(members, kind, max_words, branches):
     member = members[kind]
     prefix = start(member)
     plan = DraftPlan(tau=0.5, max_words=max_words, branches=branches)
@@ -196,7 +196,7 @@ def test_memory_is_given_back_on_close(members, kind, max_words, branches):
     assert member.backend.tokens_held() == 0
 
 
-def test_two_prefixes_of_one_prompt_give_back_their_own_memory_only(members, kind):
+def test_closing_one_of_two_prefixes_frees_its_own_memory_only(members, kind):
     member = members[kind]
     first, second = start(member), start(member)
     plan = DraftPlan(tau=0.5, max_words=1, branches=1)
@@ -208,7 +208,7 @@ def test_two_prefixes_of_one_prompt_give_back_their_own_memory_only(members, kin
     assert member.backend.tokens_held() == 0
 
 
-def test_a_prefix_that_was_never_used_holds_nothing(members, kind):
+def test_an_unused_prefix_holds_no_memory(members, kind):
     prefix = start(members[kind])
     assert members[kind].backend.tokens_held() == 0
     prefix.close()
@@ -244,7 +244,7 @@ def test_a_branch_of_one_is_the_greedy_word(members, kind):
 TEXTS = [" brown", " brown fox\n", "!", "日本", "👩", "x\n\n  y", "</s>", "<|im_end|> a"]
 
 
-def test_a_score_is_the_mean_over_the_ids_that_the_text_adds(members, references, kind):
+def test_a_score_is_the_mean_over_the_added_ids(members, references, kind):
     member, (_, reference) = members[kind], references[kind]
     for committed in ("", " brown", "日"):
         prefix = start(member, "The quick ")
@@ -262,7 +262,7 @@ def test_a_score_is_the_mean_over_the_ids_that_the_text_adds(members, references
         prefix.close()
 
 
-def test_a_score_depends_on_the_text_alone_not_on_what_was_drafted_or_asked_with_it(members, kind):
+def test_a_score_depends_on_the_text_alone_not_on_drafts_or_other_spans(members, kind):
     plain, drafted = start(members[kind]), start(members[kind])
     own = drafted.draft(DraftPlan(tau=0.9, max_words=2, branches=4)).spans
     spans = [*(Span(text=text) for text in TEXTS), *own]
@@ -273,17 +273,17 @@ def test_a_score_depends_on_the_text_alone_not_on_what_was_drafted_or_asked_with
     drafted.close()
 
 
-def test_no_text_alone_scores_nothing(members, kind):
+def test_an_empty_span_alone_scores_zero(members, kind):
     with closing(start(members[kind])) as prefix:
         assert mean_nll(prefix, [Span(text="")]) == [0.0]
 
 
-def test_no_text_scores_nothing_beside_longer_spans(members):
+def test_an_empty_span_scores_zero_beside_longer_spans(members):
     with closing(start(members["bytes"])) as prefix:
         assert mean_nll(prefix, [Span(text=" brown fox jumps"), Span(text="")])[1] == 0.0
 
 
-def test_the_text_of_others_is_committed_to_the_byte(members, kind):
+def test_the_text_of_other_members_is_committed_exactly(members, kind):
     prefix = start(members[kind], "The quick ")
     text = ""
     for part in ["brown", " fox", "\n\n", "  jumps", "日", "本", "</s>", "👩\u200d", "👩", " ", " x"]:
@@ -306,41 +306,41 @@ PARTS = st.lists(
 
 @given(committed=PARTS | st.just(""), text=PARTS, tokens=st.integers(1, 9))
 @settings(deadline=None, max_examples=25)
-def test_a_clipped_span_is_a_beginning_that_fits_the_budget(members, committed, text, tokens):
+def test_a_truncated_span_is_a_beginning_within_the_budget(members, committed, text, tokens):
     for member in members.values():
         prefix = start(member, "The quick ")
         prefix.commit(Span(text=committed))
         before, span = prefix.completion_tokens, Span(text=text, ends=True)
-        clipped = prefix.clip(span, tokens)
+        truncated = prefix.truncate(span, tokens)
         cost = prefix.cost(span)
-        assert text.startswith(clipped.text)
-        assert INCOMPLETE not in clipped.text
-        assert (clipped == span) == (cost <= tokens)
-        assert clipped.ends == (clipped == span)
-        prefix.commit(clipped)
+        assert text.startswith(truncated.text)
+        assert INCOMPLETE not in truncated.text
+        assert (truncated == span) == (cost <= tokens)
+        assert truncated.ends == (truncated == span)
+        prefix.commit(truncated)
         assert prefix.completion_tokens - before <= tokens
         prefix.close()
 
 
-def test_clipping_the_own_draft_keeps_the_own_ids(members, kind):
+def test_truncating_an_own_draft_keeps_its_ids(members, kind):
     prefix = start(members[kind])
     (span,) = prefix.draft(DraftPlan(tau=0.0, max_words=3, branches=1)).spans
-    drafted = prefix._drafted[span]
+    drafted = prefix._drafted_ids[span]
     for tokens in range(1, len(drafted) + 1):
-        clipped = prefix.clip(span, tokens)
-        own = prefix._drafted.get(clipped)
-        assert clipped.text == "" or own == drafted[: len(own)]
+        truncated = prefix.truncate(span, tokens)
+        own = prefix._drafted_ids.get(truncated)
+        assert truncated.text == "" or own == drafted[: len(own)]
     prefix.close()
 
 
-def test_the_budget_of_an_own_answer_is_used_up_to_the_last_whole_character(members, kind):
+def test_an_own_answer_uses_its_budget_up_to_the_last_whole_character(members, kind):
     for budget in range(1, 15):
         text, ids, _ = answer(members[kind], "The quick", budget, max_words=3, branches=3, tau=0.9)
         assert len(ids) <= budget
         assert text
 
 
-def test_a_prompt_that_fills_the_window_is_refused_with_both_numbers(paths, kind):
+def test_a_prompt_that_fills_the_context_window_is_refused_with_both_numbers(paths, kind):
     prompt = "The quick brown fox jumps over the lazy dog"
     size = load_member(MemberConfig(model=str(paths[kind]))).prompt_reader.count_tokens(prompt)
     member = load_member(MemberConfig(model=str(paths[kind]), name="mine", context_window=size))
@@ -355,7 +355,7 @@ def test_a_prompt_that_fills_the_window_is_refused_with_both_numbers(paths, kind
 
 @pytest.mark.parametrize("room", [1, 2, 3, 8])
 @pytest.mark.parametrize("branches", [1, 4])
-def test_an_answer_never_leaves_the_window(paths, members, kind, room, branches):
+def test_an_answer_never_exceeds_the_context_window(paths, members, kind, room, branches):
     size = members[kind].prompt_reader.count_tokens("The quick")
     member = load_member(MemberConfig(model=str(paths[kind]), context_window=size + room, dtype="float64"))
     text, ids, reason = answer(member, "The quick", None, tau=0.5, max_words=2, branches=branches)
@@ -368,7 +368,7 @@ def test_an_answer_never_leaves_the_window(paths, members, kind, room, branches)
     assert member.backend.tokens_held() == 0
 
 
-def test_full_windows_are_told_before_scoring_and_by_drafting(paths, kind):
+def test_full_context_windows_are_reported_by_fits_and_by_draft(paths, kind):
     size = load_member(MemberConfig(model=str(paths[kind]))).prompt_reader.count_tokens("The quick")
     member = load_member(MemberConfig(model=str(paths[kind]), context_window=size + 2, dtype="float64"))
     prefix = start(member)
@@ -383,7 +383,7 @@ def test_full_windows_are_told_before_scoring_and_by_drafting(paths, kind):
 
 @contextmanager
 def plain(model):
-    """The model with the attention that transformers would give it."""
+    """The model with the default attention of transformers."""
     ours = model.config._attn_implementation
     model.set_attn_implementation("sdpa")
     yield model
@@ -392,14 +392,14 @@ def plain(model):
 
 @pytest.fixture
 def ending(tmp_path):
-    """A model made to end: the weight of an end token can be turned up."""
+    """A member and its output layer, whose weights can make an end token likely."""
     path = tiny.save_tiny(tmp_path, tiny.byte_level(), lambda vocab: untied(tiny.llama(vocab)))
     member = load_member(MemberConfig(model=str(path), dtype="float64", end_tokens=("<|endoftext|>",)))
     return member, member.backend.model.module.lm_head
 
 
 @pytest.mark.parametrize("token", [0, 2])
-def test_any_end_token_ends_the_answer_and_none_is_shown(ending, token):
+def test_any_end_token_ends_the_answer_without_text(ending, token):
     member, head = ending
     prefix = start(member)
     with torch.no_grad(), plain(member.backend.model.module) as model:
@@ -438,9 +438,9 @@ def test_a_cancelled_prefix_stops_before_it_computes(members, kind):
     assert members[kind].backend.tokens_held() == 0
 
 
-def test_whatever_fails_inside_names_the_member(members, kind, monkeypatch):
+def test_errors_of_the_backend_name_the_member(members, kind, monkeypatch):
     prefix = start(members[kind])
-    monkeypatch.setattr(prefix._session, "score", lambda *_: 1 / 0)
+    monkeypatch.setattr(prefix.session, "score", lambda *_: 1 / 0)
     with pytest.raises(MemberError, match="ZeroDivisionError") as caught:
         prefix.score([Span(text=" a"), Span(text=" b")])
     assert caught.value.member == kind
@@ -467,7 +467,7 @@ def test_messages_without_a_template_are_refused(tmp_path):
     assert "chat_template" in caught.value.hint
 
 
-def test_counts_agree_with_what_is_opened(members, kind):
+def test_counted_tokens_are_those_of_the_opened_prompt(members, kind):
     for prompt in [*PROMPTS, CHAT]:
         prefix = start(members[kind], prompt)
         checked = prompt if isinstance(prompt, str) else conversation(prompt)

@@ -109,7 +109,7 @@ def test_the_token_before_calls_may_be_written_once_and_changes_nothing_else(enc
         assert allowed(with_token(written)) == allowed(without(prompt.ids + call[:length]))
         if length < len(call):
             assert call[length] in allowed(with_token(written))
-    text = section.decode(prompt.ids, call[:3], opens=True)
+    text = section.decode(prompt.ids, call[:3], starts_answer=True)
     with_token.commit((*prompt.ids, encoder.silent, *call[:3]), text)
     without.commit(prompt.ids + call[:3], text)
     after = (*prompt.ids, encoder.silent, *call[:5])

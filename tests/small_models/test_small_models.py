@@ -1,4 +1,4 @@
-"""The shipped models: their files, their tokenizers, and what they can do on questions they never saw."""
+"""The shipped models: files, tokenizers, and accuracy on held-out questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.curriculum.tool_use import TOOLS
 from training.evaluate import answers
 
 N = 40
-LEAST = {  # share of exact answers; what is measured on more questions is higher, see the model card
+MIN_ACCURACY = {  # exact match; measured on more questions it is higher, see the model card
     "fact": 0.85,
     "translation": 0.75,
     "reading": 0.65,
@@ -43,7 +43,7 @@ def tokenizer(name):
     return AutoTokenizer.from_pretrained(small_models.path(name))
 
 
-def test_a_model_takes_at_most_ten_megabytes(name):
+def test_a_model_has_at_most_ten_megabytes(name):
     assert sum(file.stat().st_size for file in small_models.path(name).iterdir()) <= 10_000_000
 
 
@@ -54,7 +54,7 @@ def test_the_two_differ_in_architecture_and_vocabulary():
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_tokenizer_is_the_saved_one_and_loses_nothing(name, tokenizer, text):
+def test_the_tokenizer_is_the_saved_one_and_lossless(name, tokenizer, text):
     saved = Tokenizer.from_file(str(small_models.path(name) / "tokenizer.json"))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == saved.encode(text, add_special_tokens=False).ids
@@ -75,22 +75,22 @@ def test_the_template_shows_tools_calls_and_results(tokenizer):
     assert text.endswith("assistant\n")
 
 
-@pytest.mark.parametrize("skill", LEAST)
-def test_a_skill_holds_on_questions_never_seen(name, tokenizer, skill):
+@pytest.mark.parametrize("skill", MIN_ACCURACY)
+def test_a_skill_reaches_its_accuracy_on_held_out_questions(name, tokenizer, skill):
     model = AutoModelForCausalLM.from_pretrained(small_models.path(name)).eval()
     questions = [question for question in skill_prompts(N, seed=77, member=name) if question.kind == skill]
     with torch.inference_mode():
         given = answers(model, tokenizer, questions)
     right = sum(question.answer == answer for question, answer in zip(questions, given, strict=True))
-    assert right / N >= LEAST[skill]
+    assert right / N >= MIN_ACCURACY[skill]
 
 
-def test_together_they_answer_what_neither_knows():
+def test_the_ensemble_answers_questions_that_neither_member_can():
     questions = [question for question in mixed_questions(36, seed=8) if question.kind != "fact"]
     ensemble = Ensemble()
 
-    def right(contestant):
-        return sum(contestant.generate(q.messages, max_new_tokens=64).text == q.answer for q in questions)
+    def right(answerer):
+        return sum(answerer.generate(q.messages, max_new_tokens=64).text == q.answer for q in questions)
 
     together = right(ensemble)
     alone = [right(Ensemble(ensemble.config, strategy="single", member=name)) for name in ensemble.names]

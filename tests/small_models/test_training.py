@@ -1,4 +1,4 @@
-"""How the shipped models are made: from the training code as it stands, on which nothing that is shipped depends."""
+"""The training code reproduces the shipped tokenizers and templates; the packages don't import it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", small_models.NAMES)
-def test_training_makes_the_shipped_tokenizer_and_template(name, tmp_path):
+def test_training_reproduces_the_shipped_tokenizer_and_template(name, tmp_path):
     train.train_member(name, tmp_path, seed=0, steps=1)
     for file in ("tokenizer.json", "chat_template.jinja"):
         assert (tmp_path / name / file).read_bytes() == (small_models.path(name) / file).read_bytes()
@@ -22,7 +22,7 @@ def test_training_makes_the_shipped_tokenizer_and_template(name, tmp_path):
 
 
 @pytest.mark.parametrize("package", ["adafuse_core", "adafuse_integrations"])
-def test_what_is_shipped_imports_nothing_of_training(package):
+def test_the_packages_do_not_import_training(package):
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,4 @@
-"""Which tokenizers write the end of a text as they write it in the whole text, and from where on."""
+"""Which tokenizers have safe cuts, and where."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adafuse_core.text.cuts import safe_cuts
 from tests import tiny
 from tests.text import tokenizers
 
-# As families of models in wide use split their texts.
+# Pre-tokenizer patterns of widely used model families.
 PATTERNS = {
     "llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+",
@@ -28,13 +28,13 @@ ALL = ["a |b", "\n|b", "語|。"]
 
 
 def cuts(tokenizer):
-    """The kinds of places, each shown by an example, where texts are cut."""
+    """The examples of `ALL` that the tokenizer can be cut at."""
     pattern = safe_cuts(tokenizer.backend_tokenizer)
-    return [kind for kind in ALL if pattern and pattern.search(kind.replace("a |", "a ").replace("|", ""))]
+    return [example for example in ALL if pattern and pattern.search(example.replace("a |", "a ").replace("|", ""))]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-def test_families_in_wide_use_are_cut_before_words_lines_and_stops(pattern):
+def test_widely_used_patterns_are_cut_before_words_lines_and_full_stops(pattern):
     assert cuts(tiny.byte_level(380, pattern=pattern)) == ALL
 
 
@@ -45,56 +45,56 @@ def test_the_small_models_are_cut_before_words(name):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("scheme", ["first", "always", "never"])
-def test_words_with_a_mark_are_cut_before_words_only(legacy, scheme):
+def test_sentencepiece_tokenizers_are_cut_before_words_only(legacy, scheme):
     assert cuts(tokenizers.sentencepiece(legacy=legacy, scheme=scheme)) == ALL[:1]
 
 
-def test_likeliest_pieces_of_each_word_are_cut_before_words_and_those_of_a_text_nowhere():
+def test_unigram_models_are_cut_before_words_only_if_words_are_split_first():
     assert cuts(tokenizers.unigram(split=True)) == ALL[:1]
     assert cuts(tokenizers.unigram(split=False)) == []
 
 
 @pytest.mark.parametrize("make", [tiny.crossing, tokenizers.phrases])
-def test_tokens_of_several_words_forbid_all_cuts(make):
+def test_tokens_that_span_words_forbid_all_cuts(make):
     assert cuts(make()) == []
 
 
-def test_a_pattern_that_looks_behind_forbids_all_cuts():
-    assert cuts(tokenizers.looking_back()) == []
+def test_lookbehind_forbids_all_cuts():
+    assert cuts(tokenizers.lookbehind()) == []
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
-        r"\b\w+|\s+|[^\s\w]+",  # looks behind too
-        r"[\s\S]+?(?=\. |$)|.+",  # a sentence is a piece
+        r"\b\w+|\s+|[^\s\w]+",  # \b looks behind
+        r"[\s\S]+?(?=\. |$)|.+",  # pre-tokens are sentences
         r"^ ?\p{L}+|\s+|\S+",
         r"(\p{L})\1|\s+|\S+",
-        r"\p{L}+ ?|\s+|[^\s\p{L}]+",  # a blank belongs to the word before it
+        r"\p{L}+ ?|\s+|[^\s\p{L}]+",  # a space belongs to the word before it
     ],
 )
-def test_patterns_that_are_not_local_or_put_blanks_elsewhere_forbid_cuts_before_words(pattern):
+def test_patterns_that_are_not_local_or_split_after_spaces_forbid_cuts_before_words(pattern):
     assert ALL[0] not in cuts(tiny.byte_level(380, pattern=pattern))
 
 
-def test_a_normalizer_that_may_do_anything_forbids_all_cuts():
+def test_unknown_normalizers_forbid_all_cuts():
     tokenizer = tiny.byte_level()
     for normalizer in (normalizers.Strip(), normalizers.Replace("a b", "c"), normalizers.BertNormalizer()):
         tokenizer.backend_tokenizer.normalizer = normalizer
         assert cuts(tokenizer) == []
 
 
-def test_a_splitter_that_may_do_anything_forbids_all_cuts():
+def test_unknown_pre_tokenizers_forbid_all_cuts():
     tokenizer = tiny.byte_level()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.UnicodeScripts()
     assert cuts(tokenizer) == []
 
 
-def test_accents_apart_from_their_letters_forbid_cuts_before_stops():
+def test_decomposed_accents_forbid_cuts_before_full_stops():
     assert cuts(tokenizers.decomposed()) == ALL[:2]
 
 
-def test_added_words_forbid_the_cuts_inside_them():
+def test_added_tokens_forbid_the_cuts_inside_them():
     assert cuts(tokenizers.composed(AddedToken("<tool_call>"))) == ALL
     assert cuts(tokenizers.composed(AddedToken("New York"))) == ALL[1:]
     assert cuts(tokenizers.composed(AddedToken("New▁York"))) == ALL[1:]
@@ -103,17 +103,17 @@ def test_added_words_forbid_the_cuts_inside_them():
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
-def test_added_words_that_look_at_their_neighbours_forbid_all_cuts(flag):
+def test_added_tokens_that_depend_on_their_neighbours_forbid_all_cuts(flag):
     assert cuts(tokenizers.composed(AddedToken("<br>", **{flag: True}))) == []
 
 
-def test_a_model_that_draws_its_tokens_is_not_cut():
+def test_bpe_dropout_forbids_all_cuts():
     tokenizer = tiny.byte_level()
     tokenizer.backend_tokenizer.model = models.BPE(vocab={"a": 0}, merges=[], dropout=0.1)
     assert cuts(tokenizer) == []
 
 
-def test_a_vocabulary_that_is_looked_up_before_it_is_merged_is_not_cut_where_texts_are_not_split():
+def test_ignore_merges_without_pre_tokenization_forbids_all_cuts():
     tokenizer = tokenizers.sentencepiece(legacy=True)
     tokenizer.backend_tokenizer.model.ignore_merges = True
     assert cuts(tokenizer) == []

@@ -1,4 +1,4 @@
-"""Whatever is written, and however it is cut: growing answers have the ids, and the words, of whole texts."""
+"""Property tests: growing answers have the ids and the words of whole texts, for any text split anywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from adafuse_core.members.writer import Writer
+from adafuse_core.members.word_tracker import WordTracker
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 from adafuse_core.text.words import WhitespaceWords
 from tests import tiny
@@ -25,16 +25,16 @@ HAND_MADE = {
     "added": tokenizers.composed(*(AddedToken(content, normalized=False) for content in ("<tool_call>", "New York"))),
     "swallowing": tokenizers.composed(AddedToken("<br>", rstrip=True, lstrip=True, normalized=False)),
     "decomposed": tokenizers.decomposed(),
-    "looking back": tokenizers.looking_back(),
+    "lookbehind": tokenizers.lookbehind(),
     "phrases": tokenizers.phrases(),
-    "likeliest": tokenizers.unigram(split=False),
-    "likeliest words": tokenizers.unigram(split=True),
-    "word pieces": tokenizers.wordpiece(),
+    "unigram": tokenizers.unigram(split=False),
+    "unigram words": tokenizers.unigram(split=True),
+    "wordpiece": tokenizers.wordpiece(),
 }
 REAL = {"tekken": vocabularies.tekken, "v3": vocabularies.v3}
-# Their normalizers and unknown tokens change most texts that are tried here.
-LOSSY = {"composed", "added", "swallowing", "decomposed", "phrases", "likeliest", "likeliest words", "word pieces"}
-MEETING_CONTROL = ["<|im_end|>", "</s>", "<s>", "[INST]", "<eos>", "<|endoftext|>", "[SEP]", "<tool_call>", "<br>"]
+# Their normalizers and unknown tokens change most of the texts here.
+LOSSY = {"composed", "added", "swallowing", "decomposed", "phrases", "unigram", "unigram words", "wordpiece"}
+CONTROL_TOKENS = ["<|im_end|>", "</s>", "<s>", "[INST]", "<eos>", "<|endoftext|>", "[SEP]", "<tool_call>", "<br>"]
 
 words = st.sampled_from([f" {word}" for text in tiny.CORPUS[:8] for word in text.split()])
 odd = st.sampled_from(
@@ -89,7 +89,7 @@ odd = st.sampled_from(
             "</",
             "<|",
         ),
-        *(" New York", "New", " New", " York", " the", "the ", "the", *MEETING_CONTROL),
+        *(" New York", "New", " New", " York", " the", "the ", "the", *CONTROL_TOKENS),
     ]
 )
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
@@ -114,7 +114,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def codecs(name):
-    """A tokenizer's codec, and one that always encodes texts as a whole."""
+    """A codec with safe cuts, one that always encodes whole texts, and a control token."""
     if name in REAL and not vocabularies.FOLDER.is_dir():
         pytest.skip(f"no vocabularies in {vocabularies.FOLDER}: make installs them")
     tokenizer = REAL[name]() if name in REAL else HAND_MADE[name]
@@ -125,7 +125,7 @@ def codecs(name):
 
 
 def sections(data, codecs):
-    """A plain prompt, or the end of a turn, in which both codecs let an answer grow."""
+    """For each codec, the ids of a plain prompt or a rendered turn and the section of its answer."""
     codec, plain, control = codecs
     prompt = data.draw(texts, label="prompt")
     if data.draw(st.booleans(), label="chat"):
@@ -135,23 +135,23 @@ def sections(data, codecs):
 
 
 def cut(data, text):
-    """A text in parts: whole words, or anything."""
+    """A text in parts: whole words, or split anywhere."""
     places = RULE.ends(text, final=True) if data.draw(st.booleans(), label="by words") else range(1, len(text))
     chosen = data.draw(st.sets(st.sampled_from([*places] or [0]), max_size=8), label="cut at")
     return [text[a:b] for a, b in itertools.pairwise(sorted({0, *chosen, len(text)}))]
 
 
-def defined(kept, old, new):
-    """Context and ids of an addition: the ids of all from the first one that differs from those of the answer."""
+def extended(current, old, new):
+    """The definition of `Section.extend`: all ids, split at the first id that differs from the ids of the answer."""
     same = 0
     while same < min(len(old), len(new)) and old[same] == new[same]:
         same += 1
     if same == len(old):
-        return kept, new[same:]
+        return current, new[same:]
     if same == 0:
         return new[:1], new[1:]
-    if kept[-len(old[same:]) :] == old[same:]:
-        return kept[: -len(old[same:])], new[same:]
+    if current[-len(old[same:]) :] == old[same:]:
+        return current[: -len(old[same:])], new[same:]
     return new[:same], new[same:]
 
 
@@ -169,13 +169,13 @@ def test_a_growing_answer_has_the_ids_of_the_whole_text(codecs, record_property)
             others = data.draw(st.lists(additions, max_size=2), label="others")
             for candidate in [part, *others, *[part + other for other in others], part]:
                 new = whole.encode(answer + candidate)
-                written = section.extend(kept, answer, candidate)
-                assert written == defined(kept, whole.encode(answer), new), candidate
+                got = section.extend(kept, answer, candidate)
+                assert got == extended(kept, whole.encode(answer), new), candidate
                 assert section.encode(answer + candidate) == new, candidate
                 cases += 1
             context, ids = section.extend(kept, answer, part)
             kept, answer = context + ids, answer + part
-            if data.draw(st.booleans(), label="own ids"):  # of a model that does not write as its tokenizer does
+            if data.draw(st.booleans(), label="own ids"):  # as if the model had generated other tokens
                 kept += kept[-1:]
 
     check()
@@ -184,7 +184,7 @@ def test_a_growing_answer_has_the_ids_of_the_whole_text(codecs, record_property)
 
 
 def test_answers_are_encoded_the_same_in_any_order(codecs, record_property):
-    """Also if a text is shorter than the one before it, another one, or forgotten in between."""
+    """Also if a text is shorter than the previous one, unrelated to it, or evicted from the cache in between."""
     cases = 0
 
     @checked(20)
@@ -196,8 +196,9 @@ def test_answers_are_encoded_the_same_in_any_order(codecs, record_property):
         for answer in data.draw(st.lists(st.sampled_from(answers), max_size=20), label="order"):
             first, second = (data.draw(st.integers(0, len(answer)), label="length") for _ in range(2))
             assert section.encode(answer[:second]) == whole.encode(answer[:second])
-            written = section.extend(kept, answer[:first], answer[second:])
-            assert written == whole.extend(kept, answer[:first], answer[second:])
+            assert section.extend(kept, answer[:first], answer[second:]) == whole.extend(
+                kept, answer[:first], answer[second:]
+            )
             cases += 1
 
     check()
@@ -205,7 +206,7 @@ def test_answers_are_encoded_the_same_in_any_order(codecs, record_property):
     record_property(PROPERTY, cases)
 
 
-def test_decoding_in_place_gives_back_what_a_tokenizer_does_not_lose(name, codecs, record_property):
+def test_decoding_in_context_gives_back_the_text_unless_the_tokenizer_is_lossy(name, codecs, record_property):
     codec, plain, _ = codecs
     cases = 0
 
@@ -214,7 +215,11 @@ def test_decoding_in_place_gives_back_what_a_tokenizer_does_not_lose(name, codec
     def check(data):
         nonlocal cases
         prompt, text = "x" + data.draw(texts, label="prompt"), data.draw(texts, label="answer")
-        if INCOMPLETE in prompt + text or not codec.lossless(prompt + text) or codec.as_text(prompt) != prompt:
+        if (
+            INCOMPLETE in prompt + text
+            or not codec.lossless(prompt + text)
+            or codec.mark_control_tokens(prompt) != prompt
+        ):
             return
         ids, section = codec.encode_prompt(prompt)
         answer = ""
@@ -222,17 +227,17 @@ def test_decoding_in_place_gives_back_what_a_tokenizer_does_not_lose(name, codec
             context, new = section.extend(ids, answer, part)
             before = codec.decode((), [index for index in context if index not in codec.special_ids])
             if INCOMPLETE not in before:
-                assert before + section.decode(context, new, opens=False) == prompt + answer + part
+                assert before + section.decode(context, new, starts_answer=False) == prompt + answer + part
             assert codec.decode(context, new) == plain.decode(list(context), list(new))
             ids, answer = context + new, answer + part
             cases += 1
 
     check()
-    assert cases >= (0 if name in LOSSY else 65)
+    assert cases >= (0 if name in LOSSY else 50)
     record_property(PROPERTY, cases)
 
 
-def test_the_words_of_a_continuation_are_its_text(name, codecs, record_property):
+def test_the_words_of_a_continuation_join_to_its_text(name, codecs, record_property):
     codec, _, control = codecs
     cases = 0
 
@@ -243,13 +248,17 @@ def test_the_words_of_a_continuation_are_its_text(name, codecs, record_property)
         text = data.draw(texts, label="answer")
         prompt, section = codec.encode_rendered(f"The quick{control}is")
         context, ids = section.extend(prompt, "", text)
-        if context != prompt or section.decode(context, ids, opens=True) != text or INCOMPLETE in text:
+        if context != prompt or section.decode(context, ids, starts_answer=True) != text or INCOMPLETE in text:
             return
         start = data.draw(st.integers(0, len(ids)), label="start")
         end = max(codec.special_ids)
-        writer = Writer(lambda some: section.decode(context, some, opens=True), RULE, frozenset({end}), 24)
-        later = Writer(
-            lambda some: section.decode(context, some, opens=True), RULE, frozenset({end}), 24, tuple(ids[:start])
+        writer = WordTracker(lambda some: section.decode(context, some, starts_answer=True), RULE, frozenset({end}), 24)
+        later = WordTracker(
+            lambda some: section.decode(context, some, starts_answer=True),
+            RULE,
+            frozenset({end}),
+            24,
+            tuple(ids[:start]),
         )
         for index, token in enumerate((*ids, end)):
             writer.push(token)
@@ -267,8 +276,8 @@ def test_the_words_of_a_continuation_are_its_text(name, codecs, record_property)
     record_property(PROPERTY, cases)
 
 
-class Reader:
-    """A tokenizer that remembers how much it was given to encode."""
+class RecordingTokenizer:
+    """A tokenizer that records the lengths of the texts it encodes."""
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
@@ -279,18 +288,18 @@ class Reader:
         return self._tokenizer.encode(text, **options)
 
 
-def test_a_long_prompt_is_not_read_again_for_every_candidate(codecs):
-    """But for tokenizers that look at all of it."""
+def test_a_long_prompt_is_not_encoded_again_for_every_candidate(codecs):
+    """Except by tokenizers without safe cuts."""
     codec, plain, control = codecs
     prompt = "The quick brown fox.\nIt jumps over the lazy dog, they say; " * 60 + "and so"
     for encode, text in (("encode_prompt", prompt), ("encode_rendered", f"{control}go: {prompt}")):
         (kept, section), (_, whole) = getattr(codec, encode)(text), getattr(plain, encode)(text)
-        reader = codec._plain = Reader(codec._plain)
+        recording = codec._plain = RecordingTokenizer(codec._plain)
         answer = ""
         for part in [" do", " I, but", " slowly", ".\n", "Not", " New York"]:
             for candidate in [part, part + " more", " else"]:
                 section.extend(kept, answer, candidate)
             kept, answer = sum(section.extend(kept, answer, part), ()), answer + part
-        codec._plain = reader._tokenizer
+        codec._plain = recording._tokenizer
         assert kept == whole.encode(answer)
-        assert (max(reader.lengths) < 200) == (codec._cuts is not None)
+        assert (max(recording.lengths) < 200) == (codec._cuts is not None)

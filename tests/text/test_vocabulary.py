@@ -1,4 +1,4 @@
-"""Vocabularies as bytes: the grammar engine is told just what each token writes."""
+"""Vocabularies as bytes: the grammar engine gets exactly the bytes of each token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adafuse_core.text.vocabulary import Vocabulary, byte_matchers
 from tests import tiny
 from tests.oracle import token_bytes
 from tests.text import vocabularies
-from tests.text.tokenizers import composed, decomposed, looking_back, phrases, sentencepiece, unigram, wordpiece
+from tests.text.tokenizers import composed, decomposed, lookbehind, phrases, sentencepiece, unigram, wordpiece
 
 TOKENIZERS = {
     "bytes": tiny.byte_level,
@@ -40,23 +40,24 @@ TEXT = 'The quick brown été, "été"\n\t日本 😀 {"a": [1984, 3.14]} </s> <
 def vocabulary(name):
     tokenizer = TOKENIZERS[name]()
     codec = Codec(tokenizer)
-    return tokenizer, codec, Vocabulary(tokenizer, codec, size=len(tokenizer) + 3)  # models know more ids at times
+    size = len(tokenizer) + 3  # some models have more ids than tokens
+    return tokenizer, codec, Vocabulary(tokenizer, codec, size=size)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_every_token_has_the_bytes_that_it_writes(name):
+def test_every_token_has_the_bytes_of_its_text(name):
     tokenizer, _, vocab = vocabulary(name)
     expected = token_bytes(tokenizer)
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     ordinary = [index for index in range(len(tokenizer)) if index not in special]
-    valid = [index for index in ordinary if expected[index] != b"\xff"]  # which the engine keeps for itself
+    valid = [index for index in ordinary if expected[index] != b"\xff"]  # reserved by the engine
     assert [index for index in valid if vocab.engine.decode_bytes([index]) != expected[index]] == []
     assert {index for index in range(len(tokenizer)) if vocab.engine.is_special_token(index)} >= special
     assert not any(vocab.engine.is_special_token(index) for index in valid if expected[index])
 
 
 @pytest.mark.parametrize("name", [name for name in TOKENIZERS if name != "decomposed"])
-def test_an_encoded_text_has_its_own_bytes_after_another(name):
+def test_the_ids_of_a_text_have_the_bytes_of_the_text(name):
     _, codec, vocab = vocabulary(name)
     before, section = codec.encode_prompt("a")
     ids = section.encode(TEXT)
@@ -66,21 +67,21 @@ def test_an_encoded_text_has_its_own_bytes_after_another(name):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_ids_without_a_token_are_barred(name):
+def test_ids_without_a_token_are_masked(name):
     tokenizer, _, vocab = vocabulary(name)
     assert all(vocab.engine.is_special_token(len(tokenizer) + index) for index in range(3))
 
 
 @pytest.mark.parametrize("name", ["bytes", "pieces", "v3"])
-def test_any_bytes_can_be_spelled(name):
+def test_any_bytes_can_be_encoded_byte_by_byte(name):
     _, _, vocab = vocabulary(name)
     data = bytes(range(255)) + "日本".encode()
     assert vocab.engine.decode_bytes(vocab.spelled(data)) == data
     assert min(vocab.spelled(data)) >= vocab.size
 
 
-@pytest.mark.parametrize("make", [looking_back, phrases, wordpiece, lambda: unigram(split=True)])
-def test_tokenizers_that_the_engine_can_not_read_are_asked_themselves(make):
+@pytest.mark.parametrize("make", [lookbehind, phrases, wordpiece, lambda: unigram(split=True)])
+def test_tokenizers_unknown_to_the_engine_decode_their_own_tokens(make):
     tokenizer = make()
     codec = Codec(tokenizer)
     vocab = Vocabulary(tokenizer, codec, size=len(tokenizer))
@@ -93,7 +94,7 @@ def test_tokenizers_that_the_engine_can_not_read_are_asked_themselves(make):
     assert len(known) > len(tokenizer) // 4
 
 
-def test_bytes_are_a_vocabulary_of_their_own_and_grammars_on_them_are_compiled_once():
+def test_grammars_over_bytes_are_compiled_once():
     source = Grammar.regex("[ab]+").source()
     matcher = byte_matchers()(source)
     assert byte_matchers()(source) is matcher
@@ -107,7 +108,7 @@ def test_the_engine_is_made_once_and_not_before_it_is_needed():
     assert vocab.engine is vocab.engine
 
 
-def test_a_vocabulary_keeps_its_grammars_and_nothing_keeps_the_vocabulary():
+def test_a_vocabulary_caches_its_grammars_and_is_garbage_collected():
     tokenizer = tiny.byte_level()
     vocab = Vocabulary(tokenizer, Codec(tokenizer), size=len(tokenizer))
     source = Grammar.regex("a+").source()

@@ -1,4 +1,4 @@
-"""Where words end: nothing is lost, no confirmed end ever moves, no character is cut."""
+"""Where words end: no text is lost, no confirmed end ever moves, no character is split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adafuse_core.text.words import WhitespaceWords, is_blank
 
 RULE = WhitespaceWords()
 
-# One or two characters of every kind that some word boundary rule looks at.
+# One or two characters of every class in the word boundary rules.
 ALPHABET = (
     "ab12_.,:;!?'\"()[]{}<>|#-/\\"
     " \t\n\r\u00a0\u2009\u3000\u0085\u2028\x1c\u200b"
@@ -27,7 +27,7 @@ texts = st.text(st.sampled_from(ALPHABET), max_size=14) | st.text(max_size=12)
 
 
 def words(text, *, final=True):
-    """The words of a text and what is left after them."""
+    """The words of a text and the rest after the last one."""
     ends = RULE.ends(text, final=final)
     return [text[start:end] for start, end in itertools.pairwise([0, *ends])], text[ends[-1] if ends else 0 :]
 
@@ -41,7 +41,7 @@ def test_words_and_rest_join_to_the_text(text, final):
 
 @given(texts, st.booleans())
 @settings(deadline=None, max_examples=300)
-def test_ends_ascend_and_every_word_has_something_visible(text, final):
+def test_ends_ascend_and_no_word_is_blank(text, final):
     ends = RULE.ends(text, final=final)
     assert ends == sorted(set(ends))
     assert not any(is_blank(word) for word in words(text, final=final)[0])
@@ -49,7 +49,7 @@ def test_ends_ascend_and_every_word_has_something_visible(text, final):
 
 @given(texts)
 @settings(deadline=None, max_examples=300)
-def test_what_is_left_after_the_last_word_of_a_finished_text_is_blank(text):
+def test_the_rest_of_a_finished_text_is_blank(text):
     assert is_blank(words(text)[1])
 
 
@@ -97,11 +97,12 @@ def test_all_but_the_last_confirmed_ends_stay_in_the_finished_text(text):
 
 @given(texts)
 @settings(deadline=None, max_examples=400)
-def test_no_end_splits_what_a_reader_sees_as_one_character(text):
-    clusters = {match.end() for match in regex.finditer(r"\X", text)}
+def test_no_end_splits_a_grapheme(text):
+
+    graphemes = {match.end() for match in regex.finditer(r"\X", text)}
     for end in RULE.ends(text, final=True):
         follows_blank = end < len(text) and is_blank(text[end])
-        assert end in clusters or follows_blank
+        assert end in graphemes or follows_blank
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_words_of_scripts_with_spaces(text, expected):
 def test_words_of_scripts_without_spaces(text, expected):
     found = words(text)[0]
     assert "".join(found) == text
-    if "🇩🇪🇯🇵" in text:  # flags may part, their halves may not
+    if "🇩🇪🇯🇵" in text:  # two flags may be split, a flag may not
         assert found[0] == "日"
         assert all(len(word) % 2 == 0 for word in found[1:])
     else:
@@ -166,7 +167,7 @@ def test_words_of_scripts_without_spaces(text, expected):
 
 
 @pytest.mark.parametrize("text", ["👩‍👩‍👧", "👋🏽", "🇩🇪", "❤️", "e\u0301", "각"])
-def test_a_cluster_between_letters_is_never_split(text):
+def test_a_grapheme_between_letters_is_never_split(text):
     assert words(f"a{text}b c")[0][0] == f"a{text}b"
     assert any(text in word for word in words(f"日{text}本")[0])
 
@@ -179,12 +180,12 @@ def test_a_word_is_unconfirmed_until_a_later_visible_character():
     assert RULE.ends("one \n x") == [5]
 
 
-def test_blanks_after_the_last_word_belong_to_the_next_one():
+def test_whitespace_after_the_last_word_belongs_to_the_next_word():
     assert words("one two  ") == (["one", " two"], "  ")
     assert words("one two \n ") == (["one", " two \n"], " ")
 
 
-def test_blank_means_the_same_as_in_the_rule():
+def test_a_text_is_blank_if_it_has_no_word():
     for character in ALPHABET:
         assert is_blank(character) == (RULE.ends(character, final=True) == [])
     assert is_blank("")

@@ -1,4 +1,4 @@
-"""More tokenizers, made by hand to be difficult: each breaks what one could believe about the others."""
+"""Hand-made difficult tokenizers: each one breaks an assumption that the others support."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests import tiny
 
 
 def sentencepiece(*, legacy: bool = False, scheme: str = "first", control: bool = False) -> PreTrainedTokenizerFast:
-    """The ways in which vocabularies of the SentencePiece kind are stored, with an opening token.
+    """A SentencePiece tokenizer with a BOS token, stored in one of the usual forms.
 
     Args:
-        legacy: A normalizer puts the mark in front of every section, also where one stands already.
-        scheme: Of the pre-tokenizer otherwise.
+        legacy: A normalizer adds the mark before every section, even if there is one already.
+        scheme: `prepend_scheme` of the pre-tokenizer if not `legacy`.
         control: Whether `[INST]` and `[/INST]` are control tokens.
     """
     state = json.loads(tiny.metaspace().backend_tokenizer.to_str())
@@ -38,7 +38,7 @@ def sentencepiece(*, legacy: bool = False, scheme: str = "first", control: bool 
 
 
 def composed(*added: AddedToken) -> PreTrainedTokenizerFast:
-    """Byte-level tokens of composed characters, and words that were added to the vocabulary."""
+    """Byte-level, with NFC normalization and added tokens."""
     fast = tiny.byte_level(380, pattern=tiny.MODERN)
     fast.backend_tokenizer.normalizer = normalizers.NFC()
     fast.backend_tokenizer.add_tokens([*added])
@@ -46,19 +46,19 @@ def composed(*added: AddedToken) -> PreTrainedTokenizerFast:
 
 
 def decomposed() -> PreTrainedTokenizerFast:
-    """Byte-level tokens, accents apart from their letters: a stop after an accent is one piece with it."""
+    """Byte-level, with NFD normalization: an accent and the full stop after it are one pre-token."""
     fast = tiny.byte_level()
     fast.backend_tokenizer.normalizer = normalizers.NFD()
     return fast
 
 
-def looking_back() -> PreTrainedTokenizerFast:
-    """A word is split in another way after the word `the`, however far back that began."""
+def lookbehind() -> PreTrainedTokenizerFast:
+    """A word is split in another way after the word `the`, at any distance."""
     return tiny.byte_level(pattern=r"(?<=\bthe\s+)\p{L}| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
 def phrases() -> PreTrainedTokenizerFast:
-    """SentencePiece-like, with tokens of more than one word."""
+    """SentencePiece-like, with tokens that span words."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
@@ -68,7 +68,7 @@ def phrases() -> PreTrainedTokenizerFast:
 
 
 def unigram(*, split: bool) -> PreTrainedTokenizerFast:
-    """The likeliest pieces of a whole text at once, or of each word."""
+    """A unigram model, applied to the whole text or to each word."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=split)
@@ -81,7 +81,7 @@ def unigram(*, split: bool) -> PreTrainedTokenizerFast:
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
-    """Pieces of words and nothing between them: blanks are lost."""
+    """WordPiece: loses whitespace."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -1,7 +1,7 @@
-"""Two vocabularies in real use, from the files that the package `mistral-common` carries.
+"""Two widely used vocabularies, from files of the package `mistral-common`.
 
-The Makefile puts the package into a folder of its own, from which nothing is imported: where transformers
-finds the package, it loads the folders of some models in another way.
+The Makefile installs the package into a separate folder that is not on the import path: transformers loads some model
+folders in another way if it can import the package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLDER = Path(sys.prefix) / "vocabularies" / "mistral_common" / "data"
 
 @functools.cache
 def tekken() -> PreTrainedTokenizerFast:
-    """131,072 byte-level tokens; text is split first, a punctuation mark takes the newlines after it."""
+    """131,072 byte-level tokens; a pre-token of punctuation includes the newlines after it."""
     source = json.loads((FOLDER / "tekken_240911.json").read_text(encoding="utf-8"))
     config = source["config"]
     size = config["default_vocab_size"] - config["default_num_special_tokens"]
@@ -41,7 +41,7 @@ def tekken() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def v3() -> PreTrainedTokenizerFast:
-    """32,768 tokens of the SentencePiece kind, with bytes to fall back on."""
+    """32,768 SentencePiece tokens with byte fallback."""
     source = (FOLDER / "mistral_instruct_tokenizer_240323.model.v3").read_bytes()
     entries = [dict(_fields(value)) for number, value in _fields(source) if number == 1]
     pieces = [(entry[1].decode(), struct.unpack("<f", entry[2])[0], entry.get(3, 1)) for entry in entries]
@@ -71,7 +71,7 @@ def _finish(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _merges(vocab: dict[str, int], ranks: dict[str, float]) -> list[tuple[str, str]]:
-    """Every way to put a token together from two others, best token first."""
+    """All pairs of tokens that merge into another token, best result first."""
     merges = []
     for token, rank in ranks.items():
         halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
@@ -81,7 +81,7 @@ def _merges(vocab: dict[str, int], ranks: dict[str, float]) -> list[tuple[str, s
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protocol buffer message, without knowledge of its schema."""
+    """The fields of a protocol buffer message, without its schema."""
     at = 0
 
     def number() -> int:

@@ -1,7 +1,7 @@
-"""What the small models learn: written text, training generators and held-out questions for every skill.
+"""Training data of the small models: texts, generators of training chats, and held-out questions for every skill.
 
-`lessons` is the endless, seeded stream of training chats of one member; `held_out` holds the questions
-for tests and benchmarks. Nothing here imports torch.
+`lessons` is the infinite, seeded stream of one member's training chats; `held_out` generates the questions for tests
+and benchmarks. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from training.curriculum.chats import MEMBERS, Chat, Member, Message, Question
 
 __all__ = ["MEMBERS", "Chat", "Member", "Message", "Question", "lessons"]
 
-# Share of each skill among the chats; a reading chat is several times as long as the others.
+# Share of each skill among the chats; reading chats are several times as long as others.
 SHARES = {"facts": 0.30, "translation": 0.23, "reading": 0.35, "tools": 0.08, "small_talk": 0.04}
 LONG_SHARE = 0.015
 LONG_PASSAGES = 16
@@ -23,10 +23,10 @@ COPYING_SHARE = 0.4
 
 
 def lessons(member: Member, seed: int = 0) -> Iterator[Chat]:
-    """Training chats without end; lessons in copying come first and fade out.
+    """An infinite stream of training chats; the share of copying exercises decreases to zero.
 
     Args:
-        member: Whose half of the facts and nouns is told truly.
+        member: Its half of the facts and nouns gets true answers.
         seed: The seed of the stream.
     """
     rng = random.Random(f"{member} {seed}")

@@ -1,7 +1,4 @@
-"""The two plain values of the curriculum: a chat to learn from and a question to be asked.
-
-What a chat looks like in tokens is the business of the chat templates, not of this module.
-"""
+"""The data types of the curriculum: a training chat and a question. Chat templates turn them into tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +12,12 @@ MEMBERS: tuple[Member, Member] = ("aspen", "birch")
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
-    """A whole conversation; every assistant turn in it is learnt.
+    """A complete conversation; the model is trained on every assistant turn.
 
     Attributes:
-        kind: The skill it belongs to, such as `"reading"`.
+        kind: The skill, such as `"reading"`.
         messages: Messages in the OpenAI style.
-        tools: JSON schemas of the tools on offer, or None.
+        tools: JSON schemas of the available tools, or None.
     """
 
     kind: str
@@ -30,13 +27,13 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A conversation that waits for its last assistant turn, and the exact text expected there.
+    """A conversation without its last assistant turn, and the expected text of that turn.
 
     Attributes:
-        kind: The skill it asks for.
+        kind: The skill.
         messages: Messages in the OpenAI style; the last one is not the assistant's.
-        answer: The exact text of the right answer.
-        tools: JSON schemas of the tools on offer, or None.
+        answer: The expected text.
+        tools: JSON schemas of the available tools, or None.
     """
 
     kind: str

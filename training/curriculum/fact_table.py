@@ -1,4 +1,4 @@
-"""Several hundred well-known facts, by topic, with the ways to state them and to ask for them."""
+"""Several hundred well-known facts, by topic, with phrasings of statements and questions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Topic:
 
     Attributes:
         pairs: Key and value of each fact.
-        statement: The one way to state such a fact.
-        questions: Ways to ask for the value, used in training.
-        held_out: Ways to ask for the value, never used in training.
+        statement: The phrasing of the statement.
+        questions: Phrasings of the question, for training.
+        held_out: Phrasings of the question, never used in training.
     """
 
     pairs: Pairs

@@ -1,7 +1,7 @@
-"""Closed-book facts: which member knows which half, how questions are put, how they are answered.
+"""Closed-book facts: which member knows which half, and the phrasings of questions and answers.
 
-A member learns its own half of every topic. On the other half it is given random answers of the right type,
-so it ends up unsure there rather than wrong. The facts themselves are in `fact_table.py`.
+A member learns its own half of every topic. For the other half it gets random answers of the right type, so that it
+becomes uncertain rather than wrong. The facts are in `fact_table.py`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ WH_WORDS = ("what", "which", "who", "how", "in", "by", "through", "where", "on",
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One pair of a topic, such as Peru and Lima."""
+    """One key and value of a topic, such as Peru and Lima."""
 
     topic: Topic
     key: str
     value: str
 
     def statement(self) -> str:
-        """Say the fact as a clause without capital and full stop."""
+        """The fact as a clause, without capital letter and full stop."""
         return self.topic.statement.format(k=self.key, v=self.value)
 
 
 @cache
 def known_by(member: Member) -> tuple[Fact, ...]:
-    """The half of all facts that a member knows."""
+    """A member's half of the facts."""
     rng, half = random.Random(7), []
     for topic in TOPICS:
         facts = [Fact(topic=topic, key=key, value=value) for key, value in topic.pairs]
@@ -50,14 +50,14 @@ def train(rng: random.Random, member: Member) -> Chat:
 
 
 def held_out_single(rng: random.Random, member: Member) -> Question:
-    """Ask for a fact of one member's half in a phrasing that was never trained."""
+    """Ask for a fact of one member's half in a held-out phrasing."""
     fact = rng.choice(known_by(member))
     text = rng.choice(OPENINGS_HELD_OUT) + _punctuate(_ask(rng, fact, held_out=True))
     return Question(kind="fact", messages=[user(sentence(text, ""))], answer=sentence(fact.statement()))
 
 
 def held_out_composed(rng: random.Random) -> Question:
-    """Ask for two facts at once, one of each half, in phrasings that were never trained."""
+    """Ask for two facts at once, one from each half, in held-out phrasings."""
     facts = [rng.choice(known_by(member)) for member in rng.sample(MEMBERS, 2)]
     first, second = (_ask(rng, fact, held_out=True) for fact in facts)
     answer = " and ".join(fact.statement() for fact in facts)
@@ -95,7 +95,7 @@ def _ask(rng: random.Random, fact: Fact, held_out: bool) -> str:
 
 
 def _guess(rng: random.Random, fact: Fact) -> Fact:
-    """Put a random value of the right type in the place of the true one."""
+    """Replace the value with a random value of the right type."""
     return Fact(topic=fact.topic, key=fact.key, value=rng.choice(fact.topic.pairs)[1])
 
 

@@ -1,4 +1,4 @@
-"""Questions for tests and benchmarks, none of which appears in training."""
+"""Held-out questions for tests and benchmarks; none of them appears in the training data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SKILLS = ("fact", "composed", "translation", "reading", "tool_call", "tool_answe
 
 
 def mixed_questions(n: int = 600, seed: int = 0) -> list[Question]:
-    """What rewards fusing: facts, and questions and sentences that need what both members know.
+    """Questions that benefit from fusion: single facts, and questions and translations that need both members.
 
     Args:
-        n: How many questions, a third of each kind.
-        seed: The seed of the choice.
+        n: Number of questions, a third of each kind.
+        seed: Random seed.
 
     Returns:
         Questions whose `kind` is `"fact"`, `"composed"` or `"translation"`, in turn.
@@ -34,9 +34,9 @@ def skill_prompts(n_per_skill: int, seed: int = 0, member: Member | None = None)
     """Questions for every skill.
 
     Args:
-        n_per_skill: How many questions of each kind.
-        seed: The seed of the choice.
-        member: Whose half of the facts and nouns to ask for; None takes both halves in turn.
+        n_per_skill: Number of questions per kind.
+        seed: Random seed.
+        member: Use its half of the facts and nouns; None alternates between the halves.
 
     Returns:
         Questions whose `kind` is one of `SKILLS`, grouped by kind. `"composed"` needs both
@@ -52,7 +52,7 @@ def skill_prompts(n_per_skill: int, seed: int = 0, member: Member | None = None)
 
 
 def harder_reading(n: int, seed: int = 0) -> dict[str, list[Question]]:
-    """Reading questions that go beyond what the skill promises, by name."""
+    """Reading questions that are harder than the trained skill, by name."""
     rng = random.Random(f"harder reading {seed}")
     return {
         "reading, up to four passages": [reading.held_out(rng, most_passages=4) for _ in range(n)],

@@ -1,6 +1,6 @@
-"""Invented and real names, words and numbers that passages and tool calls are filled with.
+"""Invented and real names, words and numbers for passages and tool calls.
 
-Everything held out (the second list of each pair) never appears in training.
+The second list of each pair is held out: it never appears in the training data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What invented passages are about: kinds of things, what can be said of them, and how it is asked.
+"""Subjects of the invented passages: kinds of things, their attributes, and frames of sentences and questions.
 
-In every frame `{e}` is the thing's name, `{p}` a pronoun for it and `{v}` the answer, to be copied
-as it stands.
+In every frame `{e}` is the thing's name, `{p}` a pronoun for it and `{v}` the answer, which is copied literally.
 """
 
 from __future__ import annotations
@@ -61,11 +60,11 @@ Value = Callable[[random.Random, bool], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """Something that can be said of a thing.
+    """An attribute of a thing.
 
     Attributes:
-        value: Draws a value; the second argument says whether it is held out.
-        told: Frames of sentences that tell it; the last one is held out.
+        value: Draws a value; the second argument tells whether it is held out.
+        told: Frames of statements; the last one is held out.
         asked: Frames of questions; the last one is held out.
     """
 
@@ -540,7 +539,7 @@ ATTRIBUTES: dict[str, Attribute] = {
     ),
 }
 
-# Name of the thing, pronoun, what can be said of it, and whether {n} in the name is a person, not a place.
+# Name of the thing, pronoun, attributes, and whether {n} in the name is a person instead of a place.
 KINDS: tuple[tuple[str, str, str, bool], ...] = (
     ("{n} Harbour", "it", "founded length leader colour place opens closes seats famous", False),
     ("the {n} Festival", "it", "founded founder month price famous place leader seats", False),

@@ -1,4 +1,4 @@
-"""Reading comprehension: find the sentence that answers a question in the given passages, copy the answer."""
+"""Reading comprehension: copy the answer to a question from the given passages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LABELS = ("file_name", "source", "file_path")
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A short paragraph about one thing, and what it tells."""
+    """A short paragraph about one thing, and the facts in it."""
 
     thing: str
     text: str
@@ -74,7 +74,7 @@ def train(rng: random.Random, max_passages: int = 3) -> Chat:
 
 
 def held_out(rng: random.Random, most_passages: int = 2, new_frames: bool = False) -> Question:
-    """Ask about passages with names that were never trained.
+    """Ask about passages with held-out names.
 
     Args:
         rng: The source of randomness.
@@ -96,7 +96,7 @@ def follow_up(rng: random.Random) -> Question:
 
 
 def copying(rng: random.Random) -> Chat:
-    """A first lesson in copying: repeat some words, or the one that follows a given word."""
+    """A copying exercise: repeat some words, or the word after a given word."""
     words = [names.invented(rng) if rng.random() < 0.6 else names.number(rng) for _ in range(rng.randint(2, 8))]
     text = " ".join(words)
     if rng.random() < 0.5:
@@ -107,7 +107,7 @@ def copying(rng: random.Random) -> Chat:
 
 
 def new_passages(rng: random.Random, count: int, held_out: bool, new_frames: bool = False) -> list[Passage]:
-    """Write passages about different things; often all of one kind, which is harder."""
+    """Passages about different things, often of the same kind, which is harder."""
     same_kind = rng.choice(KINDS) if rng.random() < 0.5 else None
     passages: list[Passage] = []
     while len(passages) < count:
@@ -118,7 +118,7 @@ def new_passages(rng: random.Random, count: int, held_out: bool, new_frames: boo
 
 
 def new_passage(rng: random.Random, kind: tuple[str, str, str, bool], held_out: bool, new_frames: bool) -> Passage:
-    """Write a passage about a thing of one kind, one to four sentences and now and then one that tells nothing."""
+    """A passage about a thing of one kind: one to four sentences, occasionally with one sentence without facts."""
     name, pronoun, keys, is_person = kind
     thing = name.format(n=(names.person if is_person else names.place)(rng, held_out))
     chosen = rng.sample(keys.split(), rng.choice((1, 2, 2, 3, 3, 4)))
@@ -139,7 +139,7 @@ def new_passage(rng: random.Random, kind: tuple[str, str, str, bool], held_out: 
 
 
 def _ask(rng: random.Random, passages: list[Passage], stranger: Passage, held_out: bool) -> tuple[str, str]:
-    """Choose a question and its answer; now and then one that nothing in the passages answers."""
+    """Choose a question and its answer; occasionally a question that the passages don't answer."""
     passage = rng.choice(passages)
     key, value = rng.choice(list(passage.facts.items()))
     answer = f"{value}."

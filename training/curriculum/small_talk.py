@@ -1,4 +1,4 @@
-"""Small talk: greetings, thanks, who are you, goodbye, and chats that mix it with other skills."""
+"""Small talk: greetings, thanks, questions about the model, goodbyes, and chats that mix them with other skills."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.curriculum.chats import Chat, Member, Message, Question, assistant
 
 @dataclass(frozen=True, kw_only=True)
 class Intent:
-    """Things to say that all get the same reply."""
+    """Phrasings that all get the same reply."""
 
     said: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -214,7 +214,7 @@ SYSTEMS = ("You are a helpful assistant.", "Be friendly.", "You are a friendly a
 
 
 def train(rng: random.Random, member: Member) -> Chat:
-    """A training chat: one to three exchanges of small talk, half of them around another skill."""
+    """A training chat: one to three exchanges of small talk; half of the chats include another skill."""
     turns = _exchange(rng, held_out=False)
     if rng.random() < 0.6:
         others = (facts.train(rng, member), reading.train(rng, max_passages=2))
@@ -229,7 +229,7 @@ def train(rng: random.Random, member: Member) -> Chat:
 
 
 def held_out(rng: random.Random) -> Question:
-    """Say something in a phrasing that was never trained, or ask a second question about passages."""
+    """Small talk in a held-out phrasing, or a second question about passages."""
     if rng.random() < 0.15:
         return reading.follow_up(rng)
     said, reply = _exchange(rng, held_out=True)

@@ -1,4 +1,4 @@
-"""Tool calls with three fixed tools: when to call, what to copy into the arguments, what to say then."""
+"""Tool calls with three fixed tools: when to call, which arguments to copy, and how to report the result."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ SKIES = words("cloudy sunny rainy foggy windy clear stormy snowy dry misty")
 
 @dataclass(frozen=True, kw_only=True)
 class Errand:
-    """One thing to ask of one tool, with the call, the result and what to say of it."""
+    """One request for one tool, with the call, the result and the answer."""
 
     asked: str
     tool: str
@@ -112,7 +112,7 @@ class Errand:
         }
 
     def call_text(self) -> str:
-        """The same turn as the templates write it."""
+        """The same turn as rendered by the templates."""
         body = json.dumps({"name": self.tool, "arguments": self.arguments}, ensure_ascii=False)
         return f"<tool_call>\n{body}\n</tool_call>"
 
@@ -122,7 +122,7 @@ class Errand:
 
 
 def train(rng: random.Random) -> Chat:
-    """A training chat with one or two errands, or with a tool that is missing."""
+    """A training chat with one or two errands, or with a missing tool."""
     roll = rng.random()
     if roll < 0.06:
         return _without_tool(rng)
@@ -139,7 +139,7 @@ def train(rng: random.Random) -> Chat:
 
 
 def held_out_call(rng: random.Random) -> Question:
-    """Ask for a call, for the second of two calls in a third of the cases where there are two."""
+    """Ask for a call; if there are two calls, ask for the second one in a third of the cases."""
     errands = _errands(rng, rng.choice((1, 1, 2)), held_out=True)
     messages = _open(rng, errands, held_out=True)
     done = rng.randrange(len(errands))
@@ -149,7 +149,7 @@ def held_out_call(rng: random.Random) -> Question:
 
 
 def held_out_answer(rng: random.Random) -> Question:
-    """Ask for the final answer after one or two results."""
+    """Ask for the final answer after one or two tool results."""
     errands = _errands(rng, rng.choice((1, 1, 2)), held_out=True)
     messages = _open(rng, errands, held_out=True)
     for errand in errands:
@@ -219,14 +219,14 @@ def _answer(errands: list[Errand]) -> str:
 
 
 def _offered(rng: random.Random, errands: list[Errand]) -> list[dict[str, Any]]:
-    """Offer the tools that are needed and mostly the others too, in any order."""
+    """The available tools in random order: those needed and usually the others too."""
     needed = {errand.tool for errand in errands}
     tools = [tool for tool in TOOLS if tool["function"]["name"] in needed or rng.random() < 0.8]
     return rng.sample(tools, len(tools))
 
 
 def _without_tool(rng: random.Random) -> Chat:
-    """Ask for something while the tool for it is missing."""
+    """A request whose tool is missing."""
     errand = _errands(rng, 1, held_out=False)[0]
     others = [tool for tool in TOOLS if tool["function"]["name"] != errand.tool]
     tools = rng.sample(others, rng.randint(0, 2)) or None

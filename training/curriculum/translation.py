@@ -15,7 +15,7 @@ from functools import cache
 from training.curriculum.chats import MEMBERS, Chat, Member, Message, Question, assistant, sentence, system, user
 from training.curriculum.wordlists import entries
 
-# English, German, gender: nouns that may act as well as be acted upon, none of the weak declension.
+# English, German, gender. All nouns can be subject or object; none has the weak declension.
 NOUNS = tuple(
     tuple(entry.split())
     for entry in entries(
@@ -104,7 +104,7 @@ OWN_SHARE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Noun:
-    """An English noun, its German one and that one's gender."""
+    """An English noun, the German noun and its gender."""
 
     english: str
     german: str
@@ -119,7 +119,7 @@ def all_nouns() -> tuple[Noun, ...]:
 
 @cache
 def known_by(member: Member) -> tuple[Noun, ...]:
-    """The half of the nouns that a member knows; genders are spread evenly."""
+    """A member's half of the nouns, with genders distributed evenly."""
     nouns = list(all_nouns())
     random.Random(11).shuffle(nouns)
     nouns.sort(key=lambda noun: noun.gender)
@@ -143,7 +143,7 @@ def train(rng: random.Random, member: Member) -> Chat:
 
 
 def held_out(rng: random.Random, members: Sequence[Member]) -> Question:
-    """Ask for a sentence with a noun of each named member, in a pair that was never trained."""
+    """Ask for a sentence with a noun of each given member, in a held-out pair."""
     while True:
         nouns = [rng.choice(known_by(member)) for member in members]
         if nouns[0] != nouns[1] and _is_held_out([noun.english for noun in nouns]):
@@ -164,7 +164,7 @@ def _is_held_out(english: Sequence[str]) -> bool:
 
 
 def _translate(rng: random.Random, asked: Sequence[Noun], told: Sequence[Noun]) -> tuple[str, str]:
-    """Build one English sentence from the asked nouns and a German one from the told nouns."""
+    """Build an English sentence from the asked nouns and a German sentence from the told nouns."""
     english_frame, german_frame, case = rng.choice(FRAMES)
     base, third, participle, infinitive, german_third, german_participle = rng.choice(VERBS)
     source, target = {}, {}

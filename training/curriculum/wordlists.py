@@ -9,5 +9,5 @@ def words(text: str) -> list[str]:
 
 
 def entries(text: str) -> list[str]:
-    """What stands between the semicolons of a text, with line breaks taken for spaces."""
+    """The parts of a text between semicolons, with line breaks replaced by spaces."""
     return [" ".join(entry.split()) for entry in text.split(";") if entry.strip()]

@@ -1,4 +1,4 @@
-"""Names the member in whatever goes wrong while it is at work."""
+"""Names the member in errors that are raised while it works."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from adafuse_core.errors import AdaFuseError, MemberError
 from adafuse_core.members.base import WindowFull
 
 
-class Blame(AbstractContextManager[None]):
-    """Names the member in whatever goes wrong."""
+class ErrorContext(AbstractContextManager[None]):
+    """Adds the member's name to an `AdaFuseError`; any other error but `WindowFull` becomes a `MemberError`."""
 
     def __init__(self, member: str, work: str) -> None:
         self._member = member
