@@ -95,8 +95,8 @@ def loading(mode: str) -> Iterator[None]:
     if mode != "uncached":
         yield
         return
-    nothing = (None, ", reading anew at every step")
-    with mock.patch("adafuse_core.engine.store_choice.tried_cache", return_value=nothing):
+    nothing = (None, ", recomputing the context at every step")
+    with mock.patch("adafuse_core.engine.store_choice.probe_cache", return_value=nothing):
         yield
 
 
