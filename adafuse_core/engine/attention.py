@@ -131,15 +131,10 @@ def attend(
     """Attention of rows of tokens, each row to its own keys and values, which are not copied.
 
     Args:
-        query: `[rows, heads, tokens, dim]`.
-        keys: `[rows, kv_heads, slots, dim]`.
-        values: `[rows, kv_heads, slots, dim]`.
-        mask: Returns, for a number of repeats, `[..., repeats * tokens, slots]`: 0 where a token attends to a slot,
-            else -inf.
-        options: How the layer changes its scores.
-
-    Returns:
-        `[rows, heads, tokens, dim]`.
+        query: `[rows, heads, tokens, dim]`, as the result.
+        keys: `[rows, kv_heads, slots, dim]`, as the values.
+        mask: Called with a number of repeats, returns `[..., repeats * tokens, slots]`: 0 where a token attends to a
+            slot, else -inf.
     """
     rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]

@@ -107,18 +107,10 @@ def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
 def top_k(
     values: torch.Tensor, count: int, *, valid: torch.Tensor | None = None
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """The `count` highest values of each row, highest first; equal values in order of index.
-
-    Args:
-        values: `[rows, vocab]`.
-        count: Number of values per row.
-        valid: A boolean scalar, checked in the same transfer from the device.
-
-    Returns:
-        Indices and values, `[rows][count]`.
+    """Indices and values of the `count` highest of each row `[rows, vocab]`, highest first; ties in order of index.
 
     Raises:
-        FloatingPointError: `valid` is false.
+        FloatingPointError: `valid` is false, a boolean scalar that is read in the same transfer from the device.
     """
     count = min(count, values.shape[-1])
     top, index = torch.topk(values, min(count + 1, values.shape[-1]), dim=-1)  # one more, which may equal the last

@@ -51,11 +51,9 @@ class FixedPasses:
         self._logits: torch.Tensor | None = None  # [MAX_TOKENS, vocab], output of all recorded passes
 
     def read(self, parts: Sequence[SequencePart]) -> torch.Tensor | None:
-        """Run one pass.
+        """Run one pass. Returns the logits after each token, `[tokens of all parts, vocab]`.
 
-        Returns:
-            The logits after each token, `[tokens of all parts, vocab]`; None if no shape fits the pass, or recording
-            has failed.
+        None if no shape fits the pass, or recording has failed.
         """
         if self.problem is not None:
             return None

@@ -46,15 +46,10 @@ class Model:
         return DynamicCache(config=self.module.config)
 
     def forward(self, rows: Sequence[Sequence[int]], cache: Any = None, *, last: int | None = None) -> torch.Tensor:
-        """Read rows of token ids after the tokens of a cache, which is extended by them.
-
-        Args:
-            rows: `[rows, tokens]`, of equal length.
-            cache: A cache with as many rows; None for no cache.
-            last: Number of last tokens that need logits; None for all.
+        """Read token ids `[rows, tokens]` after the tokens of a cache with as many rows, which is extended.
 
         Returns:
-            `[rows, tokens, vocab]`, or `[rows, last, vocab]`.
+            Logits `[rows, tokens, vocab]`, or `[rows, last, vocab]` of the last tokens only.
         """
         options = {"use_cache": True, "past_key_values": cache} if cache is not None else {"use_cache": False}
         logits: torch.Tensor = self._outputs(rows, last or 0, **options).logits
@@ -63,16 +58,12 @@ class Model:
     def extend_cache(
         self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int
     ) -> tuple[torch.Tensor, Any]:
-        """Read rows after the tokens of a cache that the model itself created, or let it create one.
+        """Read token ids `[rows, tokens]` after the cache that the previous pass returned, or create one if None.
 
-        Args:
-            rows: `[rows, tokens]`, of equal length.
-            cache: The cache that the previous pass returned, or None.
-            name: Name of the cache among the model's arguments and outputs.
-            last: Number of last tokens that need logits.
+        The model takes and returns the cache under this name.
 
         Returns:
-            `[rows, last, vocab]`, and the cache; None if the model returns none.
+            Logits `[rows, last, vocab]` of the last tokens, and the cache; None if the model returns no cache.
         """
         outputs = self._outputs(rows, last, use_cache=True, **({} if cache is None else {name: cache}))
         return outputs.logits[:, -last:], getattr(outputs, name, None)
@@ -80,16 +71,10 @@ class Model:
     def read_tree(
         self, tokens: Sequence[int], positions: Sequence[int], tree: Any, keep: Sequence[int]
     ) -> torch.Tensor:
-        """Read a flat row of tokens of many sequences.
+        """Read a flat row of tokens of many sequences, with the position of each token in its sequence.
 
-        Args:
-            tokens: `[tokens]`.
-            positions: Position of each token in its sequence, `[tokens]`.
-            tree: The `TreePass`, which knows what each token attends to.
-            keep: Indices of the tokens whose logits are needed.
-
-        Returns:
-            `[len(keep), vocab]`.
+        The `TreePass` has the attention masks. Returns the logits of the tokens at the indices `keep`,
+        `[len(keep), vocab]`.
         """
         rows = list(keep)  # not a tensor: the last layer may be on another device than the input
         options = {"use_cache": True, "past_key_values": tree, "position_ids": self._ids([positions])}

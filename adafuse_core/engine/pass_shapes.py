@@ -30,11 +30,9 @@ class Shape:
 
 
 def smallest_shape(tokens: Sequence[int], slots: Sequence[int]) -> Shape | None:
-    """The smallest shape that fits a pass; None if the pass is too large, or most of it would be padding.
+    """The smallest shape for sequences with these numbers of tokens and of slots that they attend to.
 
-    Args:
-        tokens: Number of tokens of each sequence.
-        slots: Number of slots that each sequence attends to.
+    None if the pass is too large, or most of it would be padding.
     """
     sizes = []
     for need, offered in zip((len(tokens), max(tokens), max(slots)), (_ROWS, _TOKENS, _SLOTS), strict=True):

@@ -80,8 +80,7 @@ class PrefillStore:
     def _read_with_cache(self, memo: Memo, wanted: set[Node], paths: list[list[Node]]) -> bool:
         """Read paths with the live cache, or with a new one that is kept for the next tokens of a draft.
 
-        Returns:
-            False if a cache can't be used, or would not help later reads: the paths must be read without cache.
+        False if a cache can't be used, or would not help later reads: the paths must be read without cache.
         """
         if self._abilities is None:
             return False

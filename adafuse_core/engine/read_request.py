@@ -43,11 +43,8 @@ def nodes_to_read(ends: Sequence[Node]) -> list[Node]:
 def paths_to_read(ends: Iterable[Node], path_to: Callable[[Node], list[Node]]) -> list[list[Node]]:
     """The paths that a batch reads for these contexts, one per row, longest first.
 
-    An end that lies on the path to another end needs no row of its own.
-
-    Args:
-        ends: The last node of each context; nodes with a distribution are skipped.
-        path_to: Returns the nodes that a row reads to reach an end, including the end.
+    Skips ends that have a distribution or lie on the path to another end. `path_to` returns the nodes that a row reads
+    to reach an end, including the end.
     """
     paths: list[list[Node]] = []
     for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):

@@ -20,10 +20,8 @@ _MAX_WORK = {"cpu": 2e11, "cuda": 1e14}  # weights times tokens: bound on the co
 def tree_problem(model: Model, *, user_attention: bool = False, fixed: FixedPasses | None = None) -> str | None:
     """Why token trees can't be used with this model; None if they reproduce fresh forward passes.
 
-    Args:
-        model: The loaded model.
-        user_attention: Whether the user chose its attention implementation.
-        fixed: Runs small passes in fixed shapes, recorded and replayed.
+    `user_attention` says whether the user chose its attention implementation. `fixed` runs small passes in fixed
+    shapes, recorded and replayed.
     """
     config = model.module.config.get_text_config()
     if user_attention:

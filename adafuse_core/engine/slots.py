@@ -29,10 +29,7 @@ Address = slice | torch.Tensor
 def grown(capacity: int, used: int, max_kv_tokens: int | None) -> int:
     """The capacity for `used` slots: unchanged if they fit, otherwise larger, with spare slots.
 
-    Args:
-        capacity: Old capacity.
-        used: Slots that are needed.
-        max_kv_tokens: Upper bound, unless more slots are needed; None for no bound.
+    Spare slots do not raise the capacity above `max_kv_tokens`.
     """
     if used <= capacity:
         return capacity
@@ -128,11 +125,9 @@ class OwnMemory:
 
 
 class Pool:
-    """Keys and values of all sequences of a model, at fixed addresses as CUDA graphs need them. A token has one cell.
+    """Keys and values of all sequences of a model, at fixed addresses as CUDA graphs need them.
 
-    Args:
-        device: The device of all layers.
-        max_kv_tokens: Upper bound on the number of cells, unless more are needed; None for no bound.
+    A token has one cell. All layers are on one device. Spare cells do not raise the size above `max_kv_tokens`.
 
     Attributes:
         moves: How often a tensor was replaced by a larger one.
@@ -148,7 +143,7 @@ class Pool:
         self._lock = threading.Lock()  # any thread may drop a sequence
 
     def take(self, count: int) -> list[int]:
-        """Take cells. If too few are free, the pool doubles."""
+        """Take cells. If too few are free, the pool doubles, or grows as far as `max_kv_tokens` allows."""
         with self._lock:
             if len(self._free) < count:
                 size = max(_FIRST_CELLS, 2 * self._size)
