@@ -1,4 +1,4 @@
-"""Calls of tools, as plain values."""
+"""Tool calls, as plain values."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class InvalidToolCall:
-    """A call that can't be run.
+    """A tool call that can't be run.
 
     Args:
-        name: Of the tool, as far as it was written.
-        arguments: Their text, as far as it was written.
-        id: Of the call.
-        error: What is wrong.
+        name: Name of the tool, as far as it was written.
+        arguments: Text of the arguments, as far as it was written.
+        id: Id of the call.
+        error: What is wrong with the call.
     """
 
     name: str | None

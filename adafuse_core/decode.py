@@ -78,7 +78,7 @@ def with_logprobs(played: Round, prefixes: Prefixes, chooser: Chooser) -> Round:
     if played.span_scores:
         return played
     ((*scores,),) = prefixes.score([played.span])
-    return chooser.judged(played, [scores]) if played.cut is None else replace(played, cut_scores=tuple(scores))
+    return chooser.scored(played, [scores]) if played.cut is None else replace(played, cut_scores=tuple(scores))
 
 
 def _warn(written: Sequence[LibraryText], params: GenerationParams) -> None:

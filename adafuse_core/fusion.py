@@ -1,6 +1,7 @@
-"""How candidates are compared: scores become numbers, members' numbers are pooled, one candidate is chosen.
+"""How candidates are compared, in three steps.
 
-Both steps are tables of small functions. A number is a negative log-likelihood by some unit: lower is better.
+A scoring rule turns each member's score into a value, a pool averages the values of the members, and one candidate is
+chosen. Values are negative log-likelihoods (NLL) per token, word, byte or text: lower is better.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def geometric(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def power(values: Sequence[float], weights: Sequence[float], exponent: float) -> float:
-    """NLL of the power mean of probabilities: near 0 the geometric mean, at 1 the linear one, above it the surest."""
+    """NLL of the power mean of probabilities.
+
+    An exponent near 0 gives the geometric mean, 1 the arithmetic mean, a large one the highest probability.
+    """
     lowest = min(values)
     if lowest == math.inf:
         return lowest
@@ -37,12 +41,12 @@ def power(values: Sequence[float], weights: Sequence[float], exponent: float) ->
 
 
 def linear(values: Sequence[float], weights: Sequence[float]) -> float:
-    """NLL of the weighted mean of probabilities: one sure member can outvote the others."""
+    """NLL of the weighted arithmetic mean of probabilities: one confident member can outvote the others."""
     return power(values, weights, 1.0)
 
 
 def median(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted median of NLLs; between two middle ones, their mean."""
+    """Weighted median of NLLs; the mean of the two middle values if there are two."""
     half, below = math.fsum(weights) / 2, 0.0
     ranked = sorted(zip(values, weights, strict=True))
     for (value, weight), (above, _) in zip(ranked, [*ranked[1:], ranked[-1]], strict=True):
@@ -64,12 +68,12 @@ POOLS: dict[str, Callable[..., float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """A row of each table.
+    """A scoring rule and a pool.
 
     Args:
         scoring: Name in `SCORING`.
         pool: Name in `POOLS`.
-        pool_exponent: Of `pool="power"`, above 0.
+        pool_exponent: Exponent of `pool="power"`, above 0.
     """
 
     scoring: str
@@ -88,23 +92,23 @@ class Fusion:
             )
 
     def values(self, scores: Sequence[Score]) -> tuple[float, ...]:
-        """`[members]`: what the scoring rule makes of each."""
+        """The value of each score by the scoring rule, `[members]`."""
         return tuple(map(SCORING[self.scoring], scores))
 
     def fuse(self, values: Sequence[float], weights: Sequence[float]) -> float:
-        """What the pool makes of the members' values `[members]` and weights `[members]`, which are > 0."""
+        """The pooled value of one candidate, from values and weights `[members]`; all weights are > 0."""
         exponent = () if self.pool_exponent is None else (self.pool_exponent,)
         return POOLS[self.pool](values, weights, *exponent)
 
 
 class Chooser:
-    """Picks what is committed: the lowest fused value, or a draw from softmax(-value / temperature).
+    """Chooses a candidate: the lowest pooled value, or a sample from softmax(-value / temperature).
 
     Args:
-        fusion: How candidates are compared.
+        fusion: Scoring rule and pool.
         weights: `[members]`, > 0.
-        temperature: 0 for the lowest; ties go to the earlier candidate.
-        seed: Of the draws; None for a fresh one.
+        temperature: 0 for the lowest value; ties go to the earlier candidate.
+        seed: Seed of the samples; None for a random one.
     """
 
     def __init__(
@@ -118,12 +122,12 @@ class Chooser:
     def decide(
         self, drafts: Sequence[Draft], candidates: Sequence[Candidate], scores: Sequence[Sequence[Score]]
     ) -> Round:
-        """The round that commits the best candidate, by scores `[candidates][members]`."""
-        judged = self.judged(Round(drafts=tuple(drafts), candidates=tuple(candidates)), scores)
-        return replace(judged, chosen=self.choose(judged.fused))
+        """The round with its chosen candidate, from scores `[candidates][members]`."""
+        scored = self.scored(Round(drafts=tuple(drafts), candidates=tuple(candidates)), scores)
+        return replace(scored, chosen=self.choose(scored.fused))
 
-    def judged(self, played: Round, scores: Sequence[Sequence[Score]]) -> Round:
-        """The round with the scores `[candidates][members]` of its candidates; the choice stays."""
+    def scored(self, played: Round, scores: Sequence[Sequence[Score]]) -> Round:
+        """The round with the scores `[candidates][members]` of its candidates; the choice is unchanged."""
         values = tuple(map(self._fusion.values, scores))
         fused = tuple(self._fusion.fuse(row, self._weights) for row in values)
         return replace(played, scores=tuple(map(tuple, scores)), values=values, fused=fused)
@@ -138,7 +142,7 @@ class Chooser:
 
 
 def pooled(drafts: Sequence[Draft]) -> tuple[Candidate, ...]:
-    """All spans without duplicates, in order of member, then branch."""
+    """The candidates of all drafts without duplicates, in order of member, then branch."""
     proposers: dict[Span, list[str]] = {}
     for draft in drafts:
         for span in draft.spans:

@@ -93,8 +93,8 @@ def loading(mode: str) -> Iterator[None]:
     if mode != "uncached":
         yield
         return
-    no_cache = (None, ", reading anew at every step")
-    with mock.patch("adafuse_core.engine.store_choice.tried_cache", return_value=no_cache):
+    no_cache = (None, ", recomputing the context at every step")
+    with mock.patch("adafuse_core.engine.store_choice.probe_cache", return_value=no_cache):
         yield
 
 

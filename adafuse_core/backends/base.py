@@ -1,10 +1,10 @@
-"""The seam between member and model: token ids and log-probabilities.
+"""The contract between a member and its model: token ids in, log-probabilities out.
 
-A backend is a pure function of token contexts. Contexts are given whole, and what a backend remembers of them is only
-speed, so any call may be repeated, on another process or machine, with the same answer.
+A backend is a pure function of token contexts. Each call gets whole contexts, and everything that a backend caches
+only saves time. So any call may be repeated, in another process or on another machine, with the same result.
 
-Any call may come for several members and sessions at the same time. Only `open_backend`, `draft`, `score` and the
-`close` of a backend may do I/O: the others come for one member after the other, and return at once.
+Calls for different members and sessions may come at the same time. Only `open_backend`, `draft`, `score` and
+`Backend.close` may do I/O; all other methods are called for one member after the other and must return at once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from adafuse_core.text.ids import Ids
 
 @dataclass(frozen=True, slots=True)
 class TopTokens:
-    """The likeliest tokens of the next-token distribution at one place of a greedy continuation.
+    """The likeliest tokens at one step of a greedy continuation.
 
     Args:
-        ids: Token ids, likeliest first; equal logits go by the lower id. `ids[0]` is written next.
+        ids: Token ids, likeliest first; equal logits in order of id. `ids[0]` is the greedy token.
         logprobs: Their natural log-probabilities.
     """
 
@@ -33,20 +33,20 @@ class TopTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What a backend is and can do.
+    """What a backend is and supports.
 
     Args:
-        vocab_size: Token ids that the model can read.
-        dtype: Of the weights, for people.
-        device: Where the model runs, for people.
-        place: What it computes on. Members of one place take turns, others work at the same time; so `cuda:0` of this
-            machine and `cuda:0` of another one have different names here.
-        top: Most of the likeliest tokens that it reports at each step; None for any number.
-        full_distribution: Whether it can report all tokens of a step, `vocab_size` of them.
-        masks: Whether it honours `allowed`, which grammars need.
-        cache: How it remembers contexts, and why so, for people.
-        max_kv_tokens: Most tokens it holds in memory, over all sequences; None if unbounded.
-        max_context: Most tokens of one context; None if unbounded.
+        vocab_size: Number of token ids that the model can read.
+        dtype: Data type of the weights, to be shown to users.
+        device: Where the model runs, to be shown to users.
+        place: The hardware it runs on. Members with the same place run in turn, others at the same time; so `cuda:0`
+            of this machine and `cuda:0` of another machine need different names.
+        top: Most top tokens that it can report per step; None for no limit.
+        full_distribution: Whether it can report all `vocab_size` tokens of a step.
+        masks: Whether it supports `allowed`, which grammars need.
+        cache: How it caches contexts and why, to be shown to users.
+        max_kv_tokens: Most tokens it keeps in memory, over all sequences; None for no bound.
+        max_context: Most tokens of one context; None for no bound.
     """
 
     vocab_size: int
@@ -66,7 +66,7 @@ Allowed = Callable[[Ids], bytes | None]
 
 
 class Session(Protocol):
-    """One growing context of a backend. Used by one thread at a time, not always the same one."""
+    """One growing context of a backend. Used by one thread at a time, which may change between calls."""
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
@@ -75,30 +75,30 @@ class Session(Protocol):
 
         Args:
             contexts: Token ids, each non-empty.
-            max_new: Most distributions to read per context.
-            top: How many of the likeliest tokens to report at each step; within `Abilities.top`.
-            until: Called with row number and the row's steps after each new step; True ends the row.
-                It may raise to abandon the call. Steps that were computed beyond the end are dropped.
-            guesses: Contexts that are likely to be asked for soon, worth computing in the same pass; or ignored.
+            max_new: Most steps per context.
+            top: Number of top tokens to report per step, within `Abilities.top`.
+            until: Called after each step with the row number and the row's steps so far; True ends the row.
+                It may raise to abort the call. Steps computed beyond the end are dropped.
+            guesses: Contexts that later calls are likely to need. May be computed in the same pass, or ignored.
 
         Returns:
-            Per context its steps; a row's greedy tokens are `[step.ids[0] for step in steps]`.
+            The steps of each context; a row's greedy tokens are `[step.ids[0] for step in steps]`.
         """
 
     def score(
         self, contexts: Sequence[Ids], continuations: Sequence[Ids], guesses: Sequence[Ids] = ()
     ) -> list[list[float]]:
-        """Natural log-probability of each token of each continuation, given its context and those before it."""
+        """Natural log-probability of each continuation token, given its context and the continuation before it."""
 
     def commit(self, context: Ids) -> None:
-        """Go on from this context: what is computed for it is kept, what led elsewhere is dropped."""
+        """Make this the session's context. Keeps what was computed for it, evicts other branches."""
 
     def close(self) -> None:
-        """Free the memory. May be called twice."""
+        """Free the session's memory. May be called twice."""
 
 
 class Backend(Protocol):
-    """A model behind token ids. All calls may come from several threads at once."""
+    """A model that reads token ids. Any method may be called by several threads at once."""
 
     def open(
         self,
@@ -109,23 +109,23 @@ class Backend(Protocol):
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
     ) -> Session:
-        """A session that begins with a context. Nothing is computed yet.
+        """A session that starts with a context. Computes nothing yet.
 
         Args:
             context: Token ids, non-empty.
-            window: Most tokens that a context of the session may have; None if unbounded.
-            lookup: Whether to guess ahead by looking up the last tokens in the context.
-            raise_if_cancelled: Called before each pass and, several times a second, while waiting for one.
-            allowed: Tokens that may follow a context, one bit for each, lowest first; None for all. Every
-                distribution of the session is that of the model on condition that the token is one of them.
-                Given only to backends with `Abilities.masks`: it is called between two tokens, in this process.
+            window: Most tokens of a context in this session; None for no bound.
+            lookup: Whether to guess next tokens by looking up the last n-gram in the context.
+            raise_if_cancelled: Called before each pass and, several times a second, while waiting for a pass.
+            allowed: Returns the mask of tokens that may follow a context, one bit per token, lowest bit first; None
+                for no mask. Every distribution of the session is the model's, renormalized over the allowed tokens.
+                Called between two tokens, in this process; given only to backends with `Abilities.masks`.
 
         Raises:
-            ContextOverflowError: Memory can never hold so long a context.
+            ContextOverflowError: The context can never fit into the memory.
         """
 
     def abilities(self) -> Abilities:
-        """Limits and abilities, the same at every call."""
+        """What the backend is and supports; the same at every call."""
 
     def close(self) -> None:
         """Free the model. Later calls raise."""
@@ -136,31 +136,32 @@ Shared = Callable[[str, Callable[[], Any]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What a member's files tell without any weights. They are read on this machine, whatever the backend."""
+    """What is known of a model from its files, without weights. They are read on this machine for every backend."""
 
-    location: Location  # of configuration and weights
-    adapter: Location | None = None  # of a PEFT adapter on top of them
+    location: Location  # configuration and weights
+    adapter: Location | None = None  # a PEFT adapter for these weights
     architecture: Any  # the model's transformers config
-    tokenizer: Any  # the member's; a served model must have the same
+    tokenizer: Any  # the member's tokenizer; a served model must use the same
 
 
 class Opener(Protocol):
     """One kind of backend: a frozen dataclass whose fields are the `backend_options` of a `MemberConfig`.
 
-    It is made with the config, to check them; so its module should import what is heavy only in `open_backend`.
+    It is created with the config, to check the options; so its module should import heavy libraries only in
+    `open_backend`.
     """
 
-    honours: ClassVar[frozenset[str]]  # of `RUN_OPTIONS`; a config that sets another one is refused
+    honours: ClassVar[frozenset[str]]  # the supported `RUN_OPTIONS`; a config that sets another one is refused
 
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> Backend:
-        """Load the model, or find it where it is served, and make sure that it is fit for an ensemble.
+        """Load the model, or connect to the server that has it, and check that it is usable.
 
         Args:
-            config: The member's.
+            config: The member's config.
             files: What is known of the model already.
-            shared: `shared(place, make)` is what the first such call in this process made: what models of one place
-                have in common, such as the turns on a device.
+            shared: `shared(place, make)` returns an object that all models of a place share, such as the turns on a
+                device; the first call in this process makes it.
 
         Raises:
-            ModelLoadError: The model can't be had, or is not fit.
+            ModelLoadError: The model can't be loaded, or is not usable.
         """

@@ -1,4 +1,4 @@
-"""Opens the local backend: loads a Hugging Face model, checks what it computes, and chooses its KV memory."""
+"""Opens the local backend: loads a Hugging Face model, checks what it computes, and chooses its KV store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.free_memory import tokens_in_free_memory
 from adafuse_core.engine.sanity import is_causal, is_finite
-from adafuse_core.engine.store_choice import StoreChoice, Unfit, choose_store
+from adafuse_core.engine.store_choice import StoreChoice, UnsupportedSetting, choose_store
 from adafuse_core.errors import NonFiniteLogitsError, UnsupportedModelError
 from adafuse_core.member_config import MemberConfig
 
@@ -91,10 +91,16 @@ def _check_model(model: Model) -> None:
 
 
 def _choose_store(config: MemberConfig, model: Model, limit: int | None) -> StoreChoice:
-    own_attention = config.attn_implementation is not None or "attn_implementation" in config.model_kwargs
+    user_attention = config.attn_implementation is not None or "attn_implementation" in config.model_kwargs
     try:
-        return choose_store(model, config.kv_store, graphs=config.cuda_graphs, own_attention=own_attention, most=limit)
-    except Unfit as error:
+        return choose_store(
+            model,
+            config.kv_store,
+            cuda_graphs=config.cuda_graphs,
+            user_attention=user_attention,
+            max_kv_tokens=limit,
+        )
+    except UnsupportedSetting as error:
         raise UnsupportedModelError(
             f"{error.setting} does not work with {config.model!r}: {error.problem}", hint="leave it at its default"
         ) from error

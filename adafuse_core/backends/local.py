@@ -1,6 +1,6 @@
-"""A Hugging Face model in this process.
+"""The backend for Hugging Face models in this process.
 
-The contract is in `base.py`; how forward passes are saved is in `adafuse_core.engine`.
+`base.py` has the contract; `adafuse_core.engine` saves forward passes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalBackend:
-    """Drafts and scores on a causal language model of transformers.
-
-    Args:
-        model: The loaded model.
-        choice: Its KV memory, and why that one.
-        name: The member's name, for the log.
-    """
+    """Drafts and scores with a causal language model of transformers. The log shows the member's `name`."""
 
     def __init__(self, model: Model, choice: StoreChoice, *, name: str) -> None:
         self.model = model
@@ -40,7 +34,7 @@ class LocalBackend:
         self._forked = False
         renew_after_fork(self)
         log = logger.warning if choice.fallback else logger.info
-        log("member %r runs with KV memory %s", name, choice)
+        log("member %r uses KV store %s", name, choice)
 
     def open(
         self,
@@ -51,13 +45,13 @@ class LocalBackend:
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
     ) -> LocalSession:
-        """A session that begins with a context; see `Backend.open`."""
+        """See `Backend.open`."""
         if self._forked and self.model.device.type != "cpu":
             raise _lost(str(self.model.device))
         limit = self._batcher.max_kv_tokens
         if limit is not None and len(context) + SPARE_TOKENS >= limit:
             raise ContextOverflowError(
-                f"the prompt has {len(context)} tokens and needs {SPARE_TOKENS} more to work with; "
+                f"the prompt has {len(context)} tokens and needs {SPARE_TOKENS} more for candidates; "
                 f"the KV memory holds {limit}",
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
@@ -68,7 +62,7 @@ class LocalBackend:
         self._forked = True
 
     def take_turns(self, turns: Turns) -> None:
-        """Share the turns of a device with its other models."""
+        """Share the turns of a device with other models."""
         self._batcher.turns = turns
 
     def tokens_held(self) -> int:
@@ -76,7 +70,7 @@ class LocalBackend:
         return self._batcher.tokens_held()
 
     def abilities(self) -> Abilities:
-        """Limits and abilities."""
+        """See `Backend.abilities`."""
         limit = self._batcher.max_kv_tokens
         return Abilities(
             vocab_size=self.model.vocab_size,
@@ -92,13 +86,13 @@ class LocalBackend:
         )
 
     def close(self) -> None:
-        """Free the model. What is still running fails with an error that says so."""
+        """Free the model. Running calls fail with an error that says so."""
         self._batcher.shut()
         del self.model, self._choice
 
 
 class LocalSession:
-    """One growing context; its memo is filled by passes that other sessions share."""
+    """One growing context. Its memo is filled by passes that sessions of the same model share."""
 
     def __init__(
         self,
@@ -115,43 +109,51 @@ class LocalSession:
         self._lookup = lookup
         self._raise_if_cancelled = raise_if_cancelled
         self._allowed = allowed
-        self._masked: dict[Ids, Distribution] = {}  # of this round, on condition of what is allowed
+        self._masked: dict[Ids, Distribution] = {}  # distributions under the mask, since the last commit
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
     ) -> list[list[TopTokens]]:
-        """Continue each context greedily; see `Session.draft`."""
+        """See `Session.draft`."""
         steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
         live = list(range(len(contexts)))
+
+        def needs_pass(row: int) -> bool:
+            """Continue a row as far as the memo allows; whether it is unfinished."""
+            while (distribution := self._distributions([(written[row], None)])[0]) is not None:
+                steps[row].append(TopTokens(*distribution.top(top)))
+                if until(row, steps[row]) or len(steps[row]) >= max_new:
+                    return False
+                written[row] += (distribution.ids[0],)
+            return True
+
         with self._batcher.call(self._memo):
-            while True:
-                live = [row for row in live if self._go_on(row, written, steps, max_new, top, until)]
-                if not live:
-                    return steps
+            while live := [row for row in live if needs_pass(row)]:
                 self._compute([written[row] for row in live], guesses)
                 guesses = ()
+        return steps
 
     def score(
         self, contexts: Sequence[Ids], continuations: Sequence[Ids], guesses: Sequence[Ids] = ()
     ) -> list[list[float]]:
-        """Log-probability of each token of each continuation; see `Session.score`."""
-        wants = [
+        """See `Session.score`."""
+        wanted = [
             (context + ids[:length], token)
             for context, ids in zip(contexts, continuations, strict=True)
             for length, token in enumerate(ids)
         ]
         with self._batcher.call(self._memo):
-            known = self._known(wants)
-            while missing := [place for (place, _), row in zip(wants, known, strict=True) if row is None]:
-                self._compute(dict.fromkeys(missing), guesses, look_up=False)  # what gave way is read again
-                known = self._known(wants)
-        rows = [(row, token) for row, (_, token) in zip(known, wants, strict=True) if row is not None]
+            found = self._distributions(wanted)
+            while missing := [context for (context, _), each in zip(wanted, found, strict=True) if each is None]:
+                self._compute(dict.fromkeys(missing), guesses, look_up=False)
+                found = self._distributions(wanted)  # all of them: an eviction may have removed some
+        rows = [(each, token) for each, (_, token) in zip(found, wanted, strict=True) if each is not None]
         values = iter(gather(rows))
         return [[next(values) for _ in ids] for ids in continuations]
 
     def commit(self, context: Ids) -> None:
-        """Go on from this context."""
+        """See `Session.commit`."""
         self._masked.clear()
         try:
             self._batcher.commit(self._memo, context)
@@ -162,52 +164,48 @@ class LocalSession:
         """Free the memory."""
         self._batcher.close(self._memo)
 
-    def _go_on(
-        self, row: int, written: list[Ids], steps: list[list[TopTokens]], max_new: int, top: int, until: Until
-    ) -> bool:
-        """Continue a row as far as the memo goes; whether it wants more."""
-        while (known := self._known([(written[row], None)])[0]) is not None:
-            steps[row].append(TopTokens(*known.top(top)))
-            if until(row, steps[row]) or len(steps[row]) >= max_new:
-                return False
-            written[row] += (known.ids[0],)
-        return True
-
-    def _known(self, wants: Sequence[tuple[Ids, int | None]]) -> list[Distribution | None]:
-        """The next-token distribution after each context under the grammar's mask; None where no pass has computed it.
+    def _distributions(self, wanted: Sequence[tuple[Ids, int | None]]) -> list[Distribution | None]:
+        """The next-token distribution after each context, under the grammar's mask; None if no pass has computed it.
 
         Args:
-            wants: Contexts, and the token that is to be scored there, if there is one. A candidate can contain a token
-                that the mask excludes, where a tokenizer normalises text or the token ends answers: such a token is
-                scored with the unmasked distribution.
+            wanted: Contexts, and the token to be scored there, if any. A candidate can contain a token that the mask
+                excludes, if the tokenizer normalises text or the token ends answers: such a token is scored with the
+                unmasked distribution.
         """
-        plain = [self._memo.known(context) for context, _ in wants]
+        unmasked = [self._memo.get(context) for context, _ in wanted]
         if self._allowed is None:
-            return plain
-        masks = [self._mask(context, token, known) for (context, token), known in zip(wants, plain, strict=True)]
+            return unmasked
+        masks = [self._mask(context, token, each) for (context, token), each in zip(wanted, unmasked, strict=True)]
         new = {
-            context: (known, mask)
-            for (context, _), known, mask in zip(wants, plain, masks, strict=True)
-            if known is not None and mask is not None and context not in self._masked
+            context: (each, mask)
+            for (context, _), each, mask in zip(wanted, unmasked, masks, strict=True)
+            if each is not None and mask is not None and context not in self._masked
         }
         if new:
-            self._masked |= zip(new, _masked_known(list(new.values())), strict=True)
+            try:
+                self._masked |= zip(new, masked(list(new.values())), strict=True)
+            except ValueError as error:
+                raise MemberError(
+                    "its vocabulary has no token for what the grammar asks for",
+                    hint="leave this member out, or ask for characters that its tokenizer can write",
+                    retryable=False,
+                ) from error
         return [
-            known if mask is None else self._masked[context]
-            for (context, _), known, mask in zip(wants, plain, masks, strict=True)
+            each if mask is None else self._masked[context]
+            for (context, _), each, mask in zip(wanted, unmasked, masks, strict=True)
         ]
 
-    def _mask(self, context: Ids, token: int | None, known: Distribution | None) -> bytes | None:
-        """The mask of a context; None where nothing is known, there is no mask, or it excludes the token."""
-        mask = None if known is None or self._allowed is None else self._allowed(context)
+    def _mask(self, context: Ids, token: int | None, unmasked: Distribution | None) -> bytes | None:
+        """The mask of a context; None if there is no distribution or no mask, or the mask excludes the token."""
+        mask = None if unmasked is None or self._allowed is None else self._allowed(context)
         excluded = mask is not None and token is not None and not mask[token >> 3] >> (token & 7) & 1
         return None if excluded else mask
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
-        """Have contexts computed, and guesses with them."""
+        """Compute the distributions of contexts, and of guesses in the same passes."""
         wanted = list(contexts)
         ahead = [*guesses, *self._looked_up(wanted)] if look_up else list(guesses)
-        unknown = [context for context in ahead if self._memo.known(context) is None]
+        unknown = [context for context in ahead if self._memo.get(context) is None]
         request = ReadRequest(self._memo, wanted + unknown)
         try:
             self._raise_if_cancelled()
@@ -226,20 +224,9 @@ class LocalSession:
         if self._lookup is None:
             return []
         committed = self._memo.ids
-        beyond = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
-        guesses = ((more, self._lookup.guess(committed, more)) for more in beyond)
-        return [(committed + more + guess)[: self._window] for more, guess in guesses if guess]
-
-
-def _masked_known(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
-    try:
-        return masked(known)
-    except ValueError as error:
-        raise MemberError(
-            "its vocabulary has no token for what the grammar asks for",
-            hint="leave this member out, or ask for characters that its tokenizer can write",
-            retryable=False,
-        ) from error
+        drafts = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
+        guesses = ((draft, self._lookup.guess(committed, draft)) for draft in drafts)
+        return [(committed + draft + guess)[: self._window] for draft, guess in guesses if guess]
 
 
 def _freed() -> MemberError:

@@ -1,8 +1,8 @@
-"""Attention over token trees, put in place of a Hugging Face model's own.
+"""Attention over token trees, in place of the attention of a Hugging Face model.
 
-One pass reads tokens of many sequences as one flat row. A token attends to its own ancestors in its own sequence:
-nothing is padded, and no key is copied for a branch. Models call this through transformers' `AttentionInterface`; their
-code is not touched.
+One pass reads tokens of many sequences as one flat row. A token attends only to its ancestors in its own sequence, so
+no sequence is padded and no branch copies keys. Models call this code through transformers' `AttentionInterface`; the
+code of the models is unchanged.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from transformers.cache_utils import Cache
 from adafuse_core.engine.sequence_part import SequencePart
 
 NAME = "adafuse_tree"
-_FEW = 32  # for so few tokens, heads that share keys are computed as one head; for more, the keys are expanded
-# Models look attention up by name in a registry of the process, and tell it neither cache nor pass: so it has to find
-# the pass that runs in its own thread.
-_running: ContextVar[TreePass] = ContextVar("tree_pass")
+_FEW_TOKENS = 32  # up to this number, heads that share keys are merged into one head; beyond it, keys are expanded
+# Models find attention functions by name in a process-wide registry, and pass neither cache nor pass object to them.
+# The function therefore looks up the pass that runs in its own thread.
+_current_pass: ContextVar[TreePass] = ContextVar("current_pass")
 
 
-class Scores(NamedTuple):
-    """How a layer changes its scores before the softmax.
+class ScoreOptions(NamedTuple):
+    """How a layer changes its attention scores before the softmax.
 
     Attributes:
-        scaling: A factor; None for the usual one.
-        softcap: A bound, as in Gemma 2.
+        scaling: Factor; None for `dim**-0.5`.
+        softcap: Bound, as in Gemma 2.
         sinks: `[heads]`, as in gpt-oss.
     """
 
@@ -41,23 +41,23 @@ class Scores(NamedTuple):
 
 
 class TreePass(Cache):  # type: ignore[misc]
-    """One forward pass over trees. Models take it for their cache."""
+    """One forward pass over trees, passed to the model as its cache."""
 
     is_compileable = False
 
     def __init__(self) -> None:
         self.layers: list[Any] = []
-        self._layer = -1  # the last one that stored its keys, so the one that attends next
+        self._layer = -1  # the layer that stored its keys last, and attends next
 
     def __enter__(self) -> Self:
-        self._token = _running.set(self)
+        self._token = _current_pass.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _running.reset(self._token)
+        _current_pass.reset(self._token)
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
-        """Positions are given to the model, so nothing is counted here."""
+        """Always 0, since the model receives explicit positions."""
         return 0
 
     def update(
@@ -68,7 +68,7 @@ class TreePass(Cache):  # type: ignore[misc]
         self._store(layer_idx, key_states, value_states)
         return key_states, value_states
 
-    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, options: ScoreOptions) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         raise NotImplementedError
 
@@ -77,24 +77,19 @@ class TreePass(Cache):  # type: ignore[misc]
 
 
 class RaggedPass(TreePass):
-    """A pass without padding: a flat row of tokens, in which each sequence has as many as it needs.
-
-    Args:
-        parts: In the order of the flat row.
-    """
+    """A pass without padding: one flat row with the tokens of all parts, in order."""
 
     def __init__(self, parts: Sequence[SequencePart]) -> None:
         super().__init__()
         self._parts = parts
         self._lengths = [len(part.tokens) for part in parts]
 
-    def attend(self, query: torch.Tensor, window: int | None, scores: Scores) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, window: int | None, options: ScoreOptions) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         attended = []
         for part, own in zip(self._parts, torch.split(query, self._lengths, 2), strict=True):
             keys, values = part.read(self._layer, query.device)
-            mask = partial(part.mask_tensor, window, query)
-            attended.append(attend(own, keys, values, mask, scores))
+            attended.append(attend(own, keys, values, partial(part.mask_tensor, window, query), options))
         return (attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)).transpose(1, 2)
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -117,10 +112,10 @@ def tree_attention(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The function that models call; see `TreePass.attend`. Their own mask is ignored: a pass brings its masks."""
+    """The attention function that models call. Their mask is ignored: the current `TreePass` has its own masks."""
     if position_bias is not None:
         raise NotImplementedError("attention with a position bias")
-    return _running.get().attend(query, sliding_window, Scores(scaling, softcap, s_aux)), None
+    return _current_pass.get().attend(query, sliding_window, ScoreOptions(scaling, softcap, s_aux)), None
 
 
 AttentionInterface.register(NAME, tree_attention)
@@ -131,50 +126,44 @@ def attend(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: Callable[[int], torch.Tensor],
-    scores: Scores,
+    options: ScoreOptions,
 ) -> torch.Tensor:
     """Attention of rows of tokens, each row to its own keys and values, which are not copied.
 
     Args:
-        query: `[rows, heads, tokens, dim]`.
-        keys: `[rows, kv_heads, slots, dim]`.
-        values: The same.
-        mask: Called with a number of repeats, gives `[..., repeats * tokens, slots]`: 0 where a token attends to a
+        query: `[rows, heads, tokens, dim]`, as the result.
+        keys: `[rows, kv_heads, slots, dim]`, as the values.
+        mask: Called with a number of repeats, returns `[..., repeats * tokens, slots]`: 0 where a token attends to a
             slot, else -inf.
-        scores: How the layer changes them.
-
-    Returns:
-        `[rows, heads, tokens, dim]`.
     """
     rows, heads, tokens, dim = query.shape
     group = heads // keys.shape[1]
-    if scores.softcap is not None or scores.sinks is not None:
-        attended = _plain(query, keys, values, mask(group), scores)
-    elif tokens <= _FEW or group == 1 or rows > 1:
+    if options.softcap is not None or options.sinks is not None:
+        attended = _attend_eagerly(query, keys, values, mask(group), options)
+    elif tokens <= _FEW_TOKENS or group == 1 or rows > 1:
         merged = query.reshape(rows, -1, group * tokens, dim)
-        attended = scaled_dot_product_attention(merged, keys, values, attn_mask=mask(group), scale=scores.scaling)
+        attended = scaled_dot_product_attention(merged, keys, values, attn_mask=mask(group), scale=options.scaling)
     else:
         keys, values = (part[0, :, None].expand(-1, group, -1, -1) for part in (keys, values))
         grouped = query.reshape(-1, group, tokens, dim)
-        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask(1), scale=scores.scaling)
+        attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask(1), scale=options.scaling)
     return attended.reshape(rows, heads, tokens, -1)
 
 
-def _plain(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, how: Scores
+def _attend_eagerly(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, options: ScoreOptions
 ) -> torch.Tensor:
-    """With soft-capped scores or attention sinks; half precision takes the softmax in float32."""
+    """With soft-capped scores or attention sinks. In half precision, the softmax runs in float32."""
     rows, _, tokens, dim = query.shape
-    merged = query.reshape(rows, keys.shape[1], -1, dim)  # the heads that share keys are read as one
-    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if how.scaling is None else how.scaling)
-    if how.softcap is not None:
-        scores = torch.tanh(scores / how.softcap) * how.softcap
+    merged = query.reshape(rows, keys.shape[1], -1, dim)  # heads that share keys as one head
+    scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if options.scaling is None else options.scaling)
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
     scores = scores + mask
-    if how.sinks is not None:
-        sink = (
-            how.sinks[:, None].expand(-1, tokens).reshape(1, keys.shape[1], -1, 1)
-        )  # [1, kv_heads, group * tokens, 1]
-        scores = torch.cat([scores, sink.expand(rows, -1, -1, -1).to(scores.dtype)], dim=-1)
+    if options.sinks is not None:
+        sinks = options.sinks[:, None].expand(-1, tokens)
+        sinks = sinks.reshape(1, keys.shape[1], -1, 1)  # [1, kv_heads, group * tokens, 1]
+        scores = torch.cat([scores, sinks.expand(rows, -1, -1, -1).to(scores.dtype)], dim=-1)
     exact = torch.promote_types(query.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)
     return weights[..., : keys.shape[2]] @ values

@@ -12,19 +12,19 @@ import torch
 
 from adafuse_core.text.ids import Ids
 
-_ROWS = 16  # of logits that are made log-probabilities at a time
-_AT_HAND = 8  # likeliest tokens that are read with every distribution
+_BLOCK_ROWS = 16  # rows of logits per log-softmax
+_TOP = 8  # likeliest tokens that are copied to the CPU with every distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A next-token distribution: its likeliest tokens, and all of it as a row of a table.
+    """A next-token distribution: its likeliest tokens, and the whole of it as a row of a table.
 
     Args:
-        ids: Likeliest token ids; equal log-probabilities go by the lower id.
+        ids: Likeliest token ids, likeliest first; equal log-probabilities in order of id.
         logprobs: Their natural log-probabilities.
-        table: `[rows, vocab]` log-probabilities of a whole pass.
-        row: Which row.
+        table: Log-probabilities of a whole pass, `[rows, vocab]`.
+        row: Row of the table.
     """
 
     ids: Ids
@@ -33,44 +33,44 @@ class Distribution:
     row: int
 
     def top(self, count: int) -> tuple[Ids, tuple[float, ...]]:
-        """So many of the likeliest tokens and their log-probabilities."""
-        if count <= len(self.ids) or len(self.ids) < _AT_HAND:  # there are no more
+        """The `count` likeliest tokens and their log-probabilities; fewer if no others have a probability above 0."""
+        if count <= len(self.ids) or len(self.ids) < _TOP:
             return self.ids[:count], self.logprobs[:count]
-        ids, logprobs = likeliest(self.table[self.row][None], count)
+        ids, logprobs = top_k(self.table[self.row][None], count)
         return _possible(ids[0], logprobs[0])
 
 
-def masked(known: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
+def masked(unmasked: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]:
     """Distributions renormalized over the tokens that a mask allows.
 
     Args:
-        known: Each distribution with its mask: one bit for each token, lowest first. All on one device.
+        unmasked: Each distribution with its mask, one bit per token, lowest bit first. All tables on one device.
 
     Raises:
-        ValueError: No token of a table is allowed.
+        ValueError: A mask allows no token.
     """
-    tables = [distribution.table[distribution.row] for distribution, _ in known]
-    barred = np.ones((len(known), len(tables[0])), dtype=bool)
-    for row, (_, allowed) in enumerate(known):
-        flags = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: barred.shape[1]]
-        barred[row, : len(flags)] = flags == 0
-    if barred.all(axis=1).any():
+    tables = [distribution.table[distribution.row] for distribution, _ in unmasked]
+    excluded = np.ones((len(unmasked), len(tables[0])), dtype=bool)
+    for row, (_, mask) in enumerate(unmasked):
+        flags = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[: excluded.shape[1]]
+        excluded[row, : len(flags)] = flags == 0
+    if excluded.all(axis=1).any():
         raise ValueError("no token is allowed")
     with torch.inference_mode():
         values = torch.stack(tables)  # [rows, vocab]
-        table = torch.log_softmax(values.masked_fill(torch.from_numpy(barred).to(values.device), -math.inf), dim=-1)
-        ids, logprobs = likeliest(table, _AT_HAND)
-    return [Distribution(*_possible(ids[row], logprobs[row]), table, row) for row in range(len(known))]
+        table = torch.log_softmax(values.masked_fill(torch.from_numpy(excluded).to(values.device), -math.inf), dim=-1)
+        ids, logprobs = top_k(table, _TOP)
+    return [Distribution(*_possible(ids[row], logprobs[row]), table, row) for row in range(len(unmasked))]
 
 
 def _possible(ids: list[int], logprobs: list[float]) -> tuple[Ids, tuple[float, ...]]:
-    """Without the tokens that have no probability."""
+    """Without the tokens of probability 0, which are last."""
     count = sum(value > -math.inf for value in logprobs)
     return tuple(ids[:count]), tuple(logprobs[:count])
 
 
 def distributions(logits: torch.Tensor) -> list[Distribution]:
-    """The distribution of each row of `[rows, vocab]` logits, whose memory is reused for the result.
+    """The distribution of each row of `[rows, vocab]` logits. Overwrites the logits.
 
     Raises:
         FloatingPointError: A logit is NaN or infinite.
@@ -78,16 +78,16 @@ def distributions(logits: torch.Tensor) -> list[Distribution]:
     with torch.inference_mode():
         table = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         finite = torch.ones((), dtype=torch.bool, device=table.device)
-        for start in range(0, len(table), _ROWS):  # a second table would be the largest tensor of a scoring pass
-            block = table[start : start + _ROWS]
+        for start in range(0, len(table), _BLOCK_ROWS):  # a second table would be the largest tensor of a scoring pass
+            block = table[start : start + _BLOCK_ROWS]
             finite &= torch.isfinite(block).all()
-            table[start : start + _ROWS] = torch.log_softmax(block, dim=-1)
-        ids, values = likeliest(table, _AT_HAND, valid=finite)
+            table[start : start + _BLOCK_ROWS] = torch.log_softmax(block, dim=-1)
+        ids, values = top_k(table, _TOP, valid=finite)
     return [Distribution(tuple(ids[row]), tuple(values[row]), table, row) for row in range(len(ids))]
 
 
 def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
-    """Log-probabilities of tokens, each in its distribution; one transfer per table, none for the likeliest tokens."""
+    """Log-probability of each token in its distribution. One transfer per table, none for the likeliest tokens."""
     by_table: dict[int, list[int]] = {}
     values = [0.0] * len(wanted)
     for index, (distribution, token) in enumerate(wanted):
@@ -104,42 +104,34 @@ def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
     return values
 
 
-def likeliest(
+def top_k(
     values: torch.Tensor, count: int, *, valid: torch.Tensor | None = None
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """The `count` highest of each row, highest first; equal ones go by the lower index.
-
-    Args:
-        values: `[rows, vocab]`.
-        count: How many.
-        valid: A single truth value, looked at in the same transfer from the device.
-
-    Returns:
-        Indices and values, `[rows][count]`.
+    """Indices and values of the `count` highest of each row `[rows, vocab]`, highest first; ties in order of index.
 
     Raises:
-        FloatingPointError: Not valid.
+        FloatingPointError: `valid` is false, a boolean scalar that is read in the same transfer from the device.
     """
     count = min(count, values.shape[-1])
     top, index = torch.topk(values, min(count + 1, values.shape[-1]), dim=-1)  # one more, which may equal the last
     ties = (top[:, 1:] == top[:, :-1]).any()
     top, index = top[:, :count], index[:, :count]
-    indices, highest, flags = _fetch(index, top, ties[None] if valid is None else torch.stack([ties, ~valid]))
+    indices, highest, flags = _to_numpy(index, top, ties[None] if valid is None else torch.stack([ties, ~valid]))
     if flags[1:].any():
         raise FloatingPointError("NaN or infinite logits")
-    if flags[0]:  # topk leaves the order of equal values open
+    if flags[0]:  # `torch.topk` does not define the order of equal values
         top, index = torch.sort(values, dim=-1, descending=True, stable=True)
-        indices, highest = _fetch(index[:, :count], top[:, :count])
+        indices, highest = _to_numpy(index[:, :count], top[:, :count])
     return indices.tolist(), highest.tolist()
 
 
-def _fetch(*tensors: torch.Tensor) -> list[Any]:
-    """Arrays of tensors on one device, in one transfer."""
+def _to_numpy(*tensors: torch.Tensor) -> list[Any]:
+    """Copies of tensors on one device as arrays, in one transfer."""
     parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     content = np.asarray(torch.cat(parts).cpu())
     ends = np.cumsum([len(part) for part in parts])
     arrays = []
     for tensor, end, part in zip(tensors, ends, parts, strict=True):
-        kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
-        arrays.append(content[end - len(part) : end].copy().view(kind).reshape(tensor.shape))
+        dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        arrays.append(content[end - len(part) : end].copy().view(dtype).reshape(tensor.shape))
     return arrays

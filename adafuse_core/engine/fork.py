@@ -1,9 +1,9 @@
-"""KV memory by forking: caches of the model are kept at some contexts, and every pass works on a fork of one.
+"""KV store by forking: the model's caches are kept at some contexts, and every pass works on a fork of one.
 
-A dynamic cache layer *re-binds* its tensors when it grows, so copying the layer objects and sharing the tensors is an
-exact snapshot at no cost. Contexts that branch are rows of one batch. Nothing is ever cropped, so sliding-window,
-chunked and recurrent layers are as exact as full attention. (Measured on twelve model families; `selftest.py` checks
-the model at hand.)
+A dynamic cache layer *re-binds* its tensors when it grows, so a copy of the layer objects that shares their tensors is
+an exact snapshot at no cost. Contexts that branch are rows of one batch. No cache is ever cropped, so sliding-window,
+chunked and recurrent layers are as exact as full attention. (Measured on twelve model families; `selftest.py` tests
+each loaded model.)
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from adafuse_core.engine.memo import Memo, Node
 from adafuse_core.engine.read_request import ReadRequest, paths_to_read
 from adafuse_core.text.ids import Ids
 
-_GENERATIONS = 2  # passes whose last states are kept: a draft reads one token beyond the word that is committed
+_KEPT_PASSES = 2  # whose states are kept: a draft reads one token beyond the word that is committed
 
 
 @dataclass
 class State:
-    """The model after some contexts: a cache, and which row of it."""
+    """The model's state after a context: one row of a cache that has `rows` rows."""
 
     cache: Any
     row: int
@@ -37,20 +37,20 @@ class State:
 
 @dataclass
 class Snapshots:
-    """What is kept of one sequence: the state after its trunk, after its last words, and after the newest passes."""
+    """The kept states of one sequence: after its trunk, near its committed end (the anchor), and of the last passes."""
 
     trunk: Any
     trunk_read: int = 0
     anchor: Node | None = None
-    newest: deque[list[Node]] = field(default_factory=deque)
+    passes: deque[list[Node]] = field(default_factory=deque)  # nodes with a state, oldest pass first
 
 
 class ForkStore:
     """Reads each request with forks of the caches that earlier passes left.
 
     Args:
-        model: One that `selftest.py` found to continue from forks.
-        chunk: Most tokens of a prompt that one pass reads.
+        model: A model for which `store_problem` returned None.
+        chunk: Most prompt tokens that one pass reads.
     """
 
     kind = "fork"
@@ -60,7 +60,7 @@ class ForkStore:
         self._chunk = chunk
 
     def read(self, requests: Sequence[ReadRequest]) -> None:
-        """One chunk of each prompt, or one pass for each cache that contexts grow from; see `Store.read`."""
+        """One chunk of each prompt, or one pass for each cache that contexts continue; see `Store.read`."""
         for request in requests:
             ends = request.ends()
             try:
@@ -70,7 +70,7 @@ class ForkStore:
                 raise
 
     def commit(self, memo: Memo, context: Ids) -> None:
-        """Make a context the committed one, and keep the state nearest to it; see `Store.commit`."""
+        """Make a context the committed one, and keep the state nearest to its end; see `Store.commit`."""
         memo.commit(context)
         kept: Snapshots | None = memo.kv
         if kept is None:
@@ -85,11 +85,11 @@ class ForkStore:
         kept: Snapshots | None = memo.kv
         if kept is None:
             return 0
-        nodes = {node for nodes in kept.newest for node in nodes} | ({kept.anchor} if kept.anchor else set())
+        nodes = {node for nodes in kept.passes for node in nodes} | ({kept.anchor} if kept.anchor else set())
         return kept.trunk_read + sum(node.depth for node in nodes if node.kv is not None)
 
     def tokens_needed(self, request: ReadRequest) -> int:
-        """Upper bound of `tokens_held` after the next `read` of this request; each row becomes a state."""
+        """See `Store.tokens_needed`; each row becomes a state."""
         rows = paths_to_read(request.ends(), _path)
         return self.tokens_held(request.memo) + sum(path[-1].depth for path in rows)
 
@@ -102,20 +102,18 @@ class ForkStore:
             self._model.forward([ids], kept.trunk, last=1)
             kept.trunk_read += len(ids)
             return
-        groups: dict[int, list[tuple[State, list[Node]]]] = {}
+        groups: dict[int, list[tuple[State, list[Node]]]] = {}  # by cache
         for path in paths_to_read(ends, _path):
             above = path[0].parent
             state = above.kv if above is not None and above.kv is not None else State(kept.trunk, 0, 1)
             groups.setdefault(id(state.cache), []).append((state, path))
-        if not groups:
-            return
-        made = [node for group in groups.values() for node in self._run(group)]
-        kept.newest.append(made)
-        if len(kept.newest) > _GENERATIONS:
-            self._release(kept, kept.newest.popleft())
+        if groups:
+            kept.passes.append([node for group in groups.values() for node in self._run(group)])
+            if len(kept.passes) > _KEPT_PASSES:
+                self._release(kept, kept.passes.popleft())
 
     def _run(self, group: Sequence[tuple[State, list[Node]]]) -> list[Node]:
-        """Read paths that grow from one cache; returns the nodes that get a state."""
+        """Read paths that continue one cache; returns the nodes that get a state."""
         first = group[0][0]
         cache = _fork(first.cache)
         rows = [state.row for state, _ in group]
@@ -134,20 +132,21 @@ class ForkStore:
         picked = logits.flatten(0, 1)[torch.tensor(list(wanted.values()), device=logits.device)]
         for node, distribution in zip(wanted, distributions(picked), strict=True):
             node.distribution = distribution
-        full = [(row, path[-1]) for row, (_, path) in enumerate(group) if len(path) == longest]
-        for row, node in full:
+        unpadded = [(row, path[-1]) for row, (_, path) in enumerate(group) if len(path) == longest]
+        for row, node in unpadded:
             node.kv = State(cache, row, len(group))
-        return [node for _, node in full]
+        return [node for _, node in unpadded]
 
     def _release(self, kept: Snapshots, nodes: Sequence[Node]) -> None:
-        alive = {id(node) for nodes in kept.newest for node in nodes} | {id(kept.anchor)}
+        """Drop the states of nodes, except the anchor's and those of the kept passes."""
+        alive = {id(node) for nodes in kept.passes for node in nodes} | {id(kept.anchor)}
         for node in nodes:
             if id(node) not in alive:
                 node.kv = None
 
 
 def _path(end: Node) -> list[Node]:
-    """The nodes below the nearest state above a node, down to it."""
+    """The nodes from below the nearest ancestor with a state down to a node."""
     path = [end]
     while path[-1].parent is not None and path[-1].parent.parent is not None and path[-1].parent.kv is None:
         path.append(path[-1].parent)
@@ -155,7 +154,7 @@ def _path(end: Node) -> list[Node]:
 
 
 def _fork(cache: DynamicCache) -> Any:
-    """A cache that grows apart from this one. Keys and values are shared, they are never written in place."""
+    """An independent copy of a cache that shares its keys and values, which are never written in place."""
     fork = copy.copy(cache)
     fork.layers = []
     for layer in cache.layers:
@@ -168,7 +167,7 @@ def _fork(cache: DynamicCache) -> Any:
 
 
 def _cloned(value: Any) -> Any:
-    """Recurrent and convolution states are written in place, so a fork needs its own."""
+    """A copy of recurrent or convolution states, which the model writes in place."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, dict):

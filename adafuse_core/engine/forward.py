@@ -14,7 +14,7 @@ from adafuse_core.forks import PassLock
 
 
 class Model:
-    """A causal language model of transformers, with just the calls that the engine makes.
+    """A causal language model of transformers, with the calls that the engine needs.
 
     Attributes:
         forwards: Forward passes so far.
@@ -26,11 +26,11 @@ class Model:
         self.forwards = 0
         self.tokens = 0
         self._lock = PassLock()
-        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @property
     def device(self) -> torch.device:
-        """Where input ids go; offloaded embeddings say where they run."""
+        """Device of the input ids; for offloaded embeddings, the device that computes them."""
         embeddings = self.module.get_input_embeddings()
         device: torch.device = embeddings.weight.device
         if device.type == "meta":
@@ -39,84 +39,67 @@ class Model:
 
     @property
     def vocab_size(self) -> int:
-        """Token ids that can be read."""
+        """Number of token ids that the model can read."""
         return int(self.module.get_input_embeddings().weight.shape[0])
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache with the layer kinds this model wants."""
+        """An empty cache with the layer types of this model."""
         return DynamicCache(config=self.module.config)
 
     def forward(self, rows: Sequence[Sequence[int]], cache: Any = None, *, last: int | None = None) -> torch.Tensor:
-        """Read rows of token ids after the tokens of a cache, which grows by them.
-
-        Args:
-            rows: `[rows, tokens]`, of one length.
-            cache: Of the same number of rows; None for no cache.
-            last: How many of the last tokens need logits; None for all.
+        """Read token ids `[rows, tokens]` after the tokens of a cache with as many rows, which is extended.
 
         Returns:
-            `[rows, tokens, vocab]`, or `[rows, last, vocab]`.
+            Logits `[rows, tokens, vocab]`, or `[rows, last, vocab]` of the last tokens only.
         """
         options = {"use_cache": True, "past_key_values": cache} if cache is not None else {"use_cache": False}
-        logits = self._call(rows, last or 0, **options)
+        logits: torch.Tensor = self._outputs(rows, last or 0, **options).logits
         return logits[:, -last:] if last else logits
 
     def extend_cache(
         self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int
     ) -> tuple[torch.Tensor, Any]:
-        """Read rows after the tokens of a cache that the model made itself, or have it make one.
+        """Read token ids `[rows, tokens]` after the cache that the previous pass returned, or create one if None.
 
-        Args:
-            rows: `[rows, tokens]`, of one length.
-            cache: What the last such pass returned, or None.
-            name: Under which the model takes its cache, and hands it out.
-            last: How many of the last tokens need logits.
+        The model takes and returns the cache under this name.
 
         Returns:
-            `[rows, last, vocab]`, and the cache; None if the model hands out none.
+            Logits `[rows, last, vocab]` of the last tokens, and the cache; None if the model returns no cache.
         """
         outputs = self._outputs(rows, last, use_cache=True, **({} if cache is None else {name: cache}))
         return outputs.logits[:, -last:], getattr(outputs, name, None)
 
-    def read(self, tokens: Sequence[int], positions: Sequence[int], tree: Any, keep: Sequence[int]) -> torch.Tensor:
-        """Read a flat row of tokens of many sequences.
+    def read_tree(
+        self, tokens: Sequence[int], positions: Sequence[int], tree: Any, keep: Sequence[int]
+    ) -> torch.Tensor:
+        """Read a flat row of tokens of many sequences, with the position of each token in its sequence.
 
-        Args:
-            tokens: `[tokens]`.
-            positions: Of each token in its own sequence.
-            tree: The `TreePass` that says what each token attends to.
-            keep: Indices of the tokens after which logits are needed.
-
-        Returns:
-            `[len(keep), vocab]`.
+        The `TreePass` has the attention masks. Returns the logits of the tokens at the indices `keep`,
+        `[len(keep), vocab]`.
         """
         rows = list(keep)  # not a tensor: the last layer may be on another device than the input
         options = {"use_cache": True, "past_key_values": tree, "position_ids": self._ids([positions])}
-        logits = self._call([tokens], rows, **options)[0]
-        return logits if self._keeps else logits[rows]
+        logits: torch.Tensor = self._outputs([tokens], rows, **options).logits[0]
+        return logits if self._takes_logits_to_keep else logits[rows]
 
-    def flat(self, tokens: torch.Tensor, positions: torch.Tensor, tree: Any) -> torch.Tensor:
-        """As `read`, for tensors `[1, tokens]`, with all logits; to be called inside of `passing`."""
+    def read_tensors(self, tokens: torch.Tensor, positions: torch.Tensor, tree: Any) -> torch.Tensor:
+        """As `read_tree`, for tensors `[1, tokens]` and all logits. The caller holds `exclusive_pass`."""
         outputs = self.module(input_ids=tokens, position_ids=positions, past_key_values=tree, use_cache=True)
         logits: torch.Tensor = outputs.logits[0]
         return logits
 
     @contextmanager
-    def passing(self, tokens: int) -> Iterator[None]:
-        """Around a pass over this many tokens: nobody else uses the model meanwhile."""
+    def exclusive_pass(self, tokens: int) -> Iterator[None]:
+        """Hold the model's lock for a pass over this many tokens."""
         with self._lock, torch.inference_mode():
             self.forwards += 1
             self.tokens += tokens
             yield
 
-    def _call(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> torch.Tensor:
-        logits: torch.Tensor = self._outputs(rows, keep, **options).logits
-        return logits
-
     def _outputs(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> Any:
-        if self._keeps:
+        if self._takes_logits_to_keep:
             options["logits_to_keep"] = keep
-        with self.passing(len(rows) * len(rows[0])):
+        with self.exclusive_pass(len(rows) * len(rows[0])):
             return self.module(input_ids=self._ids(rows), **options)
 
     def _ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""What is known of one growing context: a tree of tokens, with the next-token distribution after each of them.
+"""The next-token distributions of one sequence, in a tree of tokens.
 
-Most of the prompt (the trunk) is a plain list of tokens. Its last few tokens, the answer, and all candidates and
-guesses beyond the answer are nodes. A wrong guess is a node that nobody asks for.
+The first tokens of the prompt (the trunk) are a plain tuple. The last few prompt tokens, the answer, and all candidates
+and guesses that continue the answer are nodes. A wrong guess is a node that no request reads.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from adafuse_core.engine.distributions import Distribution
 from adafuse_core.text.ids import Ids, shared_length
 
-_TAIL = 4  # last tokens of a prompt that are nodes: an answer may replace a token on the seam
-_KEPT_ROWS = 3  # newest committed tokens that keep their distribution: the next word may replace a token on the seam
+_TAIL_TOKENS = 4  # last prompt tokens that are nodes: the answer may retokenize the end of the prompt
+_KEPT_DISTRIBUTIONS = 3  # of the last committed tokens: the next word may retokenize the end
 
 
 class Node:
-    """One token after its parent; stands for the context that ends with it."""
+    """A token and its parent node; stands for the context that ends with this token."""
 
     __slots__ = ("children", "committed", "depth", "distribution", "kv", "parent", "token")
 
@@ -29,72 +29,68 @@ class Node:
         self.children: dict[int, Node] = {}
         self.distribution: Distribution | None = None
         self.committed = False
-        self.kv: Any = None  # written by the store: where it keeps the token's keys and values; None if unread
+        self.kv: Any = None  # set by the store: where the token's keys and values are; None if no pass has read it
 
     def path(self, below: Node | None = None) -> Iterator[Node]:
-        """This node and its ancestors, upwards; only those below an ancestor if one is given."""
+        """This node and its ancestors, upwards; only the nodes below an ancestor if one is given."""
         node: Node | None = self
         while node is not None and node is not below:
             yield node
             node = node.parent
 
-    def descend(self) -> Iterator[Node]:
+    def subtree(self) -> Iterator[Node]:
         """This node and all its descendants, parents first."""
-        waiting = [self]
-        while waiting:
-            node = waiting.pop()
+        stack = [self]
+        while stack:
+            node = stack.pop()
             yield node
-            waiting += node.children.values()
+            stack += node.children.values()
 
-    def cut_branches(self) -> list[Node]:
-        """Remove the children that are not committed; returns them and all their descendants."""
+    def prune(self) -> list[Node]:
+        """Remove the uncommitted children; returns them and all their descendants."""
         branches = [child for child in self.children.values() if not child.committed]
         for branch in branches:
             del self.children[branch.token]
-        return [node for branch in branches for node in branch.descend()]
+        return [node for branch in branches for node in branch.subtree()]
 
 
 class Memo:
-    """The tree of one context.
+    """The tree of one sequence.
 
     Args:
-        ids: The context to begin with, non-empty.
+        ids: The first context, non-empty.
 
     Attributes:
         ids: The committed context.
         trunk: Its first tokens, which have no nodes; may be empty.
-        root: Stands for the trunk, above all nodes.
+        root: The parent of the first nodes; stands for the trunk.
         head: The node of the last committed token.
-        kv: Written by the store: its memory of the sequence. A reset of the memo sets it to None.
+        kv: Set by the store: its memory of the sequence. None after a reset of the memo.
     """
 
-    trunk: Ids
-    root: Node
     head: Node
-    kv: Any
 
     def __init__(self, ids: Ids) -> None:
-        self._plant(ids, len(ids) - _TAIL)
+        self._reset(ids, len(ids) - _TAIL_TOKENS)
 
-    def known(self, context: Ids) -> Distribution | None:
-        """The distribution after a context, if a pass has computed it."""
-        shared = self._shared(context)
+    def get(self, context: Ids) -> Distribution | None:
+        """The next-token distribution after a context; None if no pass has computed it."""
+        shared = self._shared_length(context)
         if shared < self.root.depth:
             return None
-        node = self._committed(shared)
+        node = self._committed_node(shared)
         for token in context[node.depth :]:
-            child = node.children.get(token)
-            if child is None:
+            if token not in node.children:
                 return None
-            node = child
+            node = node.children[token]
         return node.distribution
 
     def node(self, context: Ids) -> Node:
-        """The node of a context, made if it is missing. A context that ends inside the trunk resets the memo."""
-        shared = self._shared(context)
+        """The node of a context, created if missing. A context that ends in the trunk resets the memo first."""
+        shared = self._shared_length(context)
         if self.root.depth and shared <= self.root.depth:
-            self._plant(self.ids, shared - _TAIL)
-        node = self._committed(shared)
+            self._reset(self.ids, shared - _TAIL_TOKENS)
+        node = self._committed_node(shared)
         if node is not self.head:
             self._forks.add(node)
         for token in context[node.depth :]:
@@ -107,10 +103,10 @@ class Memo:
         """Make `ids` the committed context.
 
         Returns:
-            The nodes that are removed: those neither on its path nor below its end.
+            The removed nodes: all that neither lie on the path of `ids` nor continue it.
         """
         head = self.node(ids)
-        fork = next(node for node in head.path() if node.committed)  # where the old and the new context part
+        fork = next(node for node in head.path() if node.committed)  # where the new context leaves the old one
         for node in self.head.path(below=fork):
             node.committed = False
         new = list(head.path(below=fork))
@@ -118,40 +114,37 @@ class Memo:
             node.committed = True
         self.ids, self.head = ids, head
         self._forks.update((fork, *new))
-        removed = [node for fork in self._forks - {head} if fork.committed for node in fork.cut_branches()]
+        removed = [node for fork in self._forks - {head} if fork.committed for node in fork.prune()]
         self._forks.clear()
-        self._forget_old_distributions()
+        for node in islice(head.path(), _KEPT_DISTRIBUTIONS, None):
+            if node.distribution is None:
+                break  # earlier commits dropped the distributions above
+            node.distribution = None
         return removed
 
     def restart(self) -> None:
         """Forget everything but the committed context."""
-        self._plant(self.ids, len(self.trunk))
+        self._reset(self.ids, len(self.trunk))
 
-    def _plant(self, ids: Ids, trunk: int) -> None:
+    def _reset(self, ids: Ids, trunk: int) -> None:
         self.ids = ids
         self.trunk = ids[: max(0, trunk)]
         self.root = self.head = Node(-1, None, len(self.trunk))
         self.root.committed = True
-        self.kv = None
+        self.kv: Any = None
         self._forks: set[Node] = set()  # committed nodes above the head that may have uncommitted children
         for token in ids[len(self.trunk) :]:
             parent, self.head = self.head, Node(token, self.head, self.head.depth + 1)
             parent.children[token] = self.head
             self.head.committed = True
 
-    def _forget_old_distributions(self) -> None:
-        for node in islice(self.head.path(), _KEPT_ROWS, None):
-            if node.distribution is None:
-                break  # those above it were forgotten by earlier commits
-            node.distribution = None
-
-    def _shared(self, context: Ids) -> int:
-        """How many tokens a context has in common with the committed one."""
+    def _shared_length(self, context: Ids) -> int:
+        """Length of the longest common prefix of a context and the committed one."""
         length = min(len(context), len(self.ids))
         return length if context[:length] == self.ids[:length] else shared_length(context, self.ids)
 
-    def _committed(self, depth: int) -> Node:
-        """The committed node at a depth; the root if that lies in the trunk."""
+    def _committed_node(self, depth: int) -> Node:
+        """The committed node at a depth; the root if the depth lies in the trunk."""
         node = self.head
         while node.depth > depth and node.parent is not None:
             node = node.parent

@@ -1,20 +1,20 @@
-"""Whether a loaded model is a causal language model that computes numbers."""
+"""Checks that a loaded model is a causal language model with finite logits."""
 
 from __future__ import annotations
 
 import torch
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.trials import LENGTH, agree, junk
+from adafuse_core.engine.trials import TEXT_LENGTH, agree, sample_ids
 
 
 def is_finite(model: Model) -> bool:
     """Whether the model's logits are finite; half precision may overflow."""
-    return bool(torch.isfinite(model.forward([junk(model, LENGTH)])).all())
+    return bool(torch.isfinite(model.forward([sample_ids(model, TEXT_LENGTH)])).all())
 
 
 def is_causal(model: Model) -> bool:
-    """Whether later tokens leave earlier distributions alone; encoder-only models fail this."""
-    ids = junk(model, LENGTH)
+    """Whether distributions are independent of later tokens; false for encoder-only models."""
+    ids = sample_ids(model, TEXT_LENGTH)
     changed = [*ids[:-1], ids[0]]
     return agree(model.forward([ids])[0, :-1], model.forward([changed])[0, :-1], model.module.dtype)

@@ -1,6 +1,7 @@
-"""Where keys and values lie: one slot per token of a sequence, in tensors of its own or in a pool of all sequences.
+"""Memory for keys and values: one slot per token of a sequence.
 
-Both kinds of memory have the same methods.
+The tensors belong to one sequence (`OwnMemory`) or to a pool of all sequences (`PooledMemory`). Both classes have the
+same methods.
 """
 
 from __future__ import annotations
@@ -18,45 +19,36 @@ from numpy.typing import NDArray
 from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.forks import renew_after_fork
 
-BLANK, WASTE = 0, 1  # places of a pool that no sequence gets: one stays zero, padding writes to the other
-_FIRST_PLACES = 4096  # or an eighth of the most
-_EVEN = 64  # slots: masks are a multiple of this wide, so that kernels meet few sizes, and aligned ones
-_SHARE = 24  # a sequence grows by this part of what it holds: a larger one would leave more memory unused
+ZERO_CELL, SCRATCH_CELL = 0, 1  # pool cells of no sequence: one stays zero, padding tokens write to the other
+_FIRST_CELLS = 4096  # or an eighth of `max_kv_tokens`
+_MASK_MULTIPLE = 64  # mask widths are multiples of this many slots: few sizes for the kernels, and aligned ones
+_GROWTH_DIVISOR = 24  # a sequence grows by this fraction of its capacity; a larger one would leave more memory unused
 
 Address = slice | torch.Tensor
 
 
-def grown(capacity: int, used: int, most: int | None) -> int:
-    """The capacity for `used` slots: the old one if they fit, else a larger one that serves some more tokens.
+def grown(capacity: int, used: int, max_kv_tokens: int | None) -> int:
+    """The capacity for `used` slots: unchanged if they fit, otherwise larger, with spare slots.
 
-    Args:
-        capacity: The old one.
-        used: Slots that are needed.
-        most: Bound on slots that are not needed yet.
+    Spare slots do not raise the capacity above `max_kv_tokens`.
     """
     if used <= capacity:
         return capacity
-    more = capacity + max(SPARE_TOKENS, capacity // _SHARE)
-    return max(used, more if most is None else min(more, most))
+    more = capacity + max(SPARE_TOKENS, capacity // _GROWTH_DIVISOR)
+    return max(used, more if max_kv_tokens is None else min(more, max_kv_tokens))
 
 
 class Slots:
-    """The slots of one sequence, used in any order; freed ones are used again.
+    """The slots of one sequence, taken in any order; freed slots are reused. `grown` explains `max_kv_tokens`."""
 
-    Args:
-        capacity: Slots to begin with.
-        memory: Keeps their keys and values.
-        most: See `grown`.
-    """
-
-    def __init__(self, capacity: int, memory: OwnMemory | RentedMemory, most: int | None = None) -> None:
+    def __init__(self, capacity: int, memory: OwnMemory | PooledMemory, max_kv_tokens: int | None = None) -> None:
         self.capacity = capacity
-        self._most = most
         self.memory = memory
-        self.used = 0  # from this slot on, none was ever written
-        self.trunk_read = 0  # tokens of the trunk that were read; they have the first slots, in order
-        self.committed_mask = np.full(capacity, -np.inf, np.float32)  # 0: trunk and committed nodes
+        self.used = 0  # slots from here on were never written
+        self.trunk_read = 0  # trunk tokens read so far; they have the first slots, in order
+        self.committed_mask = np.full(capacity, -np.inf, np.float32)  # 0 for the trunk and committed nodes
         self.positions = np.zeros(capacity, np.int64)
+        self._max_kv_tokens = max_kv_tokens
         self._free: list[int] = []
         memory.grow(capacity)
 
@@ -68,200 +60,186 @@ class Slots:
         return self.used - 1
 
     def capacity_for(self, count: int) -> int:
-        """The capacity after taking this many slots."""
-        return grown(self.capacity, self.used + max(0, count - len(self._free)), self._most)
+        """The capacity after taking `count` slots."""
+        return grown(self.capacity, self.used + max(0, count - len(self._free)), self._max_kv_tokens)
 
     def extend(self, count: int) -> None:
-        """Take slots behind all others."""
+        """Take `count` slots after all used ones."""
         self.used += count
         if self.used > self.capacity:
-            self.capacity = grown(self.capacity, self.used, self._most)
+            self.capacity = grown(self.capacity, self.used, self._max_kv_tokens)
             more = self.capacity - len(self.committed_mask)
             self.committed_mask = np.concatenate([self.committed_mask, np.full(more, -np.inf, np.float32)])
             self.positions = np.concatenate([self.positions, np.zeros(more, np.int64)])
             self.memory.grow(self.capacity)
 
     @property
-    def visible(self) -> int:
-        """Width of masks: the slots in use, and a few more; see `_EVEN`."""
-        return min(self.capacity, -(-self.used // _EVEN) * _EVEN)
+    def mask_width(self) -> int:
+        """The used slots, rounded up; see `_MASK_MULTIPLE`."""
+        return min(self.capacity, -(-self.used // _MASK_MULTIPLE) * _MASK_MULTIPLE)
 
     def free(self, slot: int) -> None:
-        """Give a slot back."""
+        """Return a slot."""
         heapq.heappush(self._free, slot)
 
 
 class OwnMemory:
-    """Tensors of one sequence alone, on whatever device each layer runs."""
+    """Tensors of a single sequence; each layer's are on the device of the layer."""
 
     def __init__(self) -> None:
         self._capacity = 0
-        self._layers: dict[int, dict[str, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
+        self.layers: dict[int, dict[str, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
 
     def grow(self, capacity: int) -> None:
-        """Have room for this many slots, in each layer from its next write on."""
+        """Make room for `capacity` slots; each layer's tensors grow at its next write."""
         self._capacity = capacity
 
     def address(self, slots: Sequence[int], device: torch.device) -> Address:
-        """What `write` and `read` take for these slots on a device: found once per pass, used once per layer.
+        """Index of these slots for `write` and `read`, computed once per pass and device.
 
-        A slice where the slots are neighbours, so that reading copies nothing.
+        A slice if the slots are contiguous, so that reading does not copy.
         """
         if slots and slots[-1] - slots[0] == len(slots) - 1 and all(b > a for a, b in pairwise(slots)):
             return slice(slots[0], slots[-1] + 1)
         return torch.tensor(slots, dtype=torch.long, device=device)
 
     def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
-        held = self._layers.setdefault(layer, {})
+        """Store a layer's keys and values, `[1, kv_heads, slots, dim]`."""
+        tensors = self.layers.setdefault(layer, {})
         for kind, new in (("keys", keys), ("values", values)):
-            if kind not in held or held[kind].shape[2] < self._capacity:
-                held[kind] = self._enlarged(held.get(kind), new)  # the old keys are gone before values are copied
-            store = held[kind]
+            if kind not in tensors or tensors[kind].shape[2] < self._capacity:
+                # The old keys are freed before the values are copied.
+                tensors[kind] = _enlarged(tensors.get(kind), new, self._capacity, 2)
             if isinstance(address, slice):
-                store[:, :, address] = new
+                tensors[kind][:, :, address] = new
             else:
-                store.index_copy_(2, address, new)
+                tensors[kind].index_copy_(2, address, new)
 
     def read(self, layer: int, address: Address) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer, `[1, kv_heads, slots, dim]`."""
-        held = self._layers[layer]
-        return held["keys"][:, :, address], held["values"][:, :, address]
-
-    def layers(self) -> int:
-        """Number of layers that stored keys."""
-        return len(self._layers)
+        tensors = self.layers[layer]
+        return tensors["keys"][:, :, address], tensors["values"][:, :, address]
 
     def drop(self) -> None:
-        """Give everything up after a failed pass, which may have written NaN."""
-        self._layers.clear()
-
-    def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-        new = like.new_zeros(1, like.shape[1], self._capacity, like.shape[3])
-        if old is not None:
-            new[:, :, : old.shape[2]] = old
-        return new
+        """Free all tensors after a failed pass, which may have written NaN."""
+        self.layers.clear()
 
 
 class Pool:
-    """Keys and values of all sequences of a model, at addresses that stay: what recorded passes need.
+    """Keys and values of all sequences of a model, at fixed addresses as CUDA graphs need them.
 
-    Args:
-        device: The one that all layers run on.
-        most: Bound on places that are not needed yet.
+    A token has one cell. All layers are on one device. Spare cells do not raise the size above `max_kv_tokens`.
 
     Attributes:
-        moved: How often its tensors were replaced by larger ones.
+        moves: How often a tensor was replaced by a larger one.
     """
 
-    def __init__(self, device: torch.device, most: int | None = None) -> None:
+    def __init__(self, device: torch.device, max_kv_tokens: int | None = None) -> None:
         self.device = device
-        self.moved = 0
-        self._most = most
-        self._size = WASTE + 1
+        self.moves = 0
+        self._max_kv_tokens = max_kv_tokens
+        self._size = SCRATCH_CELL + 1
         self._free: list[int] = []
-        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [places, kv_heads, dim]
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [cells, kv_heads, dim]
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Make a new lock."""
-        self._lock = threading.Lock()  # sequences are forgotten by any thread
-
-    def rent(self) -> RentedMemory:
-        """Memory for one sequence; its places come back when it is forgotten."""
-        return RentedMemory(self)
+        self._lock = threading.Lock()  # any thread may drop a sequence
 
     def take(self, count: int) -> list[int]:
-        """Take places; when there are not enough, the pool becomes twice as large."""
+        """Take cells. If too few are free, the pool doubles, or grows as far as `max_kv_tokens` allows."""
         with self._lock:
             if len(self._free) < count:
-                size = max(_FIRST_PLACES, 2 * self._size)
-                if self._most is not None:
-                    size = min(max(size, self._most // 8), self._most + WASTE + 1)
+                size = max(_FIRST_CELLS, 2 * self._size)
+                if self._max_kv_tokens is not None:
+                    size = min(max(size, self._max_kv_tokens // 8), self._max_kv_tokens + SCRATCH_CELL + 1)
                 size = max(size, self._size + count - len(self._free))
                 self._free[:0] = range(size - 1, self._size - 1, -1)
                 self._size = size
             return [self._free.pop() for _ in range(count)]
 
-    def give_back(self, places: list[int]) -> None:
-        """Make places free."""
+    def release(self, cells: list[int]) -> None:
+        """Return cells."""
         with self._lock:
-            self._free += (place for place in reversed(places) if place < self._size)
+            self._free += (cell for cell in reversed(cells) if cell < self._size)
 
-    def fit(self) -> None:
-        """Enlarge the tensors that lack places which were given out."""
+    def grow_tensors(self) -> None:
+        """Enlarge the tensors to the size of the pool."""
         try:
-            for layer, (keys, values) in self._layers.items():
+            for layer, (keys, values) in self.layers.items():
                 if len(keys) < self._size:
-                    self._layers[layer] = self._enlarged(keys, keys), self._enlarged(values, values)
-                    self.moved += 1
-        except BaseException:  # out of memory, say: only places that every layer has can be given out
+                    self.layers[layer] = (
+                        _enlarged(keys, keys, self._size, 0),
+                        _enlarged(values, values, self._size, 0),
+                    )
+                    self.moves += 1
+        except BaseException:  # such as out of memory: only cells that every layer has can be used
             with self._lock:
-                self._size = min(len(keys) for keys, _ in self._layers.values())
-                self._free = [place for place in self._free if place < self._size]
+                self._size = min(len(keys) for keys, _ in self.layers.values())
+                self._free = [cell for cell in self._free if cell < self._size]
             raise
 
-    def write(self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed, `[1, kv_heads, places, dim]`."""
-        new = [states[0].transpose(0, 1) for states in (keys, values)]  # [places, kv_heads, dim]
-        if layer not in self._layers:
-            self._layers[layer] = self._enlarged(None, new[0]), self._enlarged(None, new[1])
-        for store, states in zip(self._layers[layer], new, strict=True):
-            store.index_copy_(0, places, states)
+    def write(self, layer: int, cells: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store a layer's keys and values, `[1, kv_heads, cells, dim]`."""
+        new = [states[0].transpose(0, 1) for states in (keys, values)]  # [cells, kv_heads, dim]
+        if layer not in self.layers:
+            self.layers[layer] = _enlarged(None, new[0], self._size, 0), _enlarged(None, new[1], self._size, 0)
+        for tensor, states in zip(self.layers[layer], new, strict=True):
+            tensor.index_copy_(0, cells, states)
 
-    def read(self, layer: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of keys and values at `[rows, slots]` places: `[rows, kv_heads, slots, dim]`."""
+    def read(self, layer: int, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of keys and values at cells `[rows, slots]`: `[rows, kv_heads, slots, dim]`."""
         keys, values = (
-            store.index_select(0, places.flatten()).view(*places.shape, *store.shape[1:]).transpose(1, 2)
-            for store in self._layers[layer]
+            tensor.index_select(0, cells.flatten()).view(*cells.shape, *tensor.shape[1:]).transpose(1, 2)
+            for tensor in self.layers[layer]
         )
         return keys, values
 
-    def layers(self) -> int:
-        """Number of layers that stored keys."""
-        return len(self._layers)
-
-    def wipe(self, places: NDArray[np.int64]) -> None:
-        """Write zeros."""
+    def zero(self, cells: NDArray[np.int64]) -> None:
+        """Fill cells with zeros."""
         with torch.inference_mode():
-            present = torch.from_numpy(places[places < self._size]).to(self.device)
-            for stores in self._layers.values():
-                for store in stores:
-                    store.index_fill_(0, present, 0)
-
-    def _enlarged(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-        new = like.new_zeros(self._size, *like.shape[1:])
-        if old is not None:
-            new[: len(old)] = old
-        return new
+            present = torch.from_numpy(cells[cells < self._size]).to(self.device)
+            for tensors in self.layers.values():
+                for tensor in tensors:
+                    tensor.index_fill_(0, present, 0)
 
 
-class RentedMemory:
-    """One sequence's places in a pool; see `OwnMemory` for the methods.
+def _enlarged(old: torch.Tensor | None, like: torch.Tensor, size: int, axis: int) -> torch.Tensor:
+    """A tensor of zeros in the shape of `like`, but `size` long along an axis; the old tensor is copied into it."""
+    new = like.new_zeros(*like.shape[:axis], size, *like.shape[axis + 1 :])
+    if old is not None:
+        new.narrow(axis, 0, old.shape[axis]).copy_(old)
+    return new
+
+
+class PooledMemory:
+    """One sequence's cells of a pool, released when this object is garbage-collected; methods as in `OwnMemory`.
 
     Attributes:
-        places: Of each slot, `[capacity]`.
+        cells: Cell of each slot, `[capacity]`.
     """
 
     def __init__(self, pool: Pool) -> None:
+        self.layers = pool.layers
         self._pool = pool
         self._taken: list[int] = []
-        self.places = np.array(self._taken, np.int64)
-        weakref.finalize(self, pool.give_back, self._taken)
+        self.cells = np.array(self._taken, np.int64)
+        weakref.finalize(self, pool.release, self._taken)
 
     def grow(self, capacity: int) -> None:
-        """Have room for this many slots."""
+        """Make room for `capacity` slots."""
         self._taken += self._pool.take(capacity - len(self._taken))
-        self.places = np.array(self._taken, np.int64)
+        self.cells = np.array(self._taken, np.int64)
 
     def address(self, slots: Sequence[int], device: torch.device) -> Address:
-        """Places of slots, on the pool's device."""
-        self._pool.fit()
-        return torch.from_numpy(self.places[np.array(slots)]).to(self._pool.device)
+        """Cells of these slots, on the pool's device."""
+        self._pool.grow_tensors()
+        return torch.from_numpy(self.cells[np.array(slots)]).to(self._pool.device)
 
     def write(self, layer: int, address: Address, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store what a layer computed, `[1, kv_heads, slots, dim]`."""
+        """Store a layer's keys and values, `[1, kv_heads, slots, dim]`."""
         assert isinstance(address, torch.Tensor)
         self._pool.write(layer, address, keys, values)
 
@@ -270,12 +248,8 @@ class RentedMemory:
         assert isinstance(address, torch.Tensor)
         return self._pool.read(layer, address[None])
 
-    def layers(self) -> int:
-        """Number of layers that stored keys."""
-        return self._pool.layers()
-
     def drop(self) -> None:
-        """Give the places back after a failed pass, filled with zeros, since it may have written NaN."""
-        self._pool.wipe(self.places)
-        self._pool.give_back(self._taken)
+        """Release the cells after a failed pass. They are zeroed, since the pass may have written NaN."""
+        self._pool.zero(self.cells)
+        self._pool.release(self._taken)
         self._taken.clear()

@@ -1,4 +1,4 @@
-"""The interface that all KV memories have in common: they fill memos with next-token distributions."""
+"""The interface of all KV stores: they compute next-token distributions and write them to memos."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.text.ids import Ids
 
-SPARE_TOKENS = 64  # beside its context, a sequence needs room for candidates and guesses
+SPARE_TOKENS = 64  # room that a sequence needs beyond its context, for candidates and guesses
 
 
 class Store(Protocol):
-    """A KV memory. Used by one thread at a time."""
+    """The KV caches of all sequences of a model. Used by one thread at a time."""
 
     kind: str
 
     def read(self, requests: Sequence[ReadRequest]) -> None:
-        """Run the model so that at least one request gets nearer to its answer. Each memo occurs once.
+        """Run the model so that at least one request makes progress. Each memo occurs once.
 
-        If the model fails, the memos that it worked on are reset: their contexts are read again when they are wanted.
+        If the model fails, the memos of the failed pass are reset: later requests read their contexts again.
         """
 
     def commit(self, memo: Memo, context: Ids) -> None:
-        """Make a context the memo's committed one, and evict the branches that do not lie on it or grow from it."""
+        """Make a context the memo's committed one. Evicts branches that neither lie on it nor continue it."""
 
     def tokens_held(self, memo: Memo) -> int:
-        """Tokens for whose keys and values memory is taken."""
+        """Tokens for whose keys and values memory is allocated."""
 
     def tokens_needed(self, request: ReadRequest) -> int:
         """Upper bound of `tokens_held` after the next `read` of this request."""

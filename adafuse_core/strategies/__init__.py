@@ -1,4 +1,4 @@
-"""How members are fused: one file per strategy, one row each in this table."""
+"""The table of strategies; each strategy is one file."""
 
 from __future__ import annotations
 

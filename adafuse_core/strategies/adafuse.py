@@ -1,4 +1,4 @@
-"""AdaFuse: draft while confident, branch where unsure, commit the best-scored candidate."""
+"""AdaFuse: draft while confident, branch where uncertain, commit the best-scored candidate."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from adafuse_core.strategies.base import Needs, Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class AdaFuse(Strategy):
-    """The rule of the paper, with the decisions of docs/architecture.md where it is silent.
+    """The decision rule of the paper; docs/architecture.md lists what the paper leaves open.
 
     Args:
-        tau: Confidence threshold (τ in the paper), 0..1: a member drafts on while its two likeliest
-            next tokens differ by at least this probability.
-        max_words: Most words a member drafts per round (M in the paper).
-        branches: First tokens tried where a member is unsure (B in the paper).
+        tau: Confidence threshold (τ in the paper), 0..1: a member continues its draft while the probabilities of
+            its two likeliest next tokens differ by at least this much.
+        max_words: Most words that a member drafts per round (M in the paper).
+        branches: Number of first tokens tried where a member is uncertain (B in the paper).
     """
 
     name: ClassVar[str] = "adafuse"
@@ -39,15 +39,15 @@ class AdaFuse(Strategy):
 
     @property
     def needs(self) -> Needs:
-        """The two likeliest tokens for the margin, and one more for each further branch."""
+        """The two likeliest tokens for the margin, or as many as there are branches."""
         return Needs(top=max(2, self.branches))
 
     def has_choice(self, members: int) -> bool:
-        """One member with one branch has one candidate."""
+        """True unless there is one member with one branch."""
         return members > 1 or self.branches > 1
 
     def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
-        """Draft, pool, score, choose. Candidates that are too long for a member's context window drop out."""
+        """Draft, pool, score, choose. Candidates too long for a member's context window are dropped."""
         plan = DraftPlan(tau=self.tau, max_words=self.max_words, branches=self.branches)
         while True:
             drafts = prefixes.draft(plan)

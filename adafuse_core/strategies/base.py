@@ -1,4 +1,4 @@
-"""What a strategy is: its own options, and the rounds of an answer that it plays with them."""
+"""The base class of strategies: options, requirements, and the rounds of an answer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Named = TypeVar("Named")
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a strategy asks of every member's backend.
+    """What a strategy requires of every member's backend.
 
     Args:
-        top: Likeliest tokens at each step, with their log-probabilities.
-        full_distribution: Whether it reads all of a next-token distribution.
+        top: Number of likeliest tokens per step, with their log-probabilities.
+        full_distribution: Whether it reads whole next-token distributions.
     """
 
     top: int = 2
@@ -33,8 +33,8 @@ class Strategy:
     """The decision rule of an ensemble. A subclass is a frozen dataclass whose fields are its options.
 
     Attributes:
-        name: In configs.
-        paper: Where the rule comes from.
+        name: Name in configs.
+        paper: Source of the rule.
     """
 
     name: ClassVar[str]
@@ -42,47 +42,47 @@ class Strategy:
 
     @property
     def needs(self) -> Needs:
-        """What it asks of every member's backend."""
+        """What the strategy requires of every member's backend."""
         return Needs()
 
     def check_members(self, names: Sequence[str]) -> None:
-        """Refuse options that don't fit the members of these names, by a `ConfigError`."""
+        """Raise a `ConfigError` if an option does not fit the members' names."""
 
     def check_abilities(self, members: Sequence[Member]) -> None:
-        """Refuse members whose backends can't give what it needs, by a `ConfigError`."""
+        """Raise a `ConfigError` if a member's backend lacks what the strategy needs."""
         for member in self.select(members):
-            given = member.abilities
-            if given.top is not None and given.top < self.needs.top:
-                what = f"the {self.needs.top} likeliest tokens of each step", f"reports {given.top}"
-            elif self.needs.full_distribution and not given.full_distribution:
-                what = "whole next-token distributions", "reports the likeliest tokens only"
+            abilities = member.abilities
+            if abilities.top is not None and abilities.top < self.needs.top:
+                needed, given = f"the {self.needs.top} likeliest tokens of each step", f"{abilities.top}"
+            elif self.needs.full_distribution and not abilities.full_distribution:
+                needed, given = "whole next-token distributions", "only the likeliest tokens"
             else:
                 continue
             raise ConfigError(
-                f"strategy {self.name!r} reads {what[0]}, and this member's backend {what[1]}",
+                f"strategy {self.name!r} reads {needed}, but this member's backend reports {given}",
                 member=member.name,
                 hint="leave it out or run it with backend='local', or choose fewer branches or another strategy",
             )
 
     def has_choice(self, members: int) -> bool:
-        """Whether a round of so many members can have several candidates to choose from."""
+        """Whether a round can have several candidates, for this number of members."""
         return True
 
     def select(self, members: Sequence[Named]) -> Sequence[Named]:
-        """The members that take part."""
+        """The members that this strategy uses."""
         return members
 
     def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
-        """The rounds of one answer, without end; whoever asks for the next one has committed the last.
+        """The rounds of one answer, without end. The caller commits each round before it takes the next one.
 
-        What is committed may differ from a round's span: the token budget may cut it, and text that a grammar forces
-        is committed between two rounds. `Prefix.text` tells what it is.
+        The committed text may differ from a round's span: the token budget may cut the span, and text that a grammar
+        forces is committed between two rounds. `Prefix.text` is the committed text.
 
         Args:
             prefixes: The members' views of the answer.
-            chooser: Picks among candidates, by the scoring rule and the pool of the ensemble.
+            chooser: Chooses among candidates, by the scoring rule and the pool of the ensemble.
 
         Raises:
-            WindowFull: A member has no room left.
+            WindowFull: A member's context window is full.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""One member alone: its plain greedy decoding, word by word. The control that every ensemble is held against."""
+"""Greedy decoding with one member, word by word: the baseline for every ensemble."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _GREEDY = DraftPlan(tau=0.0, max_words=1, branches=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Single(Strategy):
-    """Greedy decoding of one member; the others are not even opened.
+    """Greedy decoding with one member; the other members are not used.
 
     Args:
-        member: Name of the member that decodes. Default: the first.
+        member: Name of the member that decodes. Default: the first member.
     """
 
     name: ClassVar[str] = "single"
@@ -29,20 +29,20 @@ class Single(Strategy):
     member: str | None = None
 
     def check_members(self, names: Sequence[str]) -> None:
-        """The member must be there."""
+        """Raise a `ConfigError` if there is no member of this name."""
         if self.member is not None:
             expect_choice("member", self.member, names)
 
     def has_choice(self, members: int) -> bool:
-        """There is one candidate."""
+        """Never."""
         return False
 
     def select(self, members: Sequence[Any]) -> Sequence[Any]:
-        """The one."""
+        """The member that decodes."""
         return [member for member in members if self.member in (None, member.name)][:1]
 
     def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
-        """Its next word."""
+        """One greedy word per round."""
         while True:
             drafts = prefixes.draft(_GREEDY)
             yield Round(drafts=drafts, candidates=pooled(drafts))

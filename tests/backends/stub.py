@@ -1,4 +1,4 @@
-"""A backend without a model: it counts pairs of tokens. This file and a row in `BACKENDS` are all that it takes."""
+"""A backend without a model, which counts token bigrams. It consists of this file and a row of `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import ClassVar
 from adafuse_core.backends.base import Abilities, TopTokens
 from adafuse_core.checks import expect
 
-UNSEEN = 1e-3  # how often a pair was seen that was not
+UNSEEN = 1e-3  # count of a bigram that is not in the text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stub:
-    """What followed what in a text.
+    """Options of a bigram model.
 
     Args:
-        text: To count in.
-        place: Where it claims to run.
-        vocab_size: Tokens that it claims to know. Default: the tokenizer's.
+        text: Training text.
+        place: The place that it reports.
+        vocab_size: The size that it reports. Default: the size of the tokenizer.
     """
 
     text: str
@@ -47,7 +47,7 @@ class StubBackend:
             self.pairs[first][second] += 1
 
     def open(self, context, *, window, lookup, raise_if_cancelled, allowed=None):
-        assert allowed is None  # nobody gives masks to what can't apply them
+        assert allowed is None  # backends without masks never get one
         self.calls["open"] += 1
         return StubSession(self, raise_if_cancelled)
 

@@ -1,4 +1,4 @@
-"""A new kind of backend is one file and one row; what it can't do is refused, with member, option and cure."""
+"""A new kind of backend is one file and one row. Unsupported requests are refused, with member, option and hint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def row(monkeypatch):
 
 
 def checked(**options):
-    """A member's config as one of an ensemble, which is where it is checked."""
+    """A member's config, checked as part of an ensemble's."""
     (member,) = EnsembleConfig(members=(MemberConfig(**options),)).members
     return member
 
@@ -49,7 +49,7 @@ def refusal(make):
     return caught.value
 
 
-# --- a stub goes all the way ---
+# --- a stub in an ensemble ---
 
 
 def test_a_new_backend_decodes_alone():
@@ -71,20 +71,20 @@ def test_a_new_backend_answers_beside_a_local_member():
     assert other.backend.closed
 
 
-def test_members_of_other_places_work_at_the_same_time(monkeypatch):
-    barrier, draft = threading.Barrier(2), stub.StubSession.draft  # breaks unless both draft at once
+def test_members_of_different_places_run_at_the_same_time(monkeypatch):
+    barrier, draft = threading.Barrier(2), stub.StubSession.draft  # fails unless both draft at once
 
-    def together(self, *arguments):
+    def draft_together(self, *arguments):
         barrier.wait(10)
         return draft(self, *arguments)
 
-    monkeypatch.setattr(stub.StubSession, "draft", together)
+    monkeypatch.setattr(stub.StubSession, "draft", draft_together)
     members = [config(), config("others", backend_options={"place": "stub:2"})]
     with Ensemble(members=members, branches=1) as ensemble:
         assert ensemble.generate(PROMPT).text == REST
 
 
-def test_a_cancelled_request_ends_in_a_new_backend_too():
+def test_request_on_a_new_backend_can_be_cancelled():
     cancel = threading.Event()
     with Ensemble(members=[config()]) as ensemble:
         stream = ensemble.stream(PROMPT, cancel=cancel)
@@ -93,7 +93,7 @@ def test_a_cancelled_request_ends_in_a_new_backend_too():
             list(stream)
 
 
-def test_what_a_place_shares_is_made_once_and_kept_with_the_loaded_models():
+def test_shared_object_of_a_place_is_made_once_and_kept_with_the_loaded_models():
     members = [config(), config("same", backend_options={"text": "Lima."}), config("b", backend_options={"place": "2"})]
     with Ensemble(members=members) as ensemble:
         calls = [member.backend.calls for member in ensemble.members]
@@ -101,13 +101,13 @@ def test_what_a_place_shares_is_made_once_and_kept_with_the_loaded_models():
     assert calls[2] is not calls[0]
 
 
-def test_local_members_of_one_device_share_its_turns():
+def test_local_members_of_one_device_share_turns():
     with Ensemble(members=[LOCAL, LOCAL | {"model": "small:aspen"}]) as ensemble:
         turns = [member.backend._batcher.turns for member in ensemble.members]
     assert turns[0] is turns[1]
 
 
-def test_abilities_are_shown():
+def test_abilities_are_described():
     member = load_member(config(dtype="float16"))
     facts = member.describe()
     assert facts["place"] == member.abilities.place == "stub:1"
@@ -118,10 +118,10 @@ def test_abilities_are_shown():
     assert (local["device"], local["place"]) == ("cpu", "local:cpu")
 
 
-# --- what it can't do is refused ---
+# --- unsupported requests are refused ---
 
 
-def test_a_strategy_that_needs_more_than_a_backend_gives_is_refused_with_member_and_cure():
+def test_strategy_that_needs_more_than_a_backend_supports_is_refused_with_member_and_hint():
     with pytest.raises(ConfigError, match=r"strategy 'adafuse' reads the 9 likeliest tokens.*reports 5") as caught:
         Ensemble(members=[LOCAL, config()], branches=9).load()
     assert caught.value.member == "counts"
@@ -129,7 +129,7 @@ def test_a_strategy_that_needs_more_than_a_backend_gives_is_refused_with_member_
     Ensemble(members=[LOCAL, config()], branches=5).load().close()
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones():
+def test_unknown_backend_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'clouds', expected one of 'local', .*'stub'"):
         checked(model="m", backend="clouds")
 
@@ -151,7 +151,7 @@ def test_a_missing_or_wrong_option_is_refused():
         checked(model="m", backend_options="text")
 
 
-def test_the_local_backend_tells_where_its_options_are():
+def test_the_local_backend_says_where_its_options_are():
     error = refusal(lambda: checked(model="m", name="counts", backend_options={"kv_store": "tree"}))
     assert "MemberConfig(kv_store=...)" in error.hint
     error = refusal(lambda: checked(model="m", name="counts", backend_options={"x": 1}))
@@ -171,7 +171,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", RUN_OPTIONS)
-def test_a_field_that_a_kind_does_not_honour_is_refused_not_ignored(name):
+def test_field_that_a_backend_does_not_honour_is_refused(name):
     if name in stub.Stub.honours:
         assert config(dtype="float16").dtype == "float16"
         return
@@ -180,15 +180,15 @@ def test_a_field_that_a_kind_does_not_honour_is_refused_not_ignored(name):
     assert name in error.hint
 
 
-def test_where_files_are_is_honoured_whatever_the_backend():
+def test_file_options_are_honoured_by_every_backend():
     assert config(model_kwargs=dict.fromkeys(FILE_OPTIONS, "x"))
 
 
-def test_every_field_of_running_is_one_of_the_config():
+def test_run_options_are_fields_of_the_config():
     assert set(RUN_OPTIONS) < set(MemberConfig.__dataclass_fields__)
 
 
-def test_options_are_part_of_what_is_loaded_and_travel_with_the_config():
+def test_options_are_part_of_the_load_key_and_of_a_pickled_config():
     here, there = config(), config(backend_options={"place": "stub:2"})
     assert here.load_key != there.load_key
     assert pickle.loads(pickle.dumps(there)) == there
@@ -215,7 +215,7 @@ def test_a_model_with_fewer_tokens_than_the_tokenizer_is_refused_and_closed(monk
 # --- the contract ---
 
 
-def test_the_contract_knows_nothing_of_the_engine():
+def test_the_contract_does_not_import_the_engine():
     imported = {
         node.module
         for node in ast.walk(ast.parse(Path(base.__file__).read_text(encoding="utf-8")))
@@ -231,10 +231,10 @@ def test_the_contract_knows_nothing_of_the_engine():
     assert not [name for name in run.stdout.split() if name == "torch" or name.startswith("adafuse_core.engine")]
 
 
-# --- errors know whether a retry can help ---
+# --- errors say whether a retry can help ---
 
 
-def test_errors_know_whether_a_retry_can_help_also_after_pickling():
+def test_errors_say_whether_a_retry_can_help_even_after_pickling():
     errors = {
         MemberError("no memory left"): True,
         MemberError("no such token", retryable=False): False,

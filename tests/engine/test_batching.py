@@ -1,4 +1,4 @@
-"""Requests of many threads share a model's passes and its memory, and none can hurt another."""
+"""Requests of many threads share a model's passes and memory without affecting each other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.engine.driven_clock import SOON, DrivenClock
 
 
 class Notes:
-    """A store that computes nothing, and notes what it was asked in each pass."""
+    """A store that computes nothing and records the requests of each pass."""
 
     kind = "notes"
 
@@ -95,7 +95,7 @@ def ask_for(batcher, memo, *contexts, check=never):
 
 
 def queued(threads, batcher, memos):
-    """Requests that wait in threads of their own, once all are in the queue."""
+    """Requests that wait in their own threads; returns once all are in the queue."""
     arrived = threading.Semaphore(0)
     running = [threads.submit(ask_for, batcher, memo, check=arrived.release) for memo in memos]
     for _ in memos:
@@ -119,7 +119,7 @@ def test_lone_request_runs_in_its_own_thread(threads):
     assert store.threads[1] != threading.get_ident()
 
 
-def test_lone_request_waits_for_nobody(clock):
+def test_lone_request_does_not_wait(clock):
     batcher = Batcher(store := Notes(), clock=clock)
     store.during = lambda memos: clock.advance(0.02)
     idle = [batcher.open((token,)) for token in range(5)]
@@ -143,7 +143,7 @@ def test_requests_that_come_while_a_pass_runs_share_the_next_one(threads):
     assert store.passes == [[first], others]
 
 
-def test_requests_that_ask_again_and_again_stay_together(threads, clock):
+def test_requests_that_read_repeatedly_share_every_pass(threads, clock):
     batcher = Batcher(store := Notes(), clock=clock)
     store.during = lambda memos: clock.advance(0.01)
     memos = [batcher.open((token,)) for token in range(8)]
@@ -162,7 +162,7 @@ def test_requests_that_ask_again_and_again_stay_together(threads, clock):
 
 
 @pytest.mark.parametrize(("pass_seconds", "patience"), [(0.02, 0.04), (1.0, MOST_SECONDS)])
-def test_answered_request_is_waited_for_as_long_as_two_passes_but_not_long(threads, clock, pass_seconds, patience):
+def test_pass_waits_for_answered_requests_for_two_passes_or_a_limit(threads, clock, pass_seconds, patience):
     batcher = Batcher(store := Notes(), clock=clock)
     store.during = lambda memos: clock.advance(pass_seconds)
     ask_for(batcher, batcher.open((1, 2)))  # in this thread, which stays away then
@@ -196,7 +196,7 @@ def test_bad_request_fails_alone(threads):
     assert ask_for(batcher, others[2]).is_answered()
 
 
-def test_failed_pass_of_a_model_leaves_right_numbers_to_the_others(threads):
+def test_failed_pass_does_not_change_the_scores_of_other_requests(threads):
     model = llama()
     backend = LocalBackend(model, choose_store(model), name="a")
     prompts = [tuple(range(3, 3 + length)) for length in (9, 5, 14)]
@@ -253,7 +253,7 @@ def test_interrupt_in_the_thread_that_runs_a_pass_leaves_the_others_alive(thread
     assert all(future.result(SOON).is_answered() for future in waiting)
 
 
-def test_waiting_requests_learn_that_the_model_was_freed(threads):
+def test_waiting_requests_fail_when_the_model_is_freed(threads):
     batcher = Batcher(store := Notes())
     gate = Gate(store)
     first, *others = [batcher.open((token, 1)) for token in range(4)]
@@ -262,7 +262,7 @@ def test_waiting_requests_learn_that_the_model_was_freed(threads):
     waiting = queued(threads, batcher, others)
     shutting = threads.submit(batcher.shut)
     assert all(isinstance(future.exception(SOON), Closed) for future in waiting)
-    assert not shutting.done()  # not before the pass is over
+    assert not shutting.done()  # the pass is still running
     gate.opened.set()
     shutting.result(SOON)
     assert isinstance(running.exception(SOON), Closed | None)
@@ -273,7 +273,7 @@ def test_waiting_requests_learn_that_the_model_was_freed(threads):
     assert batcher.tokens_held() == 0
 
 
-def test_request_that_waits_for_others_learns_that_the_model_was_freed(threads, clock):
+def test_request_that_waits_for_others_fails_when_the_model_is_freed(threads, clock):
     batcher = Batcher(store := Notes(), clock=clock)
     store.during = lambda memos: clock.advance(MOST_SECONDS)  # so that it is worth to wait for others
     ask_for(batcher, batcher.open((1, 2)))  # in this thread, which may ask again at any moment
@@ -383,7 +383,7 @@ class Growing:
         return self.lengths.pop(0) if len(self.lengths) > 1 else self.lengths[0]
 
 
-def test_queues_that_grow_while_they_wait_do_not_wait_for_each_other():
+def test_queues_that_grow_while_they_wait_do_not_deadlock():
     for _ in range(10):
         turns, free = two_in_turn()[0].turns, threading.Event()
 
@@ -457,7 +457,7 @@ def test_score_whose_model_is_freed_after_its_pass_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["tree", "fork"])
-def test_interrupt_inside_a_model_leaves_right_numbers_to_the_others(threads, kind):
+def test_interrupt_inside_a_model_does_not_change_the_scores_of_other_requests(threads, kind):
     model = llama()
     backend = LocalBackend(model, choose_store(model, kind, chunk=16), name="a")
     prompts = [tuple(range(first, first + 50)) for first in (1, 11, 21, 31)]
@@ -479,7 +479,7 @@ def test_interrupt_inside_a_model_leaves_right_numbers_to_the_others(threads, ki
     assert backend.tokens_held() == 0
 
 
-def test_score_forgets_nothing_when_a_pass_it_shares_fails(threads):
+def test_score_is_complete_when_a_shared_pass_fails(threads):
     model = llama()
     choice = choose_store(model)
     backend = LocalBackend(model, choice, name="a")
@@ -499,9 +499,9 @@ def test_score_forgets_nothing_when_a_pass_it_shares_fails(threads):
         running[0].result(SOON)
 
 
-def test_score_forgets_nothing_when_its_sequence_gives_way(threads):
+def test_score_is_complete_when_its_sequence_is_evicted(threads):
     model = llama()
-    choice = choose_store(model, most=3 * SPARE_TOKENS)
+    choice = choose_store(model, max_kv_tokens=3 * SPARE_TOKENS)
     backend = LocalBackend(model, choice, name="a")
     prompt, other = tuple(range(3, 12)), tuple(range(60))
     expected = backend_logprobs(backend, prompt)
@@ -521,7 +521,7 @@ def test_score_forgets_nothing_when_its_sequence_gives_way(threads):
         assert scores.result(SOON)[1] == pytest.approx(expected, abs=1e-4)
 
 
-def test_long_prompt_holds_up_others_for_one_chunk_at_most(threads):
+def test_long_prompt_delays_others_by_one_chunk_at_most(threads):
     model = llama(tiny.long_llama)
     store = choose_store(model, "tree", chunk=64).store
     batcher = Batcher(store)
@@ -608,7 +608,7 @@ def test_memory_held_stays_within_the_bound(threads):
 
 def test_memory_held_of_a_model_stays_within_the_bound(threads):
     model = llama()
-    backend = LocalBackend(model, choose_store(model, "tree", most=300), name="a")
+    backend = LocalBackend(model, choose_store(model, "tree", max_kv_tokens=300), name="a")
     held = []
 
     def work(seed):
@@ -650,7 +650,7 @@ def test_requests_without_room_run_once_others_end(threads, clock):
     assert waiting[1].result(SOON).is_answered()
 
 
-def test_requests_without_room_wait_quietly(threads, clock):
+def test_requests_without_room_check_once_per_poll(threads, clock):
     batcher, first, store = full(clock)
     with batcher.call(first):
         waiting = queued(threads, batcher, [batcher.open((token,) * 8) for token in range(3)])
@@ -669,7 +669,7 @@ def test_requests_without_room_wait_quietly(threads, clock):
         assert clock.result_of(future).is_answered()
 
 
-def test_idle_sequence_gives_way_and_is_read_again(threads, clock):
+def test_idle_sequence_is_evicted_and_read_again(threads, clock):
     batcher, idle, store = full(clock)
     other = batcher.open((2,) * 8)
     waiting = threads.submit(ask_for, batcher, other)
@@ -685,7 +685,7 @@ def test_idle_sequence_gives_way_and_is_read_again(threads, clock):
     assert store.passes == [[idle], [other], [idle]]
 
 
-def test_sequence_at_work_does_not_give_way(threads, clock):
+def test_sequence_in_use_is_not_evicted(threads, clock):
     batcher, busy, store = full(clock)
     with batcher.call(busy):
         (waiting,) = queued(threads, batcher, [batcher.open((2,) * 8)])
@@ -709,7 +709,7 @@ def test_new_sequence_does_not_overtake_an_older_one_that_waits_for_room(threads
         old, new = batcher.open((8,) * (2 * SPARE_TOKENS + 40)), batcher.open((9,) * 8)
         waiting = [threads.submit(ask_for, batcher, old)]
         clock.wait_for_sleepers(1)
-        waiting.append(threads.submit(ask_for, batcher, new))  # for which there is room
+        waiting.append(threads.submit(ask_for, batcher, new))  # there is room for this one
         clock.wait_for_sleepers(2)
         going_on = threads.submit(batcher.read, ReadRequest(holders[0], [(*holders[0].ids, 5)]), never)
         going_on.result(SOON)  # at once, though the leader found no room for its own request
@@ -723,7 +723,7 @@ def test_new_sequence_does_not_overtake_an_older_one_that_waits_for_room(threads
     assert store.passes[4:] == [[old, new]]
 
 
-def test_older_request_evicts_younger_ones_that_wait_too_the_youngest_first(threads, clock):
+def test_older_request_evicts_waiting_younger_ones_youngest_first(threads, clock):
     batcher = Batcher(store := Notes(), max_kv_tokens=5 * SPARE_TOKENS, clock=clock)
     old = batcher.open((9,) * 60)  # needs 124 of 320 tokens
     younger = [batcher.open((number,) * 8) for number in range(3)]  # hold 72 each
@@ -740,21 +740,21 @@ def test_older_request_evicts_younger_ones_that_wait_too_the_youngest_first(thre
             future.result(SOON)
         clock.wait_for_sleepers(1)
         assert store.passes[3:] == [[old, younger[0]]]
-        assert younger[0].root is root  # it kept its memory
-        assert [store.tokens_held(memo) for memo in younger] == [72, 0, 72]  # the third one did not wait
+        assert younger[0].root is root  # still in memory
+        assert [store.tokens_held(memo) for memo in younger] == [72, 0, 72]  # the third request was not waiting
         batcher.close(old)
         waiting[2].result(SOON)
     assert store.passes[4:] == [[younger[1]]]
 
 
-def test_sequence_that_is_alone_may_exceed_the_bound(clock):
+def test_lone_sequence_may_exceed_the_bound(clock):
     batcher = Batcher(Notes(), max_kv_tokens=SPARE_TOKENS, clock=clock)
     assert ask_for(batcher, batcher.open((1,) * 100)).is_answered()
     assert batcher.tokens_held() == SPARE_TOKENS + 100
     assert clock.waits == 0
 
 
-def test_two_members_on_which_two_requests_wait_for_each_other_go_on(threads, clock):
+def test_requests_that_wait_for_each_others_memory_do_not_deadlock(threads, clock):
     batchers = [Batcher(Notes(), max_kv_tokens=SPARE_TOKENS + 10, clock=clock) for _ in range(2)]
     both_hold = threading.Barrier(2)
 

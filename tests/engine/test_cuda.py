@@ -1,4 +1,4 @@
-"""What only a GPU shows; skipped where there is none."""
+"""Tests that need a GPU; skipped without one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def on_gpu(family, dtype=torch.float32):
     return Model(build(family, dtype).module.to("cuda"))
 
 
-EXPERTS = ("mixtral", "gpt_oss")  # those in other dtypes than bfloat16 are picked by numbers on the CPU
+EXPERTS = (
+    "mixtral",
+    "gpt_oss",
+)  # in other dtypes than bfloat16, experts are selected by values that are read to the CPU
 
 
 @pytest.mark.parametrize("family", EXPERTS)

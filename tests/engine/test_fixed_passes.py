@@ -1,4 +1,4 @@
-"""Passes in fixed shapes give what passes of any shape give, recorded or not, and leave nothing behind."""
+"""Passes in fixed shapes give the distributions of ragged passes, recorded or not, and release their cells."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import gc
 import pytest
 import torch
 
-from adafuse_core.engine import graphs, store_choice
+from adafuse_core.engine import graphs, slots, store_choice
 from adafuse_core.engine.fixed_passes import FixedPasses
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.pass_shapes import Shape, smallest_shape
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.slots import BLANK, Pool
-from adafuse_core.engine.store_choice import Unfit, choose_store
+from adafuse_core.engine.slots import ZERO_CELL, Pool, PooledMemory
+from adafuse_core.engine.store_choice import UnsupportedSetting, choose_store
 from tests.engine.test_stores import FAMILIES, PROMPT, assert_close, build, check_distributions, fresh, read
 from tests.recording import traced
 
@@ -22,21 +22,21 @@ TREES = [family for family, (_, kind) in FAMILIES.items() if kind == "tree"]
 
 @pytest.fixture(autouse=True)
 def recording(monkeypatch):
-    """Every model is one whose passes can be recorded."""
+    """Let the passes of every model be recorded."""
     monkeypatch.setattr(store_choice, "recorder", lambda _: traced)
 
 
 def recorded(family="llama", record=traced, monkeypatch=None):
-    """A model, its store, and the fixed passes of that."""
+    """A model, its store, and the fixed passes of the store."""
     model = build(family)
     if monkeypatch is not None:
         monkeypatch.setattr(store_choice, "recorder", lambda _: record)
-    store = choose_store(model, graphs=True, chunk=16).store
+    store = choose_store(model, cuda_graphs=True, chunk=16).store
     return model, store, store._fixed
 
 
 def calls(model):
-    """Counts how often Python runs the model."""
+    """A list with an item for each run of the model in Python."""
     seen = []
     model.module.register_forward_hook(lambda *_: seen.append(1))
     return seen
@@ -76,14 +76,14 @@ def test_many_sequences_are_one_recorded_pass(family):
         assert len(runs) == (0 if turn > 2 else len(runs))
         for request in requests:
             for context in request.contexts:
-                row = request.memo.known(context)
+                row = request.memo.get(context)
                 assert_close(row.table[row.row], fresh(reference, context))
             store.commit(request.memo, request.contexts[0])
     assert fixed.problem is None
 
 
-def test_shapes_are_few_and_the_oldest_go(monkeypatch):
-    monkeypatch.setattr("adafuse_core.engine.fixed_passes._KEPT", 2)
+def test_least_recently_used_shapes_are_dropped(monkeypatch):
+    monkeypatch.setattr("adafuse_core.engine.fixed_passes._MAX_SHAPES", 2)
     _, store, fixed = recorded()
     memo = Memo(PROMPT)
     read(store, memo, [PROMPT])
@@ -94,7 +94,7 @@ def test_shapes_are_few_and_the_oldest_go(monkeypatch):
         assert len(fixed._passes) <= 2
 
 
-def test_pass_too_large_for_a_step_is_read_as_it_is():
+def test_pass_too_large_for_any_shape_is_ragged():
     _, store, fixed = recorded()
     memo = Memo(PROMPT)
     ends = [(*PROMPT, first, second) for first in range(9) for second in range(9)]
@@ -105,54 +105,54 @@ def test_pass_too_large_for_a_step_is_read_as_it_is():
     assert_close(read(store, memo, [(*PROMPT, 1, 1, 1)])[0], fresh(build("llama"), (*PROMPT, 1, 1, 1)))
 
 
-def test_pool_grows_and_what_was_recorded_before_is_not_used_after(monkeypatch):
-    monkeypatch.setattr("adafuse_core.engine.slots._FIRST_PLACES", 256)
+def test_recordings_are_dropped_when_the_pool_grows(monkeypatch):
+    monkeypatch.setattr("adafuse_core.engine.slots._FIRST_CELLS", 256)
     _, store, fixed = recorded()
     reference = build("llama")
-    memos = [Memo(PROMPT[:30]) for _ in range(12)]  # 94 places each
+    memos = [Memo(PROMPT[:30]) for _ in range(12)]  # 94 cells each
     context = memos[0].ids
     for turn, memo in enumerate(memos):
         read(store, memo, [memo.ids])
         context = (*context, turn)
-        for _ in range(3):  # the first sequence goes on beside the new ones
+        for _ in range(3):  # the first sequence continues beside the new ones
             assert_close(read(store, memos[0], [context])[0], fresh(reference, context))
             memos[0].node(context).distribution = None
         store.commit(memos[0], context)
-    assert fixed.pool.moved
+    assert fixed.pool.moves
     for memo in memos[1:]:
         assert_close(read(store, memo, [(*memo.ids, 7)])[0], fresh(reference, (*memo.ids, 7)))
 
 
-def test_pool_without_memory_to_grow_fails_what_grew_and_goes_on(monkeypatch):
-    monkeypatch.setattr("adafuse_core.engine.slots._FIRST_PLACES", 256)
+def test_pool_that_can_not_grow_fails_only_the_requests_that_need_it(monkeypatch):
+    monkeypatch.setattr("adafuse_core.engine.slots._FIRST_CELLS", 256)
     _, store, fixed = recorded()
     reference = build("llama")
     first = Memo(PROMPT[:30])
     read(store, first, [first.ids])
-    enlarged, calls_left = Pool._enlarged, [1]
+    enlarged, calls_left = slots._enlarged, [1]
 
-    def scarce(self, old, like):
+    def scarce(*arguments):
         calls_left[0] -= 1
         if calls_left[0] < 0:
             raise torch.OutOfMemoryError("no memory")
-        return enlarged(self, old, like)
+        return enlarged(*arguments)
 
     others = [Memo(PROMPT[:9]) for _ in range(3)]
     with monkeypatch.context() as short:
-        short.setattr(Pool, "_enlarged", scarce)
+        short.setattr(slots, "_enlarged", scarce)
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError):
                 store.read([ReadRequest(other, [other.ids]) for other in others])
             calls_left[0] = 1
         assert_close(read(store, first, [(*first.ids, 7)])[0], fresh(reference, (*first.ids, 7)))
-    assert {len(keys) for keys, _ in fixed.pool._layers.values()} >= {256}
+    assert {len(keys) for keys, _ in fixed.pool.layers.values()} >= {256}
     for other in others:
         assert_close(read(store, other, [(*other.ids, 8)])[0], fresh(reference, (*other.ids, 8)))
     del others, other, first
     assert free(fixed.pool) == fixed.pool._size - 2
 
 
-def test_one_long_sequence_does_not_fill_up_many_short_ones():
+def test_short_sequences_are_not_padded_to_a_much_longer_one():
     assert smallest_shape([1] * 3, [3000, 40, 40]) == Shape(4, 1, 3072)
     assert smallest_shape([1] * 9, [30_000, *[40] * 8]) is None
     assert smallest_shape([1] * 9, [400, *[40] * 8]) == Shape(16, 1, 512)
@@ -160,7 +160,7 @@ def test_one_long_sequence_does_not_fill_up_many_short_ones():
     assert smallest_shape([1], [300_000]) is None
 
 
-def test_places_come_back_however_a_sequence_ends():
+def test_cells_are_released_however_a_sequence_ends():
     _, store, fixed = recorded()
     everything = free(fixed.pool)
     memos = [Memo(PROMPT) for _ in range(3)]
@@ -174,11 +174,11 @@ def test_places_come_back_however_a_sequence_ends():
     assert free(fixed.pool) == everything
 
 
-def test_numbers_that_are_none_do_not_outlive_a_failed_pass():
+def test_nan_does_not_outlive_a_failed_pass():
     model, reference = build("llama"), build("llama")
     head = model.module.get_output_embeddings()
-    head.weight = torch.nn.Parameter(head.weight.detach().clone())  # no longer that of the embeddings
-    store = choose_store(model, graphs=True).store
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())  # no longer shared with the embeddings
+    store = choose_store(model, cuda_graphs=True).store
     pool, memo = store._fixed.pool, Memo(PROMPT)
     read(store, memo, [PROMPT])
     embedding = model.module.get_input_embeddings().weight
@@ -196,20 +196,20 @@ def test_numbers_that_are_none_do_not_outlive_a_failed_pass():
         for other in others:
             ends = [(*other.ids, 5), (*other.ids, 90, 8)]
             assert_close(read(store, other, ends), torch.stack([fresh(reference, end) for end in ends]))
-    for keys, values in pool._layers.values():
-        assert not keys[BLANK].any()
-        assert not values[BLANK].any()
+    for keys, values in pool.layers.values():
+        assert not keys[ZERO_CELL].any()
+        assert not values[ZERO_CELL].any()
 
 
-def test_model_that_can_not_be_recorded_runs_as_it_is(monkeypatch, caplog):
+def test_model_that_can_not_be_recorded_runs_without_recordings(monkeypatch, caplog):
     def record(_):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(store_choice, "recorder", lambda _: record)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(Unfit, match="operation not permitted"):
-        choose_store(build("llama"), graphs=True)
-    _, store, fixed = recorded(monkeypatch=monkeypatch)  # later trouble: a shape that can't be recorded
+    with pytest.raises(UnsupportedSetting, match="operation not permitted"):
+        choose_store(build("llama"), cuda_graphs=True)
+    _, store, fixed = recorded(monkeypatch=monkeypatch)  # now with a shape that can't be recorded later
     fixed._record = record
     memo = Memo(PROMPT)
     reference = build("llama")
@@ -221,34 +221,34 @@ def test_model_that_can_not_be_recorded_runs_as_it_is(monkeypatch, caplog):
     assert isinstance(fixed.problem, RuntimeError)
 
 
-def test_recording_that_replays_something_else_is_found(monkeypatch):
+def test_wrong_replay_is_found(monkeypatch):
     def record(_):
-        return lambda: None  # a replay that leaves the last logits as they are
+        return lambda: None  # a replay that leaves the last logits unchanged
 
     monkeypatch.setattr(store_choice, "recorder", lambda _: record)
-    with pytest.raises(Unfit, match="differ"):
-        choose_store(build("llama"), graphs=True)
+    with pytest.raises(UnsupportedSetting, match="differ"):
+        choose_store(build("llama"), cuda_graphs=True)
 
 
-def test_graphs_are_refused_where_there_are_none(monkeypatch):
-    with pytest.raises(Unfit, match="need a token tree; no tree"):
-        choose_store(build("lfm2"), graphs=True)
-    with pytest.raises(Unfit, match="kv_store='fork' has none"):
-        choose_store(build("llama"), "fork", graphs=True)
+def test_cuda_graphs_are_refused_where_they_do_not_work(monkeypatch):
+    with pytest.raises(UnsupportedSetting, match="need a token tree; no tree"):
+        choose_store(build("lfm2"), cuda_graphs=True)
+    with pytest.raises(UnsupportedSetting, match="kv_store='fork' has none"):
+        choose_store(build("llama"), "fork", cuda_graphs=True)
     monkeypatch.setattr(store_choice, "recorder", graphs.recorder)
-    with pytest.raises(Unfit, match="the model runs on cpu"):
-        choose_store(build("llama"), graphs=True)
+    with pytest.raises(UnsupportedSetting, match="the model runs on cpu"):
+        choose_store(build("llama"), cuda_graphs=True)
     assert str(choose_store(build("llama"))) == "tree (it reproduces fresh passes)"
 
 
-def test_choice_tells_of_graphs():
-    assert str(choose_store(build("llama"), graphs=True)) == "tree with CUDA graphs (it reproduces fresh passes)"
-    assert str(choose_store(build("llama"), "tree", graphs=True)) == "tree with CUDA graphs (as configured)"
+def test_choice_mentions_cuda_graphs():
+    assert str(choose_store(build("llama"), cuda_graphs=True)) == "tree with CUDA graphs (it reproduces fresh passes)"
+    assert str(choose_store(build("llama"), "tree", cuda_graphs=True)) == "tree with CUDA graphs (as configured)"
 
 
 @pytest.mark.parametrize("family", TREES)
-def test_what_is_recorded_reads_no_number_and_mixes_no_devices(family):
-    """The meta device stands for a GPU: it has no numbers to read, and refuses tensors of other devices."""
+def test_recorded_pass_reads_no_values_and_mixes_no_devices(family):
+    """The meta device stands for a GPU: it has no values to read, and refuses tensors of other devices."""
     model = build(family)
     choose_store(model, "tree")
     model.module.bfloat16().to("meta")
@@ -260,7 +260,7 @@ def test_what_is_recorded_reads_no_number_and_mixes_no_devices(family):
         return lambda: seen.append(1)
 
     fixed = FixedPasses(model, Pool(device), record)
-    sequence = _Sequence(fixed.pool.rent())
+    sequence = _Sequence(PooledMemory(fixed.pool))
     for _ in range(3):
         logits = fixed.read([sequence, sequence])
         assert logits.shape == (6, model.vocab_size)
@@ -275,11 +275,11 @@ class _Sequence:
         self._memory = memory
         memory.grow(9)
 
-    def written(self):
-        return self._memory.places[:3]
+    def written_cells(self):
+        return self._memory.cells[:3]
 
-    def visible(self):
-        return self._memory.places[:3]
+    def visible_cells(self):
+        return self._memory.cells[:3]
 
     def mask(self, window):
         return torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, float("-inf")).numpy()

@@ -1,4 +1,4 @@
-"""What is asked of CUDA when a pass is recorded; the calls are noted, since no GPU is needed for these tests."""
+"""The CUDA calls of a recording. CUDA is replaced by a list of calls, so these tests need no GPU."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from adafuse_core.engine import store_choice
-from adafuse_core.engine.graphs import GraphRecorder, ReadsNoNumber, recorder
-from adafuse_core.engine.store_choice import Unfit, choose_store
+from adafuse_core.engine.graphs import GraphRecorder, RefuseDeviceReads, recorder
+from adafuse_core.engine.store_choice import UnsupportedSetting, choose_store
 from tests.engine.test_stores import build
 
 
 class Cuda:
-    """Notes what is called, in order."""
+    """Records the calls in order."""
 
     def __init__(self, monkeypatch):
         self.notes = []
@@ -71,7 +71,7 @@ def cuda(monkeypatch):
     return Cuda(monkeypatch)
 
 
-def test_run_is_tried_before_it_is_recorded_on_a_stream_of_its_own(cuda):
+def test_run_is_warmed_up_and_then_recorded_on_a_private_stream(cuda):
     replay = GraphRecorder(torch.device("cuda:1"))(lambda: cuda.notes.append("run"))
     assert cuda.notes == ["run", "on own stream", "begin with memory 1", "run", "end", "off own stream"]
     cuda.notes.clear()
@@ -80,7 +80,7 @@ def test_run_is_tried_before_it_is_recorded_on_a_stream_of_its_own(cuda):
     assert cuda.notes == ["replay", "replay"]
 
 
-def test_graphs_share_memory_as_long_as_one_of_them_lives(cuda):
+def test_graphs_share_memory_while_one_of_them_is_alive(cuda):
     record = GraphRecorder(torch.device("cuda:0"))
     replays = [record(lambda: None) for _ in range(3)]
     assert cuda.pools == 1
@@ -91,7 +91,7 @@ def test_graphs_share_memory_as_long_as_one_of_them_lives(cuda):
     assert "begin with memory 2" in cuda.notes
 
 
-def test_failure_tidies_up_and_can_be_followed_by_a_recording(cuda):
+def test_failed_recording_restores_the_allocator_and_the_next_one_works(cuda):
     record = GraphRecorder(torch.device("cuda:1"))
     cuda.fails = True
     with pytest.raises(RuntimeError, match="invalidated"):
@@ -102,7 +102,7 @@ def test_failure_tidies_up_and_can_be_followed_by_a_recording(cuda):
     assert cuda.notes[-1] == "replay"
 
 
-def test_what_reads_numbers_is_refused_before_anything_is_recorded(cuda):
+def test_device_reads_are_refused_before_anything_is_recorded(cuda):
     record = GraphRecorder(torch.device("cuda:0"))
     numbers = torch.arange(3)
     for run in (lambda: numbers.sum().item(), lambda: numbers.nonzero(), lambda: bool(numbers[0])):
@@ -111,20 +111,20 @@ def test_what_reads_numbers_is_refused_before_anything_is_recorded(cuda):
     assert cuda.notes == []
 
 
-def test_experts_picked_by_python_are_refused(monkeypatch):
+def test_experts_selected_in_python_are_refused(monkeypatch):
     def record(run):
-        with ReadsNoNumber():
+        with RefuseDeviceReads():
             run()
         return run
 
     monkeypatch.setattr(store_choice, "recorder", lambda _: record)
     for family in ("llama", "qwen3", "gemma2", "gpt2", "phi3"):
-        assert choose_store(build(family), graphs=True).recorded
+        assert choose_store(build(family), cuda_graphs=True).recorded
     model = build("mixtral")
     model.module.set_experts_implementation("eager")
-    with pytest.raises(Unfit, match="can't be recorded"):
-        choose_store(model, graphs=True)
+    with pytest.raises(UnsupportedSetting, match="can't be recorded"):
+        choose_store(model, cuda_graphs=True)
 
 
-def test_models_that_can_not_be_recorded_say_why():
+def test_recorder_says_why_a_model_can_not_be_recorded():
     assert recorder(build("llama")) == "the model runs on cpu"

@@ -1,4 +1,4 @@
-"""A memo knows what was read of one context and its branches, and nothing else."""
+"""A memo has the distributions that were read, of one sequence and its branches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import random
 import pytest
 
 from adafuse_core.engine.memo import Memo
-from adafuse_core.engine.read_request import unread
+from adafuse_core.engine.read_request import nodes_to_read
 
 PROMPT = tuple(range(10, 20))
 
 
 def read(memo, *contexts):
-    """What a pass does: every node on the way is held, the last one has a distribution."""
+    """As a pass does: give every node of a context a slot, and the last node a distribution."""
     for context in contexts:
         node = memo.node(context)
         for above in node.path():
@@ -22,27 +22,27 @@ def read(memo, *contexts):
 
 
 def nodes(memo):
-    return list(memo.root.descend())
+    return list(memo.root.subtree())
 
 
-def test_nothing_is_known_at_first():
-    assert Memo(PROMPT).known(PROMPT) is None
+def test_new_memo_has_no_distributions():
+    assert Memo(PROMPT).get(PROMPT) is None
 
 
-def test_what_was_read_is_known_and_its_neighbours_are_not():
+def test_memo_has_the_contexts_that_were_read_and_no_others():
     memo = Memo(PROMPT)
     read(memo, (*PROMPT, 1, 2))
-    assert memo.known((*PROMPT, 1, 2)) == ("after", *PROMPT, 1, 2)
+    assert memo.get((*PROMPT, 1, 2)) == ("after", *PROMPT, 1, 2)
     for other in [PROMPT, (*PROMPT, 1), (*PROMPT, 1, 3), (*PROMPT, 1, 2, 3), (1, *PROMPT[1:], 1, 2)]:
-        assert memo.known(other) is None
+        assert memo.get(other) is None
 
 
-def test_asking_makes_no_nodes():
+def test_get_creates_no_nodes():
     memo = Memo(PROMPT)
     read(memo, (*PROMPT, 1))
     before = nodes(memo)
     for context in [(*PROMPT, 1, 2, 3), (*PROMPT, 2), PROMPT[:3], (1,), (*PROMPT[:-2], 5)]:
-        memo.known(context)
+        memo.get(context)
     assert nodes(memo) == before
 
 
@@ -53,18 +53,18 @@ def test_the_last_tokens_of_a_prompt_are_nodes_and_the_others_its_trunk():
     assert Memo(PROMPT[:3]).trunk == ()
 
 
-def test_token_on_the_seam_may_be_written_anew():
+def test_commit_may_replace_the_last_prompt_token():
     memo = Memo(PROMPT)
     read(memo, PROMPT, (*PROMPT[:-1], 7, 8))
     root = memo.root
-    dropped = memo.commit((*PROMPT[:-1], 7, 8))
+    removed = memo.commit((*PROMPT[:-1], 7, 8))
     assert memo.root is root
-    assert [node.token for node in dropped] == [PROMPT[-1]]
-    assert memo.known((*PROMPT[:-1], 7, 8)) is not None
-    assert memo.known(PROMPT) is None
+    assert [node.token for node in removed] == [PROMPT[-1]]
+    assert memo.get((*PROMPT[:-1], 7, 8)) is not None
+    assert memo.get(PROMPT) is None
 
 
-def test_context_that_ends_in_the_trunk_makes_the_memo_begin_anew():
+def test_context_that_ends_in_the_trunk_resets_the_memo():
     memo = Memo(PROMPT)
     read(memo, (*PROMPT, 1))
     memo.kv = "slots"
@@ -73,29 +73,29 @@ def test_context_that_ends_in_the_trunk_makes_the_memo_begin_anew():
     assert memo.trunk == PROMPT[:1]
     assert memo.kv is None
     assert memo.ids == PROMPT
-    assert memo.known((*PROMPT, 1)) is None
+    assert memo.get((*PROMPT, 1)) is None
     assert [above.token for above in memo.head.path()][:9] == list(PROMPT[:0:-1])
 
 
-def test_first_token_may_be_written_anew():
+def test_commit_may_replace_the_first_token():
     memo = Memo(PROMPT)
     read(memo, (1, 2, 3))
-    assert memo.known((1, 2, 3)) == ("after", 1, 2, 3)
+    assert memo.get((1, 2, 3)) == ("after", 1, 2, 3)
     memo.commit((1, 2, 3))
     assert memo.ids == (1, 2, 3)
 
 
-def test_commit_keeps_what_grows_from_it_and_drops_the_rest():
+def test_commit_keeps_continuations_and_removes_other_branches():
     memo = Memo(PROMPT)
     read(memo, (*PROMPT, 1), (*PROMPT, 1, 2), (*PROMPT, 1, 3), (*PROMPT, 4), (*PROMPT, 4, 5))
-    dropped = memo.commit((*PROMPT, 1))
-    assert sorted(node.token for node in dropped) == [4, 5]
-    assert memo.known((*PROMPT, 1, 2)) is not None
-    assert memo.known((*PROMPT, 1, 3)) is not None
-    assert memo.known((*PROMPT, 4)) is None
+    removed = memo.commit((*PROMPT, 1))
+    assert sorted(node.token for node in removed) == [4, 5]
+    assert memo.get((*PROMPT, 1, 2)) is not None
+    assert memo.get((*PROMPT, 1, 3)) is not None
+    assert memo.get((*PROMPT, 4)) is None
 
 
-def test_branch_is_dropped_once():
+def test_branch_is_removed_once():
     memo = Memo(PROMPT)
     read(memo, (*PROMPT[:-1], 5), (*PROMPT, 1), (*PROMPT, 2))
     first = memo.commit((*PROMPT, 1))
@@ -104,21 +104,21 @@ def test_branch_is_dropped_once():
     assert second == []
 
 
-def test_branch_before_the_head_is_dropped_at_the_next_commit():
+def test_branch_above_the_head_is_removed_at_the_next_commit():
     memo = Memo(PROMPT)
     memo.commit((*PROMPT, 1, 2, 3))
     read(memo, (*PROMPT, 1, 9))
-    dropped = memo.commit((*PROMPT, 1, 2, 3, 4))
-    assert [node.token for node in dropped] == [9]
+    removed = memo.commit((*PROMPT, 1, 2, 3, 4))
+    assert [node.token for node in removed] == [9]
 
 
-def test_going_back_keeps_what_lies_ahead():
+def test_commit_of_a_shorter_context_keeps_the_longer_one():
     memo = Memo(PROMPT)
     memo.commit((*PROMPT, 1, 2))
     read(memo, (*PROMPT, 1, 2), (*PROMPT, 1, 2, 3))
     assert memo.commit((*PROMPT, 1)) == []
-    assert memo.known((*PROMPT, 1, 2, 3)) is not None
-    assert [node.committed for node in memo.head.descend()] == [True, False, False]
+    assert memo.get((*PROMPT, 1, 2, 3)) is not None
+    assert [node.committed for node in memo.head.subtree()] == [True, False, False]
 
 
 def test_only_the_newest_committed_tokens_keep_their_distribution():
@@ -128,7 +128,7 @@ def test_only_the_newest_committed_tokens_keep_their_distribution():
         context = (*context, token)
         read(memo, context)
         memo.commit(context)
-    known = [length for length in range(1, len(context) + 1) if memo.known(context[:length])]
+    known = [length for length in range(1, len(context) + 1) if memo.get(context[:length])]
     assert known == [len(context) - 2, len(context) - 1, len(context)]
 
 
@@ -138,20 +138,20 @@ def test_restart_forgets_all_but_the_committed_tokens():
     memo.commit((*PROMPT, 1))
     memo.restart()
     assert memo.ids == (*PROMPT, 1)
-    assert memo.known((*PROMPT, 1)) is None
+    assert memo.get((*PROMPT, 1)) is None
     assert all(node.kv is None and node.distribution is None for node in nodes(memo))
     assert len(nodes(memo)) == 1 + len(memo.ids) - len(memo.trunk)
 
 
-def test_unread_nodes_are_those_below_the_last_one_read():
+def test_nodes_to_read_are_below_the_last_node_that_was_read():
     memo = Memo(PROMPT)
     read(memo, PROMPT)
-    assert [node.token for node in unread(memo.node((*PROMPT, 1, 2)))] == [2, 1]
-    assert list(unread(memo.head)) == []
+    assert [node.token for node in nodes_to_read([memo.node((*PROMPT, 1, 2))])] == [1, 2]
+    assert nodes_to_read([memo.head]) == []
 
 
 class Plain:
-    """The same as flat sets of contexts: what may be known, and what must be."""
+    """The reference, without a tree: contexts that the memo may have, and contexts that it must have."""
 
     def __init__(self, ids):
         self.ids, self.may, self.must = ids, set(), set()
@@ -172,7 +172,7 @@ class Plain:
 
 def check(memo, plain, contexts):
     for context in contexts:
-        known = memo.known(context)
+        known = memo.get(context)
         assert known in (None, ("after", *context))
         assert known is None or context in plain.may
         assert known is not None or context not in plain.must
@@ -183,7 +183,7 @@ def check(memo, plain, contexts):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_random_walks_know_what_a_flat_set_of_contexts_knows(seed):
+def test_random_operations_agree_with_a_set_of_contexts(seed):
     draw = random.Random(seed)
     ids = tuple(draw.randrange(3) for _ in range(draw.randrange(1, 12)))
     memo, plain = Memo(ids), Plain(ids)
@@ -201,14 +201,14 @@ def test_random_walks_know_what_a_flat_set_of_contexts_knows(seed):
                 plain.forget()
             plain.read(context)
         else:
-            dropped = memo.commit(context)
+            removed = memo.commit(context)
             if memo.root is not root:
                 plain.forget()
             else:
                 gone = set(before) - set(nodes(memo))
-                assert len(dropped) == len(gone)
-                assert set(dropped) == gone
+                assert len(removed) == len(gone)
+                assert set(removed) == gone
             plain.commit(context)
             on_path = set(memo.head.path())
-            assert set(nodes(memo)) == on_path | set(memo.head.descend())  # nothing leads elsewhere
+            assert set(nodes(memo)) == on_path | set(memo.head.subtree())  # no other branches
         check(memo, plain, [*plain.may, *(some_context() for _ in range(5))])

@@ -1,4 +1,4 @@
-"""The store for any model goes on with the model's own cache, where that is right, and reads anew where it is not."""
+"""The prefill store extends the model's own cache where that is exact, and recomputes contexts elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adafuse_core import Ensemble, MemberConfig
 from adafuse_core.backends.local import LocalBackend
-from adafuse_core.engine.cache_growth import CacheUse
+from adafuse_core.engine.cache_growth import CacheAbilities
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.selftest import tried_cache
+from adafuse_core.engine.selftest import probe_cache
 from adafuse_core.engine.store_choice import StoreChoice, choose_store
 from tests import tiny
 
@@ -31,16 +31,16 @@ JAMBA = {
     "use_mamba_kernels": False,
     "pad_token_id": 0,
 }
-ALL = CacheUse(several_tokens=True, several_rows=True)
-FAMILIES = {  # and what their caches can do
-    "mamba": (lambda: transformers.MambaConfig(**SMALL, state_size=4), CacheUse(several_rows=True)),
-    "falcon_mamba": (lambda: transformers.FalconMambaConfig(**SMALL, state_size=4), CacheUse(several_rows=True)),
+ALL = CacheAbilities(several_tokens=True, several_rows=True)
+FAMILIES = {  # and what their caches support
+    "mamba": (lambda: transformers.MambaConfig(**SMALL, state_size=4), CacheAbilities(several_rows=True)),
+    "falcon_mamba": (lambda: transformers.FalconMambaConfig(**SMALL, state_size=4), CacheAbilities(several_rows=True)),
     "mamba2": (
         lambda: transformers.Mamba2Config(**SMALL, state_size=4, num_heads=6, head_dim=16, n_groups=1, chunk_size=8),
         ALL,
     ),
-    "rwkv": (lambda: transformers.RwkvConfig(**SMALL), CacheUse(several_tokens=True)),
-    "jamba": (lambda: transformers.JambaConfig(**SHAPE, **JAMBA), CacheUse(several_rows=True)),
+    "rwkv": (lambda: transformers.RwkvConfig(**SMALL), CacheAbilities(several_tokens=True)),
+    "jamba": (lambda: transformers.JambaConfig(**SHAPE, **JAMBA), CacheAbilities(several_rows=True)),
     "lfm2": (lambda: tiny.lfm2(99), ALL),
     "llama": (lambda: tiny.llama(99), ALL),
     "mistral": (lambda: tiny.sliding_mistral(99), ALL),
@@ -70,7 +70,7 @@ def read(store, memo, *contexts):
     request = ReadRequest(memo, contexts)
     while not request.is_answered():
         store.read([request])
-    return torch.stack([(row := memo.known(context)).table[row.row] for context in contexts])
+    return torch.stack([(row := memo.get(context)).table[row.row] for context in contexts])
 
 
 def assert_fresh(model, got, *contexts):
@@ -81,8 +81,8 @@ def assert_fresh(model, got, *contexts):
     model.forwards, model.tokens = forwards, tokens
 
 
-def read_fresh(model, store, memo, *contexts):
-    """Read contexts, each as by a fresh pass; returns how many tokens that took."""
+def read_and_compare(model, store, memo, *contexts):
+    """Read contexts and compare them with fresh passes; returns the number of tokens read."""
     before = model.tokens
     got = read(store, memo, *contexts)
     count = model.tokens - before
@@ -90,12 +90,12 @@ def read_fresh(model, store, memo, *contexts):
     return count
 
 
-def test_what_a_cache_can_do_is_found_out(family):
+def test_abilities_of_a_cache_are_found(family):
     model = build(family)
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    steps, limits = tried_cache(model)
-    assert steps == FAMILIES[family][1]
-    assert limits.startswith(", reading branches anew: ") == (not steps.several_rows)
+    abilities, limits = probe_cache(model)
+    assert abilities == FAMILIES[family][1]
+    assert limits.startswith(", recomputing the context of branches: ") == (not abilities.several_rows)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
 
 
@@ -105,13 +105,13 @@ def test_draft_reads_each_token_once(family):
     context = PROMPT
     counts = []
     for token in range(8):
-        counts.append(read_fresh(model, store, memo, context))
+        counts.append(read_and_compare(model, store, memo, context))
         context = (*context, 50 + token)
     assert counts == [len(PROMPT)] + [1] * 7
     assert store.tokens_held(memo) == len(PROMPT) + 7
 
 
-def test_draft_goes_on_where_its_own_words_are_committed(family):
+def test_draft_continues_after_a_commit_of_its_own_words(family):
     model = build(family)
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
@@ -120,10 +120,10 @@ def test_draft_goes_on_where_its_own_words_are_committed(family):
     for committed in [(*PROMPT, 1), (*PROMPT, 1, 2)]:
         store.commit(memo, committed)
         assert store.tokens_held(memo) == len(PROMPT) + 2
-    assert read_fresh(model, store, memo, (*PROMPT, 1, 2, 3)) == 1
+    assert read_and_compare(model, store, memo, (*PROMPT, 1, 2, 3)) == 1
 
 
-def test_branches_grow_side_by_side_and_the_chosen_one_goes_on():
+def test_branches_are_rows_of_one_cache_and_the_chosen_one_continues():
     for family in ("mamba", "mamba2", "jamba", "lfm2", "llama", "mistral"):
         model = build(family)
         store, memo = store_of(model), Memo(PROMPT)
@@ -132,65 +132,65 @@ def test_branches_grow_side_by_side_and_the_chosen_one_goes_on():
         for length, rows in [(1, (0, 1, 2)), (2, (2, 0, 1)), (3, (0, 2)), (4, (2,))]:
             contexts = [PROMPT + tails[row][:length] for row in rows]
             assert store.tokens_needed(ReadRequest(memo, contexts)) >= len(rows) * (len(PROMPT) + length)
-            assert read_fresh(model, store, memo, *contexts) == len(rows)
+            assert read_and_compare(model, store, memo, *contexts) == len(rows)
             assert store.tokens_held(memo) == len(rows) * (len(PROMPT) + length)
         store.commit(memo, PROMPT + tails[2][:3])
-        assert read_fresh(model, store, memo, (*PROMPT, *tails[2], 13)) == 1
+        assert read_and_compare(model, store, memo, (*PROMPT, *tails[2], 13)) == 1
 
 
-def test_rows_that_all_go_on_stay_where_they_are(monkeypatch):
+def test_rows_that_all_continue_are_not_reordered(monkeypatch):
     model = build("llama")
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
     read(store, memo, *((*PROMPT, token) for token in range(9)))
     monkeypatch.setattr(transformers.DynamicCache, "reorder_cache", None)
-    assert read_fresh(model, store, memo, *((*PROMPT, token, 4) for token in range(9))) == 9
+    assert read_and_compare(model, store, memo, *((*PROMPT, token, 4) for token in range(9))) == 9
 
 
-def test_contexts_at_or_above_the_end_of_the_cache_are_read_anew(family):
+def test_contexts_at_or_above_the_end_of_the_cache_are_recomputed(family):
     model = build(family)
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
-    assert read_fresh(model, store, memo, (*PROMPT, 1), PROMPT[:-2]) == 1 + len(PROMPT) - 2
+    assert read_and_compare(model, store, memo, (*PROMPT, 1), PROMPT[:-2]) == 1 + len(PROMPT) - 2
     store.commit(memo, (*PROMPT, 1, 2, 3, 4))
-    assert memo.known((*PROMPT, 1)) is None
-    assert read_fresh(model, store, memo, (*PROMPT, 1)) == len(PROMPT) + 1
+    assert memo.get((*PROMPT, 1)) is None
+    assert read_and_compare(model, store, memo, (*PROMPT, 1)) == len(PROMPT) + 1
 
 
-def test_branches_where_nothing_is_held_share_the_reading_of_their_context():
+def test_branches_without_a_cache_share_one_prefill():
     model = build("mamba")
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
     memo.kv = None
-    assert read_fresh(model, store, memo, *((*PROMPT, token) for token in (1, 2, 3))) == len(PROMPT) + 3
-    assert read_fresh(model, store, memo, *((*PROMPT, token, 4) for token in (1, 2, 3))) == 3
+    assert read_and_compare(model, store, memo, *((*PROMPT, token) for token in (1, 2, 3))) == len(PROMPT) + 3
+    assert read_and_compare(model, store, memo, *((*PROMPT, token, 4) for token in (1, 2, 3))) == 3
 
 
-def test_context_is_read_anew_once_where_the_candidate_of_another_is_committed(family):
+def test_commit_of_another_members_candidate_recomputes_the_context_once(family):
     model = build(family)
     store, memo = store_of(model), Memo(PROMPT)
     for length in range(3):
         read(store, memo, PROMPT + (1, 2)[:length])
     ours, theirs, longer = (*PROMPT, 1), (*PROMPT, 3, 4), (*PROMPT, 5, 6, 7)
-    scoring = read_fresh(model, store, memo, theirs, longer)
+    scoring = read_and_compare(model, store, memo, theirs, longer)
     assert scoring == 2 * len(longer)
     assert store.tokens_held(memo) == len(PROMPT) + 2  # candidates are read beside the cache
-    assert memo.known(ours)
+    assert memo.get(ours)
     store.commit(memo, theirs)
     assert store.tokens_held(memo) == 0
-    counts = [read_fresh(model, store, memo, theirs + (8, 9, 10)[:length]) for length in range(1, 4)]
+    counts = [read_and_compare(model, store, memo, theirs + (8, 9, 10)[:length]) for length in range(1, 4)]
     assert counts == [len(theirs) + 1, 1, 1]
 
 
-def test_several_tokens_are_read_on_in_one_pass_where_that_is_right(family):
+def test_several_tokens_extend_a_cache_in_one_pass_where_that_is_exact(family):
     model = build(family)
     store, memo = store_of(model), Memo(PROMPT)
     read(store, memo, PROMPT)
-    count = read_fresh(model, store, memo, (*PROMPT, 1, 2, 3))
+    count = read_and_compare(model, store, memo, (*PROMPT, 1, 2, 3))
     assert count == (3 if FAMILIES[family][1].several_tokens else len(PROMPT) + 3)
 
 
-def test_drafts_branches_and_commits_in_any_order_are_as_fresh_passes(family, record_property):
+def test_drafts_branches_and_commits_in_any_order_equal_fresh_passes(family, record_property):
     model = build(family)
     store, draw, count = store_of(model), random.Random(family), 0
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25, 1)]
@@ -209,13 +209,13 @@ def test_drafts_branches_and_commits_in_any_order_are_as_fresh_passes(family, re
             ends[memo] = [
                 (*end, draw.randrange(99)) for end in draw.sample(ends[memo], draw.randint(1, len(ends[memo])))
             ]
-        read_fresh(model, store, memo, *ends[memo])
+        read_and_compare(model, store, memo, *ends[memo])
         count += len(ends[memo])
     assert count >= 100
     record_property("distributions equal to fresh passes", count)
 
 
-def test_sequences_in_one_read_go_on_each_by_itself(family):
+def test_sequences_in_one_read_extend_their_own_caches(family):
     model = build(family)
     store = store_of(model)
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
@@ -229,7 +229,7 @@ def test_sequences_in_one_read_go_on_each_by_itself(family):
 
 
 class Forgetful(LlamaForCausalLM):
-    """Its cache loses something whenever it grows."""
+    """Its cache loses a value whenever it grows."""
 
     def forward(self, *args, past_key_values=None, **options):
         if past_key_values is not None:
@@ -250,7 +250,7 @@ class Shared(LlamaForCausalLM):
 
 
 class Mixed(LlamaForCausalLM):
-    """The rows of its cache can't be told apart."""
+    """All rows of its cache get the keys of the first row."""
 
     def forward(self, *args, past_key_values=None, **options):
         if past_key_values is not None:
@@ -260,7 +260,7 @@ class Mixed(LlamaForCausalLM):
 
 
 class Hasty(LlamaForCausalLM):
-    """It reads no more than one token after its cache."""
+    """It reads the last token several times in place of several tokens."""
 
     def forward(self, input_ids, past_key_values=None, **options):
         if past_key_values is not None and input_ids.shape[1] > 1:
@@ -269,14 +269,14 @@ class Hasty(LlamaForCausalLM):
 
 
 class Cacheless(LlamaForCausalLM):
-    """It hands out no cache."""
+    """It returns no cache."""
 
     def forward(self, *args, **options):
         return super().forward(*args, **options | {"use_cache": False})
 
 
 class Failing(LlamaForCausalLM):
-    """It can't go on."""
+    """It can't continue a cache."""
 
     def forward(self, *args, past_key_values=None, **options):
         if past_key_values is not None:
@@ -284,44 +284,50 @@ class Failing(LlamaForCausalLM):
         return super().forward(*args, **options)
 
 
-LIARS = {
-    Forgetful: (None, "prefill, reading anew at every step: what its cache goes on with differs from fresh passes"),
-    Shared: (None, "prefill, reading anew at every step: what its cache goes on with differs from fresh passes"),
-    Cacheless: (None, "prefill, reading anew at every step: it hands out no cache"),
-    Failing: (None, "prefill, reading anew at every step: NotImplementedError: no cache here"),
-    Mixed: (CacheUse(several_tokens=True), "prefill, reading branches anew: what its cache goes on with differs"),
-    Hasty: (CacheUse(several_rows=True), "prefill (as configured)"),
+RECOMPUTING = "prefill, recomputing the context at every step: "
+WRONG_CACHES = {
+    Forgetful: (None, f"{RECOMPUTING}distributions after its cache differ from those of fresh passes"),
+    Shared: (None, f"{RECOMPUTING}distributions after its cache differ from those of fresh passes"),
+    Cacheless: (None, f"{RECOMPUTING}the model returns no cache"),
+    Failing: (None, f"{RECOMPUTING}NotImplementedError: no cache here"),
+    Mixed: (
+        CacheAbilities(several_tokens=True),
+        "prefill, recomputing the context of branches: distributions after its cache differ",
+    ),
+    Hasty: (CacheAbilities(several_rows=True), "prefill (as configured)"),
 }
 
 
-@pytest.mark.parametrize("kind", LIARS)
-def test_cache_that_lies_is_not_trusted(kind):
+@pytest.mark.parametrize("kind", WRONG_CACHES)
+def test_wrong_cache_is_not_used(kind):
     model = build("llama", kind=kind)
     choice = choose_store(model, "prefill")
-    steps, said = LIARS[kind]
-    assert str(choice).startswith(said)
-    assert tried_cache(model)[0] == steps
+    abilities, message = WRONG_CACHES[kind]
+    assert str(choice).startswith(message)
+    assert probe_cache(model)[0] == abilities
     memo = Memo(PROMPT)
-    read_fresh(model, choice.store, memo, PROMPT)
-    read_fresh(model, choice.store, memo, (*PROMPT, 1), (*PROMPT, 2))
-    read_fresh(model, choice.store, memo, (*PROMPT, 1, 3), (*PROMPT, 2, 4))
-    read_fresh(model, choice.store, memo, (*PROMPT, 2, 4, 5, 6))
-    assert (choice.store.tokens_held(memo) > 0) == (steps is not None)
+    read_and_compare(model, choice.store, memo, PROMPT)
+    read_and_compare(model, choice.store, memo, (*PROMPT, 1), (*PROMPT, 2))
+    read_and_compare(model, choice.store, memo, (*PROMPT, 1, 3), (*PROMPT, 2, 4))
+    read_and_compare(model, choice.store, memo, (*PROMPT, 2, 4, 5, 6))
+    assert (choice.store.tokens_held(memo) > 0) == (abilities is not None)
 
 
-def test_position_embeddings_that_depend_on_length_are_read_anew():
+def test_position_embeddings_that_depend_on_length_rule_out_a_cache():
     config = tiny.llama(99)
     config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert "reading anew at every step: its dynamic" in str(choose_store(Model(LlamaForCausalLM(config)), "prefill"))
+    assert "recomputing the context at every step: its dynamic" in str(
+        choose_store(Model(LlamaForCausalLM(config)), "prefill")
+    )
 
 
-def test_window_that_is_too_long_to_try_out_is_not_trusted():
+def test_window_too_long_to_test_rules_out_a_cache():
     config = transformers.MistralConfig(**{**SHAPE, "max_position_embeddings": 10**9}, sliding_window=10**8)
-    assert "too long to be tried out" in str(choose_store(Model(AutoModelForCausalLM.from_config(config)), "prefill"))
+    assert "too long to be tested" in str(choose_store(Model(AutoModelForCausalLM.from_config(config)), "prefill"))
 
 
 class Flaky:
-    """A model's forward that fails once, when it is told to."""
+    """Replaces a model's forward; fails once when `failure` is set."""
 
     def __init__(self, module):
         self.forward, self.failure = module.forward, None
@@ -338,7 +344,7 @@ class Flaky:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), KeyboardInterrupt(), "nan"])
-def test_what_fails_midway_leaves_nothing_behind(family, failure):
+def test_failed_pass_drops_the_cache_of_its_sequence_only(family, failure):
     model = build(family)
     store, memo, other = store_of(model), Memo(PROMPT), Memo(PROMPT[:9])
     flaky = Flaky(model.module)
@@ -350,24 +356,24 @@ def test_what_fails_midway_leaves_nothing_behind(family, failure):
     assert store.tokens_held(memo) == 0
     assert store.tokens_held(other) == 9
     for length in range(1, 4):
-        read_fresh(model, store, memo, PROMPT + (1, 2, 3)[:length])
-        read_fresh(model, store, other, other.ids + (1, 2, 3)[:length])
+        read_and_compare(model, store, memo, PROMPT + (1, 2, 3)[:length])
+        read_and_compare(model, store, other, other.ids + (1, 2, 3)[:length])
     assert store.tokens_held(memo) == len(PROMPT) + 3
 
 
-def test_sequences_that_find_no_room_are_read_anew():
+def test_sequences_without_room_are_read_without_a_cache():
     model = build("mamba")
     store, memos = store_of(model), [Memo(PROMPT) for _ in range(3)]
     store.max_kv_tokens = 2 * (len(PROMPT) + 4)
     for length in range(8):
         for memo in memos:
-            read_fresh(model, store, memo, PROMPT + tuple(range(length)))
+            read_and_compare(model, store, memo, PROMPT + tuple(range(length)))
             assert sum(map(store.tokens_held, memos)) <= store.max_kv_tokens
         assert max(map(store.tokens_held, memos)) == len(PROMPT) + length
     holder = max(memos, key=store.tokens_held)
-    read_fresh(model, store, holder, *((*PROMPT, *range(7), token) for token in (10, 11, 12)))
+    read_and_compare(model, store, holder, *((*PROMPT, *range(7), token) for token in (10, 11, 12)))
     assert list(map(store.tokens_held, memos)) == [0, 0, 0]  # three rows are too many
-    read_fresh(model, store, memos[0], (*PROMPT, *range(7), 10))
+    read_and_compare(model, store, memos[0], (*PROMPT, *range(7), 10))
     assert store.tokens_held(memos[0]) == len(PROMPT) + 8
 
 
@@ -377,7 +383,7 @@ class Cancelled(Exception):
 
 def test_memory_is_free_after_cancelling_and_closing():
     model = build("mamba")
-    backend = LocalBackend(model, choose_store(model, "prefill", most=1000), name="a")
+    backend = LocalBackend(model, choose_store(model, "prefill", max_kv_tokens=1000), name="a")
     left = 5
 
     def check():
@@ -389,7 +395,7 @@ def test_memory_is_free_after_cancelling_and_closing():
     sessions = [
         backend.open(PROMPT, window=None, lookup=False, raise_if_cancelled=call) for call in (check, lambda: None)
     ]
-    assert backend.abilities().max_kv_tokens is None  # nobody waits for memory
+    assert backend.abilities().max_kv_tokens is None  # the store enforces the bound, no request waits
     with pytest.raises(Cancelled):
         sessions[0].draft([PROMPT], 20, 2, lambda *_: False)
     steps = sessions[1].draft([PROMPT], 5, 2, lambda *_: False)
@@ -401,12 +407,12 @@ def test_memory_is_free_after_cancelling_and_closing():
     assert backend.tokens_held() == 0
 
 
-def test_bound_on_memory_is_kept_by_reading_anew():
+def test_memory_bound_is_enforced_by_recomputing():
     model = build("mamba")
     bound = len(PROMPT) + 10
     plain = StoreChoice(store=PrefillStore(model))
     drafts = []
-    for choice, most in [(choose_store(model, "prefill", most=bound), bound), (plain, 0)]:
+    for choice, most in [(choose_store(model, "prefill", max_kv_tokens=bound), bound), (plain, 0)]:
         backend = LocalBackend(model, choice, name="a")
         session = backend.open(PROMPT, window=None, lookup=False, raise_if_cancelled=lambda: None)
         held = []
@@ -435,12 +441,12 @@ def test_single_member_reads_its_prompt_once(tmp_path, family):
         before = model.tokens
         usage = ensemble.generate("The quick brown fox. " * 8, max_new_tokens=40).usage
         written, prompt = usage.completion_tokens["own"], usage.prompt_tokens["own"]
-        assert model.tokens - before <= prompt + written + 24  # the last word's end was looked for
+        assert model.tokens - before <= prompt + written + 24  # tokens read to find the end of the last word
         assert ensemble.members[0].backend.tokens_held() == 0
 
 
 @pytest.mark.parametrize("family", [mamba, tiny.llama])
-def test_round_reads_the_context_once_and_once_for_each_candidate_of_others(tmp_path, family):
+def test_round_reads_the_context_once_and_once_per_candidate_of_others(tmp_path, family):
     tokenizers = {"a": tiny.byte_level(), "b": tiny.metaspace()}
     paths = [tiny.save_tiny(tmp_path / name, tokenizer, family) for name, tokenizer in tokenizers.items()]
     members = [MemberConfig(model=str(path), kv_store="prefill") for path in paths]

@@ -37,7 +37,7 @@ HYBRID = {
     "decoder_sparse_step": 1,
     "head_dim": 16,
 }
-FAMILIES = {  # and the fastest store that fits
+FAMILIES = {  # and the fastest store that works
     "llama": (lambda: tiny.llama(99), "tree"),
     "mistral": (lambda: tiny.sliding_mistral(99), "tree"),
     "qwen2": (lambda: transformers.Qwen2Config(**SMALL), "tree"),
@@ -75,7 +75,7 @@ def family(request):
 
 
 def stores(family):
-    """All stores that work with a model of the family, the best first, each on a model of its own."""
+    """The stores that work with the family, fastest first, each with its own model."""
     kinds = ["tree", "fork", "prefill"]
     for kind in kinds[kinds.index(FAMILIES[family][1]) :]:
         model = build(family)
@@ -90,16 +90,16 @@ def read(store, memo, contexts):
     request = ReadRequest(memo, contexts)
     while not request.is_answered():
         store.read([request])
-    return torch.stack([(row := memo.known(context)).table[row.row] for context in contexts])
+    return torch.stack([(row := memo.get(context)).table[row.row] for context in contexts])
 
 
 def assert_close(got, expected):
-    """Within 1e-4 of the spread of the logits, or of 1 if that is less: these models are wilder than trained ones."""
+    """Equal within 1e-4 times the spread of the logits, at least 1e-4: the spread is larger than in trained models."""
     torch.testing.assert_close(got, expected, atol=1e-4 * max(1.0, expected.std().item()), rtol=0)
 
 
 def some_contexts(draw, committed):
-    """Contexts that grow from the committed one, from before its end, and from each other."""
+    """Contexts that continue the committed one, a prefix of it, or each other."""
     contexts = [committed]
     for _ in range(6):
         base = draw.choice(contexts)
@@ -110,7 +110,7 @@ def some_contexts(draw, committed):
 
 
 def check_distributions(store, reference, seed, rounds):
-    """Those of three sequences in turn are those of fresh passes; how many that were."""
+    """Compare distributions of three sequences in turn with fresh passes; returns their number."""
     draw, count = random.Random(seed), 0
     memos = [Memo(PROMPT[:length]) for length in (40, 3, 25)]
     for _ in range(rounds):
@@ -140,29 +140,29 @@ def test_many_sequences_are_read_in_one_pass(family):
             store.read(waiting)
         for request in requests:
             for context in request.contexts:
-                row = request.memo.known(context)
+                row = request.memo.get(context)
                 assert_close(row.table[row.row], fresh(reference, context))
 
 
-def test_the_best_store_that_works_is_chosen(family):
+def test_fastest_store_that_works_is_chosen(family):
     choice = choose_store(build(family))
     assert choice.store.kind == FAMILIES[family][1]
     if choice.store.kind == "fork":
         assert "no tree: " in str(choice)
 
 
-def test_config_names_the_stores_that_can_be_opened_in_the_order_in_which_they_are_tried():
+def test_config_names_the_stores_in_the_order_in_which_they_are_tested():
     assert ("auto", *STORES) == KV_STORES
 
 
-def test_only_the_last_resort_that_nobody_asked_for_is_a_fallback():
+def test_last_kind_is_a_fallback_unless_the_user_named_it():
     mamba = transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4)
     assert choose_store(Model(AutoModelForCausalLM.from_config(mamba))).fallback
     for wanted in KV_STORES:
-        choice = choose_store(build("llama"), wanted, most=100)
+        choice = choose_store(build("llama"), wanted, max_kv_tokens=100)
         assert not choice.fallback
         assert choice.forced == (wanted != "auto")
-        assert choice.max_kv_tokens == (None if wanted == "prefill" else 100)  # which keeps to the bound by itself
+        assert choice.max_kv_tokens == (None if wanted == "prefill" else 100)  # it enforces its own bound
 
 
 def test_prompt_is_read_once(family):
@@ -178,15 +178,15 @@ def test_prompt_is_read_once(family):
     assert model.tokens - before <= 10 * (3 if store.kind == "tree" else 8)
 
 
-def test_what_is_known_costs_no_pass(family):
+def test_commit_of_a_context_that_was_read_needs_no_pass(family):
     model, store = next(stores(family))
     memo = Memo(PROMPT)
     read(store, memo, [(*PROMPT, 1, 2, 3), (*PROMPT, 4)])
     before = model.forwards
     store.commit(memo, (*PROMPT, 1))
     for context in [(*PROMPT, 1), (*PROMPT, 1, 2), (*PROMPT, 1, 2, 3)]:
-        assert memo.known(context)
-    assert memo.known((*PROMPT, 4)) is None
+        assert memo.get(context)
+    assert memo.get((*PROMPT, 4)) is None
     assert model.forwards == before
 
 
@@ -197,13 +197,13 @@ def test_tree_keeps_one_copy_of_a_prefix_however_many_branches():
     held = store.tokens_held(memo)
     read(store, memo, [(*PROMPT, first, second) for first in range(4) for second in range(4)])
     assert store.tokens_held(memo) == held == len(PROMPT) + 64
-    for token in range(200):  # slots of what is dropped are used again
+    for token in range(200):  # slots of removed branches are reused
         store.commit(memo, (*memo.ids, token % 99))
         read(store, memo, [memo.ids, (*memo.ids, 1, 2), (*memo.ids, 3, 4)])
     assert store.tokens_held(memo) < len(PROMPT) + 200 + 128
 
 
-def test_an_error_leaves_nothing_half_done():
+def test_memo_is_usable_after_an_error():
     _, store = next(stores("llama"))
     memo = Memo(PROMPT)
     read(store, memo, [PROMPT])
@@ -214,15 +214,15 @@ def test_an_error_leaves_nothing_half_done():
     assert_close(read(store, memo, [(*PROMPT, 1)])[0], expected)
 
 
-def test_window_that_is_too_long_to_try_out_is_not_trusted():
+def test_window_too_long_to_test_rules_out_a_tree():
     config = transformers.MistralConfig(**{**SMALL, "max_position_embeddings": 10**9}, sliding_window=10**8)
-    assert "too long to be tried out" in tree_problem(Model(AutoModelForCausalLM.from_config(config)))
+    assert "too long to be tested" in tree_problem(Model(AutoModelForCausalLM.from_config(config)))
 
 
 def test_attention_that_the_user_chose_is_kept():
-    assert "attn_implementation" in tree_problem(build("llama"), own_attention=True)
+    assert "attn_implementation" in tree_problem(build("llama"), user_attention=True)
     model = build("llama")
-    assert choose_store(model, own_attention=True).store.kind == "fork"
+    assert choose_store(model, user_attention=True).store.kind == "fork"
     assert model.module.config._attn_implementation == "sdpa"
 
 
@@ -232,7 +232,7 @@ def test_rope_that_depends_on_length_is_not_mixed_in_one_pass():
     assert "dynamic" in tree_problem(Model(AutoModelForCausalLM.from_config(config)))
 
 
-def test_model_whose_cache_only_grows_reads_other_contexts_anew():
+def test_model_whose_cache_only_grows_uses_the_prefill_store():
     config = transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4)
     model = Model(AutoModelForCausalLM.from_config(config))
     assert is_causal(model)
@@ -245,17 +245,19 @@ def test_model_whose_cache_only_grows_reads_other_contexts_anew():
         choose_store(model, "fork")
 
 
-def test_memory_of_a_token_is_what_a_context_grows_by_not_its_constant_states(monkeypatch):
+def test_bytes_per_token_exclude_constant_states(monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda _: 10**6)  # pages, and bytes of a page
     room = {family: tokens_in_free_memory(build(family)) for family in ("llama", "qwen3_next")}
     config = build("llama").module.config
     heads = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
     assert room["llama"] == 10**12 // 2 // (2 * 2 * heads * 4)  # layers, keys and values, float32
     config = build("qwen3_next").module.config
-    assert room["qwen3_next"] == 10**12 // 2 // (2 * config.num_key_value_heads * config.head_dim * 4)  # one such layer
+    assert room["qwen3_next"] == 10**12 // 2 // (
+        2 * config.num_key_value_heads * config.head_dim * 4
+    )  # one layer of attention
 
 
-def test_store_that_gives_wrong_numbers_is_found():
+def test_store_with_wrong_distributions_is_found():
     class Forgetful(ForkStore):
         def _run(self, group):
             return super()._run([(state, path[-1:]) for state, path in group])
@@ -264,7 +266,7 @@ def test_store_that_gives_wrong_numbers_is_found():
     assert "differ" in store_problem(model, Forgetful(model, chunk=4))
 
 
-def test_encoder_is_no_causal_model():
+def test_encoder_is_not_causal():
     config = transformers.BertConfig(
         vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )

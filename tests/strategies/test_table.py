@@ -1,4 +1,4 @@
-"""The table of strategies: what every row must be, and what a strategy of one's own can do."""
+"""The table of strategies: requirements for every row, and what a user's own strategy can do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adafuse_core.strategies.base import Strategy
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_row_is_a_frozen_dataclass_with_name_and_paper(name):
+def test_strategy_is_a_frozen_dataclass_with_name_and_paper(name):
     strategy = STRATEGIES[name]
     assert strategy.name == name
     assert strategy.paper
@@ -27,7 +27,7 @@ def test_a_row_is_a_frozen_dataclass_with_name_and_paper(name):
     assert strategy() == strategy()
 
 
-def test_no_option_means_two_things():
+def test_no_option_name_is_used_twice():
     own = [{field.name for field in dataclasses.fields(row)} for row in (EnsembleConfig, *STRATEGIES.values())]
     assert not [first & second for first, second in itertools.combinations(own, 2) if first & second]
 
@@ -40,7 +40,7 @@ def test_every_option_of_a_strategy_is_an_option_of_the_ensemble(name):
         assert EnsembleConfig.from_any(config.to_dict()) == config
 
 
-def test_an_option_that_the_chosen_strategy_lacks_is_refused():
+def test_option_of_another_strategy_is_refused():
     with pytest.raises(ConfigError, match=r"tau=0.5 has no meaning for strategy 'single'") as caught:
         Ensemble(strategy="single", tau=0.5)
     assert "adafuse" in caught.value.hint
@@ -48,7 +48,7 @@ def test_an_option_that_the_chosen_strategy_lacks_is_refused():
         Ensemble(member="aspen")
 
 
-def test_another_strategy_begins_with_its_own_defaults():
+def test_change_of_strategy_starts_with_default_options():
     config = EnsembleConfig.from_any({"members": ["m"], "tau": 0.5})
     assert config.updated({"strategy": "adafuse"}).strategy.tau == 0.5
     back = config.updated({"strategy": "single"}).updated({"strategy": "adafuse"})
@@ -57,7 +57,7 @@ def test_another_strategy_begins_with_its_own_defaults():
 
 @dataclass(frozen=True, kw_only=True)
 class WholeAnswers(Strategy):
-    """Members answer whole, all score all answers, the best is told in pieces: a strategy with a memory."""
+    """Each member drafts a whole answer, all members score all answers, the best is committed in pieces."""
 
     name: ClassVar[str] = "whole_answers"
     paper: ClassVar[str] = "none"
@@ -71,15 +71,15 @@ class WholeAnswers(Strategy):
         candidates = pooled(answers)
         best = chooser.decide(answers, candidates, prefixes.score([each.span for each in candidates])).winner.span.text
         while True:
-            told = prefixes[0].text
-            assert best.startswith(told)
-            rest = best[len(told) :].split(" ")
+            committed = prefixes[0].text
+            assert best.startswith(committed)
+            rest = best[len(committed) :].split(" ")
             text, more = " ".join(rest[: self.words]), len(rest) > self.words
             span = Span(text=text + " " if more else text, ends=not more)
             yield Round(drafts=(), candidates=pooled([Draft(member="all", spans=(span,), margins=())]))
 
 
-def test_a_strategy_of_ones_own_may_keep_state_while_it_answers():
+def test_user_strategy_may_keep_state_during_an_answer():
     members = [ScriptedMember("a", "one two 3 four five"), ScriptedMember("b", "one two three four five", weight=2)]
     ensemble = Ensemble(members=members, strategy=WholeAnswers(words=2))
     assert ensemble.config.updated({"words": 3}).strategy == WholeAnswers(words=3)
@@ -89,19 +89,19 @@ def test_a_strategy_of_ones_own_may_keep_state_while_it_answers():
         assert [played.span.text for played in answer.rounds] == ["one two ", "three four ", "five"]
 
 
-def test_budgets_and_stop_strings_hold_for_a_strategy_of_ones_own():
+def test_budgets_and_stop_strings_apply_to_a_user_strategy():
     ensemble = Ensemble(members=[ScriptedMember("a", "one two three four five")], strategy=WholeAnswers(words=2))
     assert ensemble.generate("go", max_new_tokens=3).text == "one two three"
     assert ensemble.generate("go", stop=["o th"]).text == "one tw"
 
 
-def test_log_probabilities_of_a_lone_candidate_are_told_on_request():
+def test_log_probabilities_of_a_lone_candidate_are_computed_on_request():
     ensemble = Ensemble(members=[ScriptedMember("a", "one two"), ScriptedMember("b", "one two")])
-    (silent,), (told,) = (ensemble.generate("go", logprobs=logprobs).rounds for logprobs in (False, True))
-    assert silent.span_scores == () == silent.fused
-    assert [score.member for score in told.span_scores] == ["a", "b"]
-    assert told.fused == (0.125,)
-    assert told.to_dict()["logprobs"] == {"a": [-0.125] * 3, "b": [-0.125] * 3}
+    (without,), (scored,) = (ensemble.generate("go", logprobs=logprobs).rounds for logprobs in (False, True))
+    assert without.span_scores == () == without.fused
+    assert [score.member for score in scored.span_scores] == ["a", "b"]
+    assert scored.fused == (0.125,)
+    assert scored.to_dict()["logprobs"] == {"a": [-0.125] * 3, "b": [-0.125] * 3}
 
 
 def test_one_text_in_place_of_a_list_of_continuations_is_refused():
