@@ -184,7 +184,8 @@ class Ensemble:
             prompt: A plain text to continue, or the messages of a conversation.
             tools: What the answer may call, in OpenAI's form: `{"type": "function", "function": {"name", "description",
                 "parameters"}}`. Each member's own template shows them if all members write calls in the same way;
-                otherwise a system message tells all the same form. A call that was begun obeys its tool's schema.
+                otherwise a system message tells all the same form. A call that was begun obeys its tool's schema. An
+                answer ends where it repeats one of its calls; the repeated call is dropped.
             tool_choice: `"auto"`, `"any"` or `"required"` for at least one call, `"none"`, or the name of the one tool
                 to call.
             parallel_tool_calls: Whether an answer may call several times, where the form allows it.

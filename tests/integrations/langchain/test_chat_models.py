@@ -166,7 +166,7 @@ def test_it_composes_with_prompts_and_parsers():
     assert "".join(chain.stream({"word": "hi"})) == chain.invoke({"word": "hi"})
 
 
-@pytest.mark.parametrize("messages", [[], [HumanMessage("")], [HumanMessage("hi"), AIMessage("hello")]])
+@pytest.mark.parametrize("messages", [[], [HumanMessage("")], [HumanMessage(" "), AIMessage("")]])
 def test_a_conversation_that_asks_nothing_is_refused(messages):
     with pytest.raises(core.PromptError):
         scripted()[0].invoke(messages)
