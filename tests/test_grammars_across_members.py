@@ -172,7 +172,9 @@ def test_random_small_models_write_valid_json_and_calls(random_small):
             asked(number), grammar=Grammar.json_schema(model.model_json_schema()), max_new_tokens=90
         )
         model.model_validate_json(answer.text)
-        answer = ensemble.generate(asked(number), tools=[tool(model)], tool_choice="any", max_new_tokens=99, complete_calls=True)
+        answer = ensemble.generate(
+            asked(number), tools=[tool(model)], tool_choice="any", max_new_tokens=99, complete_calls=True
+        )
         assert answer.tool_calls
         assert all(model.model_validate(call.arguments) for call in answer.tool_calls)
         assert finite(answer)
