@@ -12,7 +12,9 @@ from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, LibraryText, Round, Span
 
 _SLACK = 4  # tokens: a member may come to draft the closing text itself, with more tokens than it needs
-_SHARES = (1.0, 0.5, 0.25)  # of the room that is kept for values beyond the shortest ones: the largest that fits twice
+_SHARES = tuple(
+    0.5**halvings for halvings in range(7)
+)  # of the room that is kept for values: the largest that fits twice
 _EMPTY = re.compile(r'""|\[\]|\{\}')  # values of a short ending that may be longer by any amount
 _WORDS = " some" * 8  # room for each of them
 _CUTS = re.compile(r"(?=[\s,\]}]|$)")  # places where a span may be cut: no number or word is cut in two
