@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from adafuse_core.generation import Generation, collect
     from adafuse_core.member_config import MemberConfig
     from adafuse_core.members.scripted import ScriptedMember
-    from adafuse_core.rounds import Candidate, Draft, Round, Score, Scored, Span, Usage
+    from adafuse_core.rounds import Candidate, Draft, LibraryText, Round, Score, Scored, Span, Usage
 
 __version__ = "0.1.0"
 
@@ -78,7 +78,7 @@ _HOME = {
         "ToolCallDone",
     ],
     "adafuse_core.members.scripted": ["ScriptedMember"],
-    "adafuse_core.rounds": ["Candidate", "Draft", "Round", "Score", "Scored", "Span", "Usage"],
+    "adafuse_core.rounds": ["Candidate", "Draft", "LibraryText", "Round", "Score", "Scored", "Span", "Usage"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -98,6 +98,7 @@ __all__ = [
     "GenerationParams",
     "Grammar",
     "InvalidToolCall",
+    "LibraryText",
     "MemberConfig",
     "MemberError",
     "Message",

@@ -12,7 +12,11 @@ from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, LibraryText, Round, Span
 
 _SLACK = 4  # tokens: a member may come to draft the closing text itself, with more tokens than it needs
-_SHARES = (1.0, 0.5, 0.25)  # of the short ending's length: room that is kept for values, the largest that fits twice
+_SHARES = tuple(
+    0.5**halvings for halvings in range(7)
+)  # of the room that is kept for values: the largest that fits twice
+_EMPTY = re.compile(r'""|\[\]|\{\}')  # values of a short ending that may be longer by any amount
+_WORDS = " some" * 8  # room for each of them
 _CUTS = re.compile(r"(?=[\s,\]}]|$)")  # places where a span may be cut: no number or word is cut in two
 _KEYS = re.compile(r'"((?:[^"\\]|\\.)*)": (?:["\[{]|)')  # of JSON, each with what opens its value
 
@@ -130,7 +134,9 @@ class Budget:
 
     def _keeps_room(self, span: Span, after: Guide, closing: str) -> bool:
         """Whether the values that have to follow a span have room for more than the shortest ones."""
-        return not self._share or after.only_closes(closing) or self._holds(span, _lengthened(closing, self._share))
+        if not self._share or after.only_closes(closing):
+            return True
+        return self._holds(span, _lengthened(closing, self._share, begins=not after.closing))
 
     def _affordable_share(self, ending: str) -> float:
         """How much more room than for the shortest values is kept: at most half of what is free."""
@@ -176,9 +182,16 @@ def _shared_beginning(text: str, other: str) -> str:
     return text[: next((at for at, (one, two) in pairs if one != two), min(len(text), len(other)))]
 
 
-def _lengthened(text: str, share: float) -> str:
-    """A text and a share of it again, up to two of it: a length, nothing to be written."""
-    return text + (2 * text)[: int(share * len(text))]
+def _lengthened(ending: str, share: float, *, begins: bool = False) -> str:
+    """A short ending with more text, as much as its values are likely to take.
+
+    Args:
+        ending: Of an answer.
+        share: How much of that, 0..2.
+        begins: Whether the ending begins with a value.
+    """
+    room = ending + _WORDS * (len(_EMPTY.findall(ending)) + begins)
+    return ending + (2 * room)[: int(share * len(room))]
 
 
 def unanimous(span: Span) -> Round:

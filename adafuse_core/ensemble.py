@@ -190,7 +190,8 @@ class Ensemble:
                 to call.
             parallel_tool_calls: Whether an answer may call several times, where the form allows it.
             grammar: What the answer may be; with tools, what it may be if it calls none. A valid end always comes
-                before the budget ends. Text that a grammar forces is committed without asking the members.
+                before the budget ends, if need be written by AdaFuse itself (`Finished.library_text` tells). Text that
+                a grammar forces is committed without asking the members.
             cancel: Set it to stop.
             options: Fields of `GenerationParams`.
 
@@ -202,7 +203,7 @@ class Ensemble:
         Raises:
             ConfigError: An option is unknown or out of range (at once, not at the first `next()`).
             PromptError: The prompt is empty, or does not fit a member.
-            CancelledError: `cancel` was set.
+            CancelledError: `cancel` was set. As all errors, it has the answer so far in its `partial`.
             MemberError: A member failed.
         """
         params = self.config.generation.updated(options)
@@ -234,7 +235,7 @@ class Ensemble:
         Args:
             prompts: As of `stream`.
             return_exceptions: Whether a failing prompt yields its exception in place of an answer. Otherwise the
-                first failure cancels the other prompts and is raised.
+                first failure cancels the other prompts and is raised, with all answers so far in its `partials`.
             max_concurrency: Most prompts at a time.
             options: As of `stream`, the same for all.
         """

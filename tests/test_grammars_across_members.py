@@ -130,7 +130,7 @@ def test_calls_by_random_members_are_valid(tiny_models, team, way, count):
     choices = {"any": MODELS, "make_tree": (Tree,), "make_order": (Order,)}
     calls = 0
     for (choice, models), start in zip(choices.items(), (0, 6, 12), strict=True):
-        options = {"tools": [tool(model) for model in MODELS], "tool_choice": choice}
+        options = {"tools": [tool(model) for model in MODELS], "tool_choice": choice, "complete_calls": True}
         for number, budget in enumerate(budgets(ensemble, 6 if start < 12 else 5, **options), start):
             answer = ensemble.generate(asked(number), max_new_tokens=budget, **options)
             assert (answer.text, answer.invalid_tool_calls) == ("", ())
@@ -172,7 +172,9 @@ def test_random_small_models_write_valid_json_and_calls(random_small):
             asked(number), grammar=Grammar.json_schema(model.model_json_schema()), max_new_tokens=90
         )
         model.model_validate_json(answer.text)
-        answer = ensemble.generate(asked(number), tools=[tool(model)], tool_choice="any", max_new_tokens=99)
+        answer = ensemble.generate(
+            asked(number), tools=[tool(model)], tool_choice="any", max_new_tokens=99, complete_calls=True
+        )
         assert answer.tool_calls
         assert all(model.model_validate(call.arguments) for call in answer.tool_calls)
         assert finite(answer)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 import adafuse_core
+from adafuse_core import Ensemble, Grammar, ScriptedMember
 from adafuse_integrations.cli.main import main
+from adafuse_integrations.cli.painter import Painter
 
 
 def run(capsys, *arguments):
@@ -149,3 +152,19 @@ def test_version_is_told(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert adafuse_core.__version__ in capsys.readouterr().out
+
+
+def test_an_answer_tells_what_no_member_wrote():
+    console = Console(file=io.StringIO())
+    ensemble = Ensemble(members=[ScriptedMember("a", '"one two three four five six seven eight nine"')])
+    grammar = Grammar.json_schema({"type": "string"})
+    finished = Painter(console, ["a"]).stream(ensemble.stream("go", grammar=grammar, max_new_tokens=8))
+    assert finished.reason == "length"
+    assert "AdaFuse wrote '\"' itself" in console.file.getvalue()
+
+
+def test_text_that_was_held_back_is_printed():
+    console = Console(file=io.StringIO())
+    ensemble = Ensemble(members=[ScriptedMember("a", "<think>hm</think>one two Obs")])
+    Painter(console, ["a"]).stream(ensemble.stream([{"role": "user", "content": "go"}], stop="Observation"))
+    assert "one two Obs" in console.file.getvalue()

@@ -60,6 +60,13 @@ class City(BaseModel):
     people: int = Field(default=0, description="How many live there.")
 
 
+class CityOf(BaseModel):
+    """A city, all of which has to be told."""
+
+    name: str
+    people: int
+
+
 PARIS = '{"name": "Paris", "people": 2}'
 CALL_WEATHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
@@ -510,7 +517,7 @@ async def test_the_default_executor_of_the_loop_is_left_alone():
 @pytest.mark.parametrize("choice", ["any", "required", True, "calculator", {"type": "any"}, {"name": "calculator"}])
 @pytest.mark.parametrize("names", [1, 2])
 def test_a_forced_call_is_valid_whatever_is_asked(choice, names):
-    llm = ChatAdaFuse(max_tokens=40)
+    llm = ChatAdaFuse(max_tokens=40, complete_calls=True)
     message = llm.bind_tools([calculator, get_weather][:names], tool_choice=choice).invoke("Hello!")
     (call, *_) = message.tool_calls
     assert message.invalid_tool_calls == []
@@ -646,13 +653,50 @@ def test_several_calls_have_indices_of_their_own():
         llm.bind_tools([get_weather], parallel_tool_calls="no").invoke("go")
 
 
-def test_a_call_that_a_stop_string_cuts_is_invalid_on_every_path():
-    llm = scripted(CALL_WEATHER)[0].bind_tools([get_weather], stop=["ris"])
+def test_a_call_inside_which_the_budget_ends_is_invalid_on_every_path():
+    reply = CALL_WEATHER.replace("Paris", "Paris " * 30)
+    llm = scripted(reply)[0].bind_tools([get_weather], max_tokens=20)
     for message in (llm.invoke("go"), reduce(add, llm.stream("go"))):
         assert message.tool_calls == []
         assert [call["name"] for call in message.invalid_tool_calls] == ["get_weather"]
-        assert message.response_metadata["finish_reason"] == "stop"
-        assert "ended inside" in message.response_metadata["adafuse"]["invalid_tool_calls"][0]["error"]
+        assert message.response_metadata["finish_reason"] == "length"
+        adafuse = message.response_metadata["adafuse"]
+        assert "ended inside" in adafuse["invalid_tool_calls"][0]["error"]
+        assert [(text["kind"], text["fields"]) for text in adafuse["library_text"]] == [("shortened", ["city"])]
+    for message in (llm.invoke("go", complete_calls=True), reduce(add, llm.stream("go", complete_calls=True))):
+        (call,) = message.tool_calls
+        assert set(call["args"]["city"].split()) == {"Paris"}
+        assert message.response_metadata["adafuse"]["library_text"]
+
+
+def test_a_stop_string_inside_a_call_or_a_thought_does_not_end_the_answer():
+    llm = scripted(f"<think>\nhm\n</think>\n\n{CALL_WEATHER}")[0].bind_tools([get_weather], stop=["\n", "ris"])
+    for message in (llm.invoke("go"), reduce(add, llm.stream("go"))):
+        assert [call["args"] for call in message.tool_calls] == [{"city": "Paris"}]
+        assert message.response_metadata["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_a_structured_answer_is_complete_and_tells_what_no_member_wrote(method, caplog):
+    text = PARIS.replace("Paris", "Paris " * 40)
+    reply = text if method == "json_schema" else f'<tool_call>\n{{"name": "CityOf", "arguments": {text}}}\n</tool_call>'
+    llm = scripted(reply)[0].with_structured_output(CityOf, method=method, include_raw=True, max_tokens=24)
+    answer = llm.invoke("go")
+    assert answer["parsing_error"] is None
+    assert answer["parsed"].people == 2
+    assert set(answer["parsed"].name.split()) == {"Paris"}
+    (written,) = answer["raw"].response_metadata["adafuse"]["library_text"]
+    assert (written["kind"], written["fields"]) == ("shortened", ["name"])
+    assert "shortened: name" in caplog.text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_timeout_carries_what_was_written(asynchronous):
+    llm, _ = scripted("word ", ends_answer=False, steps=3, max_tokens=None, timeout=0.5)
+    with pytest.raises(langchain.ModelTimeoutError) as caught:
+        await llm.ainvoke("go") if asynchronous else llm.invoke("go")
+    assert caught.value.partial.text.split() == ["word"] * 3
+    assert caught.value.partial.reason == "cancelled"
 
 
 def test_calls_and_results_reach_the_members():

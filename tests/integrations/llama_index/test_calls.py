@@ -21,6 +21,7 @@ from tests.integrations.llama_index.conftest import TOOLS, call, get_weather, re
 
 CHATS = ["chat", "stream_chat", "achat", "astream_chat"]
 WEATHER = call("get_weather", {"city": "Paris"})
+LONG = call("get_weather", {"city": "Paris " * 30})
 BOTH = f"I'll look it up.\n{WEATHER}\n{call('calculator', {'expression': '12 * 7'})}"
 
 
@@ -214,26 +215,64 @@ async def test_35_without_parallel_calls_the_first_ends_the_answer(endpoint):
 
 
 class TestCallsThatBreakOff:
-    """A stop string inside a call: the one way to spoil it."""
+    """The token budget ends inside a call, and nobody asked for values that no member chose."""
 
     def test_35_predict_and_call_says_what_is_wrong(self):
-        llm, _ = scripted(WEATHER, llm={"stop": ["ris"]})
-        with pytest.raises(ValueError, match=r"call of 'get_weather' with '\{\"city\": \"Pa': the answer ended inside"):
+        llm, _ = scripted(LONG, llm={"max_new_tokens": 20})
+        with pytest.raises(
+            ValueError, match=r"call of 'get_weather' with '\{\"city\": \"Paris .*Paris': the token budget"
+        ):
             llm.predict_and_call(TOOLS, "What is the weather in Paris?")
 
     async def test_35_no_tool_runs_even_if_errors_are_not_wanted(self):
-        llm, _ = scripted(WEATHER, llm={"stop": ["ris"]})
+        llm, _ = scripted(LONG, llm={"max_new_tokens": 20})
         with pytest.raises(ValueError, match=r"'get_weather \(not run: .*expected one of the tools \['get_weather',"):
             llm.predict_and_call(TOOLS, "What is the weather in Paris?", error_on_no_tool_call=False)
         with pytest.raises(ValueError, match="not run"):
             await llm.apredict_and_call(TOOLS, "What is the weather in Paris?", error_on_no_tool_call=False)
 
+    def test_35_a_completed_call_is_run_if_that_is_asked_for(self):
+        llm, _ = scripted(LONG, llm={"max_new_tokens": 20, "complete_calls": True})
+        (source,) = llm.predict_and_call(TOOLS, "What is the weather in Paris?").sources
+        assert set(source.raw_input["kwargs"]["city"].split()) == {"Paris"}
+
+    @pytest.mark.parametrize("endpoint", CHATS)
+    async def test_what_no_member_wrote_is_told_in_raw(self, endpoint):
+        llm, _ = scripted(LONG, llm={"max_new_tokens": 20})
+        last = (await respond(llm, endpoint, **offered(llm)))[-1]
+        (written,) = last.raw["library_text"]
+        assert (written["kind"], written["fields"]) == ("shortened", ["city"])
+        assert last.raw["finish_reason"] == "length"
+        assert selected(llm, last, error_on_no_tool_call=False)[0][0].startswith("get_weather (not run")
+
+    @pytest.mark.parametrize("mode", [PydanticProgramMode.FUNCTION, PydanticProgramMode.LLM])
+    def test_objects_are_complete_in_any_case_and_the_log_says_what_no_member_wrote(self, mode, caplog):
+        text = json.dumps({"name": "Paris " * 40, "people": 2})
+        reply = call("City", json.loads(text)) if mode == PydanticProgramMode.FUNCTION else text
+        llm, _ = scripted(reply, llm={"max_new_tokens": 30, "pydantic_program_mode": mode})
+        for city in (
+            llm.structured_predict(City, PromptTemplate("Which?")),
+            [*llm.stream_structured_predict(City, PromptTemplate("Which?"))][-1],
+            llm.as_structured_llm(City).complete("Which?").raw,
+        ):
+            assert city.people == 2
+            assert set(city.name.split()) == {"Paris"}
+            assert "shortened: name" in caplog.records[-1].getMessage()
+
+    def test_an_action_of_react_that_no_member_wrote_is_not_run(self):
+        reply = 'Thought: hm\nAction: get_weather\nAction Input: {"city": "' + "Paris " * 40 + '"}'
+        llm, _ = scripted(reply, llm={"max_new_tokens": 20, "is_function_calling_model": False})
+        with pytest.raises(ValueError, match="ended inside the action 'get_weather'"):
+            llm.predict_and_call(TOOLS, "Which?")
+
     def test_the_text_of_the_call_is_kept_and_can_be_sent_back(self):
-        llm, member = scripted(WEATHER, llm={"stop": ["ris"]})
+        llm, member = scripted(LONG, llm={"max_new_tokens": 20})
         said = llm.chat_with_tools(TOOLS, "What is the weather in Paris?").message
-        assert [block.tool_kwargs for block in said.blocks] == ['{"city": "Pa']
-        llm.chat([ChatMessage(content="Which?"), said, ChatMessage(content="Well?")])
-        assert member.prompts[-1][1].tool_calls[0].arguments == {"unfinished": '{"city": "Pa'}
+        (text,) = (block.tool_kwargs for block in said.blocks)
+        assert text.startswith('{"city": "Paris ')
+        assert not text.endswith("}")
+        llm.chat([ChatMessage(content="Which?"), said, ChatMessage(content="Well?")], max_new_tokens=40)
+        assert member.prompts[-1][1].tool_calls[0].arguments == {"unfinished": text}
 
 
 class TestForcedCallsOfSmallModels:
