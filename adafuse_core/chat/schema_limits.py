@@ -309,7 +309,11 @@ def _unsaid(part: Mapping[str, Any]) -> dict[str, str]:
 def _may_repeat_keys(part: Mapping[str, Any]) -> bool:
     """Whether an answer could have as many properties as it must by writing one of them twice."""
     least, required = part.get("minProperties"), part.get("required")
-    if least is None or not _is_number(least) or (part.get("additionalProperties") is False and not part.get("patternProperties")):
+    if (
+        least is None
+        or not _is_number(least)
+        or (part.get("additionalProperties") is False and not part.get("patternProperties"))
+    ):
         return False
     return bool(least > 1 + len(required if isinstance(required, list) else ()))
 

@@ -27,6 +27,7 @@ from adafuse_integrations.langchain.message_chunks import message_chunks, whole
 from adafuse_integrations.langchain.messages import to_messages
 from adafuse_integrations.langchain.model import EnsembleModel
 from adafuse_integrations.langchain.profile import profile
+from adafuse_integrations.langchain.schemas import schema_tool
 from adafuse_integrations.langchain.structured import (
     METHODS,
     answer_parser,
@@ -249,8 +250,9 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         budget ends. What can't be enforced of a schema is named in the log.
 
         Args:
-            schema: A pydantic class (answers are objects of it), a typed dict, a JSON schema or an OpenAI function
-                (answers are dicts).
+            schema: A pydantic class (answers are objects of it), another type such as `list[A]`, `A | B`, a `Literal`
+                or a dataclass (answers are its values), or a typed dict, a JSON schema or an OpenAI function (answers
+                are dicts).
             method: `"json_schema"` constrains the text of the answer, `"function_calling"` shows the schema to the
                 members as a tool and has them call it, `"json_mode"` is as `"json_schema"`, or any JSON object if
                 there is no schema.
@@ -266,10 +268,10 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         if schema is not None:
             kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         if method == "function_calling":
-            (tool,) = as_tools([schema], strict=strict)
+            tool = schema_tool(schema, strict=strict)
             name = tool["function"]["name"]
             model = self.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, **kwargs)
-            parser = call_parser(schema, name)
+            parser = call_parser(schema, tool)
         else:
             model = self.bind(response_format=as_response_format(schema, method, strict=strict), **kwargs)
             parser = answer_parser(schema)
