@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-_EFFORTS = ((40, 100), (2000, 1000))  # choices straight ahead, and states best first: a few, then as many as bearable
+# Choices straight ahead, and states best first: a few, then more.
+QUICK = ((40, 100), (500, 0))
+_PATIENT = ((40, 100), (2000, 1000))
 _PATIENCE = 4  # every so many visits to one state, another choice is made
 _LONGEST = 10_000  # bytes straight ahead
 _MANY = 20  # bytes that lead to one state: any text may stand here, so that literals are worth a try
@@ -28,14 +30,17 @@ _Target = tuple[bool, bytes]  # where bytes lead: whether the answer may end the
 _Groups = dict[_Target, list[bytes]]  # bytes by where they lead
 
 
-def find_ending(matcher: Any, literals: Sequence[bytes] = ()) -> bytes | None:
+def find_ending(
+    matcher: Any, literals: Sequence[bytes] = (), efforts: Sequence[tuple[int, int]] = _PATIENT
+) -> bytes | None:
     """Bytes after which the answer may end; None if none were found.
 
     Args:
         matcher: The state of an llguidance matcher on bytes as tokens. It is not changed.
         literals: Texts of the grammar that may have to come. In free text, no single byte of them shows where it leads.
+        efforts: How many choices and states are tried, before it is given up.
     """
-    for choices, states in _EFFORTS:
+    for choices, states in efforts:
         text, turned = _straight_ahead(matcher.deep_copy(), literals, choices) or (None, True)
         other = _best_first(matcher, literals, states) if turned else None
         if ways := [way for way in (text, other) if way is not None]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-from adafuse_core.chat.endings import find_ending
+from adafuse_core.chat.endings import QUICK, find_ending
 from adafuse_core.chat.schema_formats import ORIGIN
 from adafuse_core.errors import ConfigError
 
@@ -110,6 +110,7 @@ class _Search:
     def run(self) -> None:
         places = list(self._reachable((), set()))
         self._targets = {target for place in places if (target := self._target(place)) is not None}
+        self._forget_unreachable(places)
         for place in places:
             self._leave_out_unsaid(place)
         for place in places:
@@ -143,6 +144,13 @@ class _Search:
         part = self._at(place)
         target = _named_place(part.get("$ref")) if isinstance(part, Mapping) else None
         return None if target is None or self._at(target) is None else target
+
+    def _forget_unreachable(self, places: list[_Path]) -> None:
+        """Leave out definitions that nothing refers to; the engine would look for what they refer to."""
+        used = {place[:2] for place in places}
+        for key in _DEFINITIONS:
+            if isinstance(self.root.get(key), Mapping):
+                self.root[key] = {name: part for name, part in self.root[key].items() if (key, name) in used}
 
     def _leave_out_unsaid(self, place: _Path) -> None:
         part = self._at(place)
@@ -188,6 +196,11 @@ class _Search:
         """Put something weaker in place of a keyword, or nothing."""
         value = partial.pop(key)
         kept = dict(partial)
+        if key == "oneOf" and isinstance(value, list):  # the engine looks for what excludes what behind no reference
+            partial[key] = [self._referred(part) for part in value]
+            if self._fault(place) is None:
+                return
+            del partial[key]
         for weaker in _weaker(key, value):
             partial.update(weaker)
             if self._fault(place) is None:
@@ -196,6 +209,11 @@ class _Search:
             partial.clear()
             partial.update(kept)
         self._record((*place, _origin(key, value)), reason)
+
+    def _referred(self, part: Any) -> Any:
+        """The schema that a schema refers to, if it does nothing else."""
+        target = _named_place(part.get("$ref")) if isinstance(part, Mapping) and part.keys() == {"$ref"} else None
+        return part if target is None or self._at(target) is None else self._at(target)
 
     def _record(self, path: _Path, reason: str, instead: Mapping[str, Any] | None = None) -> None:
         found = Loosened(path=_pointer(path), reason=reason, instead=instead)
@@ -257,7 +275,7 @@ def _engine_fault(schema: str) -> str | None:
     matcher = LLMatcher(byte_engine(), source, log_level=0)
     if matcher.is_error():
         return _first_line(matcher.get_error())
-    if find_ending(matcher, pattern_literals(schema)) is None:
+    if find_ending(matcher, pattern_literals(schema), QUICK) is None:
         return "no value was found that obeys it, or only very long ones"
     return None
 

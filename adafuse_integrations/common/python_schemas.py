@@ -1,6 +1,6 @@
 """JSON schemas of Python types, which say as much of a type as a grammar can hold an answer to.
 
-They come from pydantic, which knows its own types, and not through a framework's converter, which may lose parts of them.
+They come from pydantic, which knows its own types, and not through a framework's converter, which may lose parts.
 """
 
 from __future__ import annotations

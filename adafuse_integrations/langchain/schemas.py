@@ -48,7 +48,7 @@ def schema_tool(schema: Any, *, strict: bool | None = None) -> dict[str, Any]:
         return function_tool(schema, strict=strict)
     name, whole = named_schema(schema, strict=strict)
     if not is_object(whole):
-        defined = {key: whole.pop(key) for key in ("$defs", "definitions") if key in whole}
+        defined: dict[str, Any] = {key: whole.pop(key) for key in ("$defs", "definitions") if key in whole}
         whole = {"type": "object", "properties": {VALUE: whole}, "required": [VALUE], **defined}
     function = {"name": name, "description": _doc(schema), "parameters": whole, **({"strict": True} if strict else {})}
     return openai.function_tool({"type": "function", "function": function})
@@ -97,9 +97,9 @@ def _parameters(tool: Any) -> Mapping[str, Any] | None:
 def _written_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
     function = tool.get("function") if tool.get("type") == "function" else None
     if isinstance(function, Mapping):
-        return function.get("parameters")
+        return dict(function.get("parameters") or openai.NO_PARAMETERS)
     if "name" in tool:
-        return tool.get("input_schema", tool.get("parameters"))
+        return dict(tool.get("input_schema") or tool.get("parameters") or openai.NO_PARAMETERS)
     return _without_texts(tool) if "title" in tool and "toolSpec" not in tool else None
 
 

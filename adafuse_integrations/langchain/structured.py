@@ -80,7 +80,8 @@ def answer_parser(schema: Any) -> OutputParserLike[Any]:
     """What reads an answer that is JSON."""
     if is_class(schema):
         return AnswerParser(schema_class=schema)
-    return AnswerParser(adapter=TypeAdapter(schema)) if is_other_type(schema) else AnswerParser()
+    known = schema is None or not is_other_type(schema)
+    return AnswerParser() if known else AnswerParser(adapter=TypeAdapter(schema))
 
 
 def call_parser(schema: Any, tool: Mapping[str, Any]) -> OutputParserLike[Any]:
