@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.json_schemas import json_rules
-from adafuse_core.chat.schema_limits import pattern_literals
+from adafuse_core.chat.schema_engine import pattern_literals
 from adafuse_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
 """What of a JSON schema the grammar engine can't enforce, found at the place where it fails.
 
-The engine is asked itself: a schema is enforceable if it compiles and a way to a valid end is found. Where that fails,
-the smallest part that fails alone is looked for, and its keywords are put together again, one by one, without those
-that break it. What the engine accepts and then does not keep is listed here (`_unsaid`).
+Where a schema does not compile, the smallest part that fails alone is looked for, and its keywords are put together
+again, one by one, without those that break it.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-from adafuse_core.chat.endings import QUICK, find_ending
+from adafuse_core.chat.schema_engine import engine_fault, unkept
 from adafuse_core.chat.schema_formats import ORIGIN
 from adafuse_core.errors import ConfigError
 
@@ -44,17 +42,8 @@ _BOUNDS = {  # which may fail in a part that the shortest answer does without
     *("pattern", "patternProperties", "minLength", "maxLength", "minItems", "maxItems", "minProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "allOf", "enum", "const"),
 }
-_LONGEST = 10_000  # characters, items or properties that an answer can be asked for; more were never found an end for
-_PRECISE = 1 << 53  # integers up to here are exact in the engine's arithmetic
-_LAST = (1 << 63) - 1  # integer of the engine
-_RECENT = 4096  # parts of schemas of which it is remembered what is wrong
 _WIDTH = 200  # characters of a reason that are shown
-_UNKNOWN = "the grammar engine does not know this keyword"
-_ONE_OF = "a value could obey several of its parts"
-_OF_OLD = ("disallow", "divisibleBy", "extends", "contentSchema")  # keywords that the engine skips in silence
 _TOKENS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?<?[=!]|.", re.DOTALL)  # of a regular expression
-_PATTERN = re.compile(r'"pattern": ("(?:[^"\\]|\\.)*")')
-_PLAIN = re.compile(r"(?<!\\)[A-Za-z0-9@ _:,;-]{2,}(?![*+?{])")  # in a regular expression
 _ASSERTIONS = ("(?=", "(?!", "(?<=", "(?<!")
 
 
@@ -112,7 +101,7 @@ class _Search:
         self._targets = {target for place in places if (target := self._target(place)) is not None}
         self._forget_unreachable(places)
         for place in places:
-            self._leave_out_unsaid(place)
+            self._leave_out_unkept(place)
         for place in places:
             part = self._at(place)
             if place and isinstance(part, dict) and part.keys() & _BOUNDS:
@@ -152,10 +141,10 @@ class _Search:
             if isinstance(self.root.get(key), Mapping):
                 self.root[key] = {name: part for name, part in self.root[key].items() if (key, name) in used}
 
-    def _leave_out_unsaid(self, place: _Path) -> None:
+    def _leave_out_unkept(self, place: _Path) -> None:
         part = self._at(place)
         if isinstance(part, dict):
-            for key, reason in _unsaid(part).items():
+            for key, reason in unkept(part).items():
                 del part[key]
                 self._record((*place, key), reason)
 
@@ -235,7 +224,7 @@ class _Search:
             text = text.replace('"$ref": "#/', '"$ref": "#/$defs/root/').replace(
                 '"$ref": "#"', '"$ref": "#/$defs/root"'
             )
-        return _engine_fault(text)
+        return engine_fault(text)
 
     def _shown_root(self) -> Any:
         root: Any = self.root
@@ -260,41 +249,6 @@ class _Search:
             self.root = value
 
 
-@lru_cache(_RECENT)
-def _engine_fault(schema: str) -> str | None:
-    """Why the engine can't enforce a schema."""
-    from llguidance import LLMatcher
-
-    from adafuse_core.text.vocabulary import byte_engine
-
-    rules = f'%llguidance {{"no_forcing": true}}\nstart: %json {schema}'
-    source = json.dumps({"grammars": [{"name": "whole", "lark_grammar": rules}]})
-    wrong, problems = LLMatcher.validate_grammar_with_warnings(source)
-    if wrong or problems:
-        return _first_line(problems[0])
-    matcher = LLMatcher(byte_engine(), source, log_level=0)
-    if matcher.is_error():
-        return _first_line(matcher.get_error())
-    if find_ending(matcher, pattern_literals(schema), QUICK) is None:
-        return "no value was found that obeys it, or only very long ones"
-    return None
-
-
-def pattern_literals(schema: str) -> tuple[bytes, ...]:
-    """Plain texts in the patterns of a schema that is given as JSON: where any text may stand, they lead on."""
-    patterns = (json.loads(match[1]) for match in _PATTERN.finditer(schema))
-    found = (match[0] for pattern in patterns for match in _PLAIN.finditer(pattern))
-    return tuple(dict.fromkeys(text.encode() for text in found))
-
-
-def _first_line(problem: str) -> str:
-    """What the engine says is wrong, without what it says about where."""
-    text = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: ", "", problem).split("\n   1 | ")[0]
-    if text.startswith("Unimplemented keys"):
-        return _UNKNOWN
-    return _ONE_OF if text.startswith("oneOf not fully supported") else re.sub(r"\s+", " ", text).strip()
-
-
 def _short(text: str) -> str:
     return text if len(text) <= _WIDTH else f"{text[:_WIDTH]} ..."
 
@@ -303,54 +257,6 @@ def _origin(key: str, value: Any) -> str:
     """The keyword of the caller's schema that a keyword stands for."""
     last = value[-1] if key == "allOf" and isinstance(value, list) and value else None
     return str(last.get(ORIGIN, key)) if isinstance(last, Mapping) else key
-
-
-def _unsaid(part: Mapping[str, Any]) -> dict[str, str]:
-    """Keywords that the engine takes and does not keep, or only with an answer that is too long; with the reason."""
-    found = {key: _UNKNOWN for key in _OF_OLD if key in part}
-    if part.get("contentMediaType") == "application/json":
-        found["contentMediaType"] = "JSON inside a string is not checked"
-    for key in ("minLength", "minItems", "minProperties"):
-        if _is_number(part.get(key)) and part[key] > _LONGEST:
-            found[key] = f"no answer is that long; at most {_LONGEST} can be asked for"
-    if _may_repeat_keys(part):
-        found.setdefault("minProperties", "the grammar engine lets one key be written twice")
-    for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-        if _is_imprecise(part.get(key)) and not (key == "maximum" and part[key] >= _LAST):
-            found[key] = "the grammar engine does not tell such large integers apart"
-    for key in ("enum", "const"):
-        if key in part and any(map(_is_imprecise, _numbers(part[key]))):
-            found[key] = "the grammar engine does not tell such large integers apart"
-    return found
-
-
-def _may_repeat_keys(part: Mapping[str, Any]) -> bool:
-    """Whether an answer could have as many properties as it must by writing one of them twice."""
-    least, required = part.get("minProperties"), part.get("required")
-    if (
-        least is None
-        or not _is_number(least)
-        or (part.get("additionalProperties") is False and not part.get("patternProperties"))
-    ):
-        return False
-    return bool(least > 1 + len(required if isinstance(required, list) else ()))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_imprecise(value: Any) -> bool:
-    """Whether the engine, which computes with floats, takes an integer for another one."""
-    return isinstance(value, int) and abs(value) > _PRECISE and (abs(value) > _LAST or int(float(value)) != value)
-
-
-def _numbers(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _numbers(inner)
-    else:
-        yield value
 
 
 def _weaker(key: str, value: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Random JSON schemas: nested, recursive, with unions, formats and bounds, and with much that no grammar can enforce."""
+"""Random JSON schemas: nested, recursive, with unions, formats and bounds, and with what no grammar can enforce."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from adafuse_core import ConfigError, Ensemble, Grammar, ScriptedMember
-from adafuse_core.chat import schema_limits
+from adafuse_core.chat import schema_engine
 from adafuse_core.chat.dialects.base import JSON
 from adafuse_core.chat.tools import Tools
 from tests.chat.random_schemas import Generator
@@ -225,7 +225,7 @@ def test_schemas_are_compiled_once_whatever_tool_has_them():
     parameters = record(a={"type": "integer", "minimum": -1234}, b={"type": "string", "pattern": "^compiled-once$"})
     ensemble = Ensemble(members=[ScriptedMember("m", "hi")])
     ensemble.generate(ASK, tools=[tool("first", parameters)])
-    compiled = schema_limits._engine_fault.cache_info().misses
+    compiled = schema_engine.engine_fault.cache_info().misses
     for names in (["first"], ["second", "third"]):
         ensemble.generate(ASK, tools=[tool(name, parameters) for name in names])
-    assert schema_limits._engine_fault.cache_info().misses == compiled
+    assert schema_engine.engine_fault.cache_info().misses == compiled
