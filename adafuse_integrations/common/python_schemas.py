@@ -48,8 +48,8 @@ def strictly(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_object(schema: Mapping[str, Any]) -> bool:
-    """Whether all values of a schema are objects, so that it can say what the arguments of a call are."""
-    return schema.get("type") == "object"
+    """Whether all values of a schema are objects with names of its own, so that they can be the arguments of a call."""
+    return schema.get("type") == "object" and "properties" in schema
 
 
 def _opened(schema: dict[str, Any]) -> dict[str, Any]:

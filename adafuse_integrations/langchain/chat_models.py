@@ -27,7 +27,7 @@ from adafuse_integrations.langchain.message_chunks import message_chunks, whole
 from adafuse_integrations.langchain.messages import to_messages
 from adafuse_integrations.langchain.model import EnsembleModel
 from adafuse_integrations.langchain.profile import profile
-from adafuse_integrations.langchain.schemas import schema_tool
+from adafuse_integrations.langchain.schemas import schema_tool, traced_schema
 from adafuse_integrations.langchain.structured import (
     METHODS,
     answer_parser,
@@ -266,7 +266,10 @@ class ChatAdaFuse(EnsembleModel, BaseChatModel):
         if strict is not None and method == "json_mode":
             raise ConfigError("got strict for json_mode", hint="use method='json_schema'")
         if schema is not None:
-            kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+            kwargs["ls_structured_output_format"] = {
+                "kwargs": {"method": method, "strict": strict},
+                "schema": traced_schema(schema),
+            }
         if method == "function_calling":
             tool = schema_tool(schema, strict=strict)
             name = tool["function"]["name"]

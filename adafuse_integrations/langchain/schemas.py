@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, is_typeddict
+from typing import Any, get_origin, is_typeddict
 
 from langchain_core.tools import BaseTool, Tool
 from langchain_core.tools.base import create_schema_from_function
@@ -62,9 +62,17 @@ def named_schema(schema: Any, *, strict: bool | None = None) -> tuple[str, dict[
         return str(schema.get("title", "answer")), strictly(schema) if strict else dict(schema)
     if is_other_type(schema):
         whole = _of_type(schema)
-        return getattr(schema, "__name__", "answer"), strictly(whole) if strict else whole
+        return _name(schema), strictly(whole) if strict else whole
     function = function_tool(schema, strict=strict)["function"]
     return function["name"], {"title": function["name"], **function["parameters"]}
+
+
+def traced_schema(schema: Any) -> Any:
+    """A schema in a form of which LangChain can tell its tracers."""
+    if isinstance(schema, Mapping) or is_class(schema):
+        return schema
+    name, whole = named_schema(schema)
+    return {"title": name, **whole}
 
 
 def is_class(schema: Any) -> bool:
@@ -76,7 +84,7 @@ def is_other_type(schema: Any) -> bool:
     """Whether a schema is a type that LangChain does not know, such as a union, a list of something, or a dataclass."""
     if isinstance(schema, Mapping | BaseTool) or is_class(schema) or _is_typed_dict(schema):
         return False
-    return isinstance(schema, type) or not callable(schema) or not hasattr(schema, "__code__")
+    return isinstance(schema, type) or get_origin(schema) is not None or not callable(schema)
 
 
 def _parameters(tool: Any) -> Mapping[str, Any] | None:
@@ -91,7 +99,7 @@ def _parameters(tool: Any) -> Mapping[str, Any] | None:
         return _of_class(tool)
     if _is_typed_dict(tool):
         return _of_typed_dict(tool)
-    return _of_class(_arguments_of(tool)) if callable(tool) and not isinstance(tool, type) else _of_type(tool)
+    return _without_texts(_of_type(tool)) if is_other_type(tool) else _of_class(_arguments_of(tool))
 
 
 def _written_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -118,7 +126,9 @@ def _of_typed_dict(kind: Any) -> dict[str, Any] | None:
         schema = _of_class(kind)
     except PydanticUserError:  # before Python 3.12, pydantic knows those of typing_extensions only
         return None
-    noted = convert_to_openai_tool(kind)["function"].get("parameters", {})
+    noted = _made(kind, None)["function"].get("parameters", {})
+    if not noted:
+        return schema
     for name, part in schema.get("properties", {}).items():
         note = noted.get("properties", {}).get(name, {})
         part.update({key: note[key] for key in ("description", "default") if key in note and key not in part})
@@ -139,9 +149,16 @@ def _of_type(kind: Any) -> dict[str, Any]:
 def _made(tool: Any, strict: bool | None) -> dict[str, Any]:
     """A tool in OpenAI's form, by LangChain's converter, for its name and description."""
     if is_other_type(tool):
-        function = {"name": getattr(tool, "__name__", "answer"), "description": _doc(tool)}
-        return {"type": "function", "function": {**function, **({} if strict is None else {"strict": strict})}}
-    return convert_to_openai_tool(_opened(tool), strict=strict)
+        return _plain(tool, strict)
+    try:
+        return convert_to_openai_tool(_opened(tool), strict=strict)
+    except RecursionError:  # a typed dict that contains itself
+        return _plain(tool, strict)
+
+
+def _plain(kind: Any, strict: bool | None) -> dict[str, Any]:
+    told = {"name": _name(kind), "description": _doc(kind), **({} if strict is None else {"strict": strict})}
+    return {"type": "function", "function": told}
 
 
 def _opened(tool: Any) -> Any:
@@ -167,6 +184,10 @@ def _arguments_of(function: Callable[..., Any]) -> Any:
 
 def _is_typed_dict(kind: Any) -> bool:
     return is_typeddict(kind) or is_typeddict_of_extensions(kind)
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else "answer"
 
 
 def _doc(kind: Any) -> str:
