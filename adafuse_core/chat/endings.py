@@ -1,8 +1,9 @@
 """How an answer that has begun can end as its grammar wants, in few bytes.
 
 The grammar engine tells which bytes may follow, not how far an end is. So an ending is searched for: first straight
-ahead, always with the byte that most likely closes something, then breadth first, fewest choices first. The answer may
-certainly end after the bytes that were found; that no ending is shorter is likely, not certain.
+ahead, always with the byte that most likely closes something, then best first: fewest choices, and what is new before
+what was seen. The answer may certainly end after the bytes that were found; that no ending is shorter is likely, not
+certain.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-_MOST_CHOICES = 2000  # straight ahead
-_MOST_STATES = 1000  # breadth first
-_FEW_STATES = 100  # breadth first, where there is an ending already
+# Choices straight ahead, and states best first: a few, then more.
+QUICK = ((40, 100), (500, 0))
+_PATIENT = ((40, 100), (2000, 1000))
 _PATIENCE = 4  # every so many visits to one state, another choice is made
 _LONGEST = 10_000  # bytes straight ahead
 _MANY = 20  # bytes that lead to one state: any text may stand here, so that literals are worth a try
+_FEW = 4  # bytes of a group that are all tried
 _CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
 _OPENERS = b"[{(<-+"  # after others
 _ESCAPE = b"\\"  # after all others
@@ -28,26 +30,29 @@ _Target = tuple[bool, bytes]  # where bytes lead: whether the answer may end the
 _Groups = dict[_Target, list[bytes]]  # bytes by where they lead
 
 
-def find_ending(matcher: Any, literals: Sequence[bytes] = ()) -> bytes | None:
+def find_ending(
+    matcher: Any, literals: Sequence[bytes] = (), efforts: Sequence[tuple[int, int]] = _PATIENT
+) -> bytes | None:
     """Bytes after which the answer may end; None if none were found.
 
     Args:
         matcher: The state of an llguidance matcher on bytes as tokens. It is not changed.
         literals: Texts of the grammar that may have to come. In free text, no single byte of them shows where it leads.
+        efforts: How many choices and states are tried, before it is given up.
     """
-    ahead = _straight_ahead(matcher.deep_copy(), literals)
-    if ahead is None:
-        return _breadth_first(matcher, literals, _MOST_STATES)
-    text, turned = ahead
-    other = _breadth_first(matcher, literals, _FEW_STATES) if turned else None
-    return text if other is None or len(text) <= len(other) else other
+    for choices, states in efforts:
+        text, turned = _straight_ahead(matcher.deep_copy(), literals, choices) or (None, True)
+        other = _best_first(matcher, literals, states) if turned else None
+        if ways := [way for way in (text, other) if way is not None]:
+            return min(ways, key=len)
+    return None
 
 
-def _straight_ahead(matcher: Any, literals: Sequence[bytes]) -> tuple[bytes, bool] | None:
+def _straight_ahead(matcher: Any, literals: Sequence[bytes], most_choices: int) -> tuple[bytes, bool] | None:
     """Follow the best step everywhere, and another one where that goes in circles; also whether it did."""
     text, turned = b"", False
     visits: Counter[tuple[bytes, bytes]] = Counter()
-    for _ in range(_MOST_CHOICES):
+    for _ in range(most_choices):
         forced = matcher.compute_ff_bytes()
         matcher.consume_tokens(list(forced))
         text += forced
@@ -80,25 +85,36 @@ def _repeated(matcher: Any, mask: bytes, step: bytes) -> bytes:
     return text
 
 
-def _breadth_first(matcher: Any, literals: Sequence[bytes], most_states: int) -> bytes | None:
-    """The first ending in order of choices, then of steps."""
+def _best_first(matcher: Any, literals: Sequence[bytes], most_states: int) -> bytes | None:
+    """The first ending in order of choices, where a state from which nothing new can be reached waits longer."""
     order = count()
-    waiting = [(0, next(order), b"", matcher)]
+    waiting = [(0, next(order), 0, b"", matcher)]
+    seen: Counter[tuple[_Target, ...]] = Counter()  # by what can be reached from a state
     for _ in range(most_states):
         if not waiting:
             return None
-        choices, _, text, state = heapq.heappop(waiting)
-        for step in _steps(state, literals):
+        _, _, choices, text, state = heapq.heappop(waiting)
+        reached = []
+        for step in _steps(state, literals, each=True):
             further = state.deep_copy()
             further.consume_tokens(list(step))
             if further.is_accepting():
                 return text + step
-            heapq.heappush(waiting, (choices + 1, next(order), text + step, further))
+            reached.append((step, further))
+        known = tuple((further.is_accepting(), further.compute_bitmask()) for _, further in reached)
+        for step, further in reached:
+            rank = choices + 1 + _PATIENCE * seen[known]
+            heapq.heappush(waiting, (rank, next(order), choices + 1, text + step, further))
+        seen[known] += 1
     return None
 
 
-def _steps(matcher: Any, literals: Sequence[bytes]) -> list[bytes]:
-    """What may follow, best first: the bytes that must, or one step for each group of those that lead to one state."""
+def _steps(matcher: Any, literals: Sequence[bytes], *, each: bool = False) -> list[bytes]:
+    """What may follow, best first: the bytes that must, or one step for each group of those that lead to one state.
+
+    Bytes that allow the same next byte may still lead to different states. With `each`, a group gives one step
+    for each kind of byte, and escapes are left out: they write in many ways what has a plain form.
+    """
     if forced := matcher.compute_ff_bytes():
         return [forced]
     allowed = _allowed(matcher)
@@ -110,7 +126,20 @@ def _steps(matcher: Any, literals: Sequence[bytes]) -> list[bytes]:
             _try(matcher, literal, groups)
     mask = matcher.compute_bitmask()
     ranked = sorted(groups.items(), key=lambda group: _rank(group[0], group[1], mask))
-    return [next((step for step in group if step.isalnum()), group[0]) for _, group in ranked]
+    steps = [next((step for step in group if step.isalnum()), group[0]) for _, group in ranked]
+    if not each:
+        return steps
+    further = (step for _, group in ranked for step in _kinds(group))
+    return [step for step in dict.fromkeys((*steps, *further)) if step != _ESCAPE or len(steps) == 1]
+
+
+def _kinds(group: list[bytes]) -> list[bytes]:
+    """A letter of a group, a digit, and what is neither if that is not much."""
+    letters, digits, others = (
+        [step for step in group if kind(step)]
+        for kind in (bytes.isalpha, bytes.isdigit, lambda step: not step.isalnum())
+    )
+    return [*letters[:1], *digits[:1], *(others if len(others) <= _FEW else ())]
 
 
 def _delimiter(matcher: Any) -> bytes | None:

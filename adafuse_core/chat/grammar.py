@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.json_schemas import json_rules
+from adafuse_core.chat.schema_engine import pattern_literals
 from adafuse_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Grammar:
     parts: tuple[tuple[str, Grammar], ...] = field(default=())
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, Any], *, lenient: bool = False) -> Self:
+    def json_schema(cls, schema: Mapping[str, Any], *, lenient: bool = False, name: str = "JSON schema") -> Self:
         """JSON that obeys a schema, written as `json.dumps` writes it.
 
         Objects with `properties` take no others unless the schema says `additionalProperties`, or several of its parts
@@ -45,12 +46,19 @@ class Grammar:
 
         Args:
             schema: A JSON Schema.
-            lenient: Whether keywords that can't be enforced are left out, with a warning in the log.
+            lenient: Whether keywords that can't be enforced are left out, with a warning in the log for each.
+            name: What the schema is called in errors and in the log.
 
         Raises:
-            ConfigError: The schema is no schema, or can't be enforced.
+            ConfigError: The schema is no schema; or it can't be enforced, and `lenient` is not set.
         """
-        return cls(json_rules(schema, lenient=lenient))._checked("JSON schema", hint="leave out what can't be enforced")
+        try:
+            rules, loosened = json_rules(schema, lenient=lenient)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error.message}", hint=error.hint) from error
+        for keyword in loosened:
+            logger.warning("%s: %s", name, keyword)
+        return cls(rules)
 
     @classmethod
     def json_object(cls) -> Self:
@@ -88,11 +96,12 @@ class Grammar:
         return Guide(byte_matchers()(self.source()).deep_copy(), self._literals())
 
     def _literals(self) -> tuple[bytes, ...]:
-        """Texts that the rules name; those of JSON schemas show by single bytes."""
-        rules = [rules for rules in (grammar["lark_grammar"] for grammar in self._named("")) if "%json" not in rules]
-        found = (match for rule in rules for match in _LITERALS.finditer(rule))
+        """Texts that the rules name; of JSON schemas those in patterns, as the others show by single bytes."""
+        every = [grammar["lark_grammar"] for grammar in self._named("")]
+        of_schemas = (text for rules in every if "%json" in rules for text in pattern_literals(rules))
+        found = (match for rules in every if "%json" not in rules for match in _LITERALS.finditer(rules))
         texts = (_unescaped(match[0]) if match[2] is None else re.sub(r"\\(.)", r"\1", match[2]) for match in found)
-        return tuple(dict.fromkeys(text.encode() for text in texts if text))
+        return tuple(dict.fromkeys((*(text.encode() for text in texts if text), *of_schemas)))
 
     def _named(self, name: str) -> list[dict[str, str]]:
         inner = [grammar for part, whole in self.parts for grammar in whole._named(part)]

@@ -112,7 +112,8 @@ def response_grammar(response_format: Any) -> Grammar | None:
         return Grammar.json_object()
     named = response_format.get("json_schema") if kind == "json_schema" else None
     if isinstance(named, Mapping) and isinstance(named.get("schema"), Mapping):
-        return Grammar.json_schema(named["schema"], lenient=not named.get("strict"))
+        name = f"JSON schema {named['name']!r}" if named.get("name") else "JSON schema"
+        return Grammar.json_schema(named["schema"], lenient=not named.get("strict"), name=name)
     raise ConfigError(
         f"got response_format={response_format!r}, expected a dict of type 'text', 'json_object' or 'json_schema'",
         hint="of a pydantic class, give the JSON schema",

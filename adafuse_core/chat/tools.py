@@ -68,7 +68,9 @@ class Tools:
         """What the arguments of each tool that may be called may be."""
         if syntax not in self._grammars:
             self._grammars[syntax] = tuple(
-                syntax.grammar(function["parameters"], lenient=not function.get("strict"))
+                syntax.grammar(
+                    function["parameters"], lenient=not function.get("strict"), name=f"tool {function['name']!r}"
+                )
                 for function in self._callable
             )
         return self._grammars[syntax]

@@ -91,8 +91,13 @@ def byte_matchers() -> Callable[[str], LLMatcher]:
 
     One constant of the process. It keeps the grammars that were compiled last, and no model.
     """
-    engine = _engine(_BYTES, [])
-    return lru_cache(_RECENT)(lambda source: new_matcher(engine, source))
+    return lru_cache(_RECENT)(lambda source: new_matcher(byte_engine(), source))
+
+
+@cache
+def byte_engine() -> LLTokenizer:
+    """Bytes as tokens, for the grammar engine. One constant of the process."""
+    return _engine(_BYTES, [])
 
 
 def new_matcher(engine: LLTokenizer, source: str) -> LLMatcher:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.utils.function_calling import convert_to_openai_tool
-
 from adafuse_core.chat import openai
 from adafuse_core.chat.tools import CHOICES
 from adafuse_core.checks import several
 from adafuse_core.errors import ConfigError
+from adafuse_integrations.langchain.schemas import function_tool
 
 OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "grammar")  # of a call
 
@@ -52,7 +51,7 @@ def as_tools(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[s
         ConfigError: One is no function, such as a tool that only a provider could run.
     """
     given = several("tools", tools, "write [tool]")
-    return [openai.function_tool(convert_to_openai_tool(_opened(tool), strict=strict)) for tool in given]
+    return [function_tool(tool, strict=strict) for tool in given]
 
 
 def as_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
@@ -74,9 +73,3 @@ def as_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
     if not names and name not in ("auto", "none"):
         raise ConfigError(f"got tool_choice={choice!r} without tools", hint="give tools")
     return name if names else None
-
-
-def _opened(tool: Any) -> Any:
-    """A tool that is in OpenAI's form already, in a form that is still looked at."""
-    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
-    return {"parameters": openai.NO_PARAMETERS, **function} if isinstance(function, Mapping) else tool

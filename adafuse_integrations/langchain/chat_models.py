@@ -28,6 +28,7 @@ from adafuse_integrations.langchain.messages import countable, to_messages
 from adafuse_integrations.langchain.model import OWN_OPTIONS, EnsembleModel
 from adafuse_integrations.langchain.named_runs import NamedRuns, taken_names
 from adafuse_integrations.langchain.profile import profile
+from adafuse_integrations.langchain.schemas import schema_tool, traced_schema
 from adafuse_integrations.langchain.structured import (
     METHODS,
     answer_parser,
@@ -269,8 +270,9 @@ class ChatAdaFuse(EnsembleModel, NamedRuns):
         `response_metadata["adafuse"]["library_text"]`. What can't be enforced of a schema is named in the log.
 
         Args:
-            schema: A pydantic class (answers are objects of it), a typed dict, a JSON schema or an OpenAI function
-                (answers are dicts).
+            schema: A pydantic class (answers are objects of it), another type such as `list[A]`, `A | B`, a `Literal`
+                or a dataclass (answers are its values), or a typed dict, a JSON schema or an OpenAI function (answers
+                are dicts).
             method: `"json_schema"` constrains the text of the answer, `"function_calling"` shows the schema to the
                 members as a tool and has them call it, `"json_mode"` is as `"json_schema"`, or any JSON object if
                 there is no schema.
@@ -284,13 +286,16 @@ class ChatAdaFuse(EnsembleModel, NamedRuns):
         if strict is not None and method == "json_mode":
             raise ConfigError("got strict for json_mode", hint="use method='json_schema'")
         if schema is not None:
-            kwargs["ls_structured_output_format"] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+            kwargs["ls_structured_output_format"] = {
+                "kwargs": {"method": method, "strict": strict},
+                "schema": traced_schema(schema),
+            }
         if method == "function_calling":
-            (tool,) = as_tools([schema], strict=strict)
+            tool = schema_tool(schema, strict=strict)
             name = tool["function"]["name"]
             options = {"parallel_tool_calls": False, "complete_calls": True, **kwargs}
             model = self.bind_tools([tool], tool_choice=name, **options)
-            parser = call_parser(schema, name)
+            parser = call_parser(schema, tool)
         else:
             model = self.bind(response_format=as_response_format(schema, method, strict=strict), **kwargs)
             parser = answer_parser(schema)

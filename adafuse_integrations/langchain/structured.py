@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -12,13 +13,12 @@ from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
 from langchain_core.outputs import Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.utils.json import parse_partial_json
-from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
 from adafuse_core.errors import ConfigError
+from adafuse_integrations.langchain.schemas import VALUE, is_class, is_other_type, named_schema
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -30,6 +30,7 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
     """
 
     schema_class: Any = None
+    adapter: Any = None  # pydantic's, of a type that is no class
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -41,12 +42,23 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
         """
         text = result[0].text
         try:
-            value = parse_partial_json(text) if partial else json.loads(text)
-            return value if self.schema_class is None else _made(self.schema_class, value)
+            if partial:
+                return self._so_far(parse_partial_json(text))
+            if self.adapter is not None:
+                return self.adapter.validate_json(text)
+            return json.loads(text) if self.schema_class is None else _made(self.schema_class, text)
         except (ValueError, TypeError) as error:
             if partial:
                 return None
             raise OutputParserException(f"can't read the answer {text!r}: {error}", llm_output=text) from error
+
+    def _so_far(self, value: Any) -> Any:
+        if self.adapter is not None:
+            return self.adapter.validate_python(value)
+        if self.schema_class is None:
+            return value
+        made = getattr(self.schema_class, "model_validate", None) or self.schema_class.parse_obj
+        return made(value)
 
     def parse(self, text: str) -> Any:
         """The object in a text."""
@@ -59,21 +71,29 @@ def as_response_format(schema: Any, method: str, *, strict: bool | None) -> dict
         if method != "json_mode":
             raise ConfigError(f"got no schema for method={method!r}", hint="only json_mode needs none")
         return {"type": "json_object"}
-    name, parameters = _named_schema(schema, strict)
+    name, parameters = named_schema(schema, strict=strict)
     told = {} if strict is None else {"strict": strict}
     return {"type": "json_schema", "json_schema": {"name": name, "schema": parameters, **told}}
 
 
 def answer_parser(schema: Any) -> OutputParserLike[Any]:
     """What reads an answer that is JSON."""
-    return AnswerParser(schema_class=schema if _is_class(schema) else None)
+    if is_class(schema):
+        return AnswerParser(schema_class=schema)
+    known = schema is None or not is_other_type(schema)
+    return AnswerParser() if known else AnswerParser(adapter=TypeAdapter(schema))
 
 
-def call_parser(schema: Any, name: str) -> OutputParserLike[Any]:
+def call_parser(schema: Any, tool: Mapping[str, Any]) -> OutputParserLike[Any]:
     """What reads an answer that is a call of the tool that stands for the schema."""
-    if _is_class(schema):
+    if is_class(schema):
         return PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+    arguments = JsonOutputKeyToolsParser(key_name=tool["function"]["name"], first_tool_only=True)
+    if not is_other_type(schema):
+        return arguments
+    wrapped = tool["function"]["parameters"].get("properties", {}).keys() == {VALUE}
+    adapter = TypeAdapter(schema)
+    return arguments | RunnableLambda(lambda given: _value(adapter, given, wrapped))
 
 
 def with_raw(model: Runnable[Any, AIMessage], parser: OutputParserLike[Any]) -> Runnable[Any, Any]:
@@ -83,19 +103,16 @@ def with_raw(model: Runnable[Any, AIMessage], parser: OutputParserLike[Any]) -> 
     return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
-def _named_schema(schema: Any, strict: bool | None) -> tuple[str, dict[str, Any]]:
-    if isinstance(schema, dict) and not schema.keys() & {"title", "name", "function"}:  # a JSON schema without a name
-        if strict:
-            raise ConfigError("got strict=True for a JSON schema without a title", hint="give it a title")
-        return "answer", schema
-    converted = convert_to_json_schema(schema, strict=strict)
-    return str(converted["title"]), converted
+def _value(adapter: TypeAdapter[Any], arguments: Any, wrapped: bool) -> Any:
+    """A value from the arguments of a call; None as long as there are none."""
+    if not arguments:
+        return None
+    try:
+        return adapter.validate_json(json.dumps(arguments[VALUE] if wrapped else arguments))
+    except (ValueError, KeyError) as error:
+        raise OutputParserException(f"can't read the call's arguments {arguments!r}: {error}") from error
 
 
-def _is_class(schema: Any) -> bool:
-    return isinstance(schema, type) and is_basemodel_subclass(schema)
-
-
-def _made(kind: Any, value: Any) -> Any:
-    """The object of a pydantic class, of either version."""
-    return kind.model_validate(value) if hasattr(kind, "model_validate") else kind.parse_obj(value)
+def _made(kind: Any, text: str) -> Any:
+    """The object of a pydantic class, of either version, from a whole answer."""
+    return kind.model_validate_json(text) if hasattr(kind, "model_validate_json") else kind.parse_raw(text)

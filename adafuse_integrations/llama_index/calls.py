@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.chat import openai
 from adafuse_core.errors import ConfigError
+from adafuse_integrations.common.python_schemas import type_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +64,10 @@ class Call:
 
 
 def shown(tool: BaseTool) -> dict[str, Any]:
-    """A tool as members are told of it. Its name stays as it is, so that the call finds it.
-
-    Raises:
-        ConfigError: Its arguments are a class that contains itself.
-    """
+    """A tool as members are told of it. Its name stays as it is, so that the call finds it."""
     data = tool.metadata
-    parameters = data.get_parameters_dict()
-    if "$defs" in parameters and "type" not in parameters:
-        raise ConfigError(
-            f"the arguments of tool {data.get_name()!r} are a class that contains itself; LlamaIndex can't show it",
-            hint="make it a field of another class, or have objects written as text: pydantic_program_mode='llm'",
-        )
+    parameters = data.get_parameters_dict() if data.fn_schema is None else type_schema(data.fn_schema)
+    parameters = {key: value for key, value in parameters.items() if key not in ("title", "description")}
     return {
         "type": "function",
         "function": {"name": data.get_name(), "description": data.description, "parameters": parameters},

@@ -46,9 +46,7 @@ def react_grammar(tools: Iterable[BaseTool | Callable[..., Any]], *, choice: str
     rules = [_action(tool.metadata.get_name(), part) for part, tool in actions.items()]
     rules += ['"Answer: " TEXT'] if choice in ("auto", "none") else []
     lark = f'start: "Thought: " LINE "\\n" ({" | ".join(rules)})\nLINE: /[^\\n]{{1,{_THOUGHT}}}/\nTEXT: /(?s:.+)/\n'
-    schemas = {part: shown(tool)["function"]["parameters"] for part, tool in actions.items()}
-    parts = [(part, Grammar.json_schema(schema, lenient=True)) for part, schema in schemas.items()]
-    return Grammar(lark, parts=tuple(parts))
+    return Grammar(lark, parts=tuple((part, _arguments(tool)) for part, tool in actions.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +79,11 @@ class ReActStep:
         if isinstance(step, ActionReasoningStep):
             return ToolSelection(tool_id=str(uuid.uuid4()), tool_name=step.action, tool_kwargs=step.action_input)
         return str(step.response)  # type: ignore[attr-defined]
+
+
+def _arguments(tool: BaseTool) -> Grammar:
+    function = shown(tool)["function"]
+    return Grammar.json_schema(function["parameters"], lenient=True, name=f"tool {function['name']!r}")
 
 
 def _action(name: str, part: str) -> str:

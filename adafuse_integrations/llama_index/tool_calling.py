@@ -22,6 +22,7 @@ from llama_index.core.types import BasePydanticProgram, PydanticProgramMode
 from pydantic import BaseModel
 
 from adafuse_core.chat.grammar import Grammar
+from adafuse_integrations.common.python_schemas import type_schema
 from adafuse_integrations.llama_index import calls
 from adafuse_integrations.llama_index.react import ReActStep
 from adafuse_integrations.llama_index.tools import as_tools
@@ -179,7 +180,8 @@ class ToolCalling(FunctionCallingLLM, ABC):
         """A copy of a caller's options, and what makes an object of the answer whatever the budget."""
         if self._objects_are_calls:
             return {"complete_calls": True, **(given or {})}
-        return {"grammar": Grammar.json_schema(output_cls.model_json_schema(), lenient=True), **(given or {})}
+        name = f"class {output_cls.__name__!r}"
+        return {"grammar": Grammar.json_schema(type_schema(output_cls), lenient=True, name=name), **(given or {})}
 
     @property
     def _objects_are_calls(self) -> bool:

@@ -18,7 +18,7 @@ ASK = [{"role": "user", "content": "What is the weather in Paris?"}]
 VALUES = {"string": "/[^;)]*/", "integer": "/-?[0-9]+/"}
 
 
-def pairs_grammar(schema, *, lenient):
+def pairs_grammar(schema, *, lenient, name):
     """All properties in their order, such as `city=Paris; days=3`."""
     pairs = (f'"{name}=" {VALUES[value["type"]]}' for name, value in schema["properties"].items())
     return Grammar.lark("start: " + ' "; " '.join(pairs))

@@ -90,7 +90,10 @@ BAD_REQUESTS = {
         "expected the JSON schema of an object",
     ),
     "parameters as a list": ({"tools": [tool(parameters=["city"])]}, "expected the JSON schema of an object"),
-    "no schema": ({"tools": [tool(parameters={"properties": {"a": {"type": "strin"}}})]}, "strin"),
+    "no schema": (
+        {"tools": [tool(parameters={"properties": {"a": {"type": "strin"}}}, strict=True)]},
+        "tool 'get_weather': #/properties/a/type can't be enforced: Invalid type: strin",
+    ),
     "no JSON": ({"tools": [tool(parameters={"properties": {"a": {"enum": [{1}]}}})]}, "not plain JSON"),
     "no grammar": ({"grammar": "{}"}, "got grammar='{}', expected a Grammar"),
     "a schema as grammar": ({"tools": [tool()], "grammar": CITY}, "expected a Grammar"),
