@@ -15,7 +15,7 @@ from datetime import date
 import pytest
 from pydantic import BaseModel
 
-from adafuse_core import ConfigError, MemberError, ScriptedMember
+from adafuse_core import CancelledError, ConfigError, DeadlineError, MemberError, ScriptedMember
 from tests.integrations.frameworks import FRAMEWORKS
 from tests.integrations.stepped import Stepped, until
 
@@ -242,3 +242,207 @@ async def test_calls_of_one_event_loop_answer_as_one_alone(adapter):
     llm = adapter.on(*pair())
     answers = await asyncio.gather(*(adapter.aask(llm) for _ in range(8)))
     assert [answer.text for answer in answers] == [TEXT] * 8
+
+
+def test_time_that_is_up_ends_the_call_with_an_error_that_has_its_text(adapter):
+    llm = adapter.on(*pair("word ", ends_answer=False, delay=0.02))
+    for option in ({"timeout": 0.2}, {"timeout": 0.2, "max_tokens": 10_000}):
+        with pytest.raises(DeadlineError, match=r"timeout=0\.2 seconds") as caught:
+            adapter.ask(llm, **option)
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.partial.text.startswith("word word")
+
+
+async def test_time_of_the_constructor_counts_for_every_way_to_ask(adapter):
+    llm = adapter.on(*pair("word ", ends_answer=False, delay=0.02), timeout=0.1)
+    with pytest.raises(DeadlineError):
+        adapter.ask(llm)
+    with pytest.raises(DeadlineError):
+        await adapter.aask(llm)
+    with pytest.raises(DeadlineError):
+        list(adapter.stream(llm))
+    with pytest.raises(DeadlineError):
+        [piece async for piece in adapter.astream(llm)]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "soon", True])
+def test_a_timeout_that_is_no_time_is_refused(adapter, wrong):
+    with pytest.raises(ConfigError, match="timeout"):
+        adapter.ask(adapter.on(*pair()), timeout=wrong)
+
+
+async def test_the_event_of_a_call_ends_that_call_alone(adapter):
+    left, right = pair("word ", kind=Stepped, ends_answer=False, steps=2)
+    llm, events = adapter.on(left, right), [threading.Event(), threading.Event()]
+    tasks = [asyncio.create_task(adapter.aask(llm, cancel=event)) for event in events]
+    await until(lambda: left.drafts >= 2)
+    events[0].set()
+    with pytest.raises(CancelledError):
+        await tasks[0]
+    assert not tasks[1].done()
+    events[1].set()
+    with pytest.raises(CancelledError):
+        await tasks[1]
+    await until(lambda: not left.running and not right.running)
+
+
+async def test_cancel_ends_all_calls_of_an_object(adapter):
+    left, right = pair("word ", kind=Stepped, ends_answer=False, steps=3)
+    llm = adapter.on(left, right)
+    tasks = [asyncio.create_task(adapter.aask(llm)) for _ in range(3)]
+    await until(lambda: left.drafts == 3)
+    assert llm.cancel() == 3
+    assert [type(error) for error in await asyncio.gather(*tasks, return_exceptions=True)] == [CancelledError] * 3
+
+
+class Flaky(ScriptedMember):
+    """A member that fails once."""
+
+    failed = False
+
+    def open(self, opening):
+        prefix = super().open(opening)
+        if not self.failed:
+            self.failed = True
+            prefix.draft = self.fail
+        return prefix
+
+    def fail(self, *_, **__):
+        raise MemberError("no memory left", member=self.name)
+
+
+def test_a_call_that_failed_before_its_first_word_is_tried_again(adapter):
+    assert adapter.ask(adapter.on(*pair(kind=Flaky), max_retries=2)).text == TEXT
+    with pytest.raises(MemberError, match="no memory left"):
+        adapter.ask(adapter.on(*pair(kind=Flaky)))
+
+
+# --- thoughts and stop strings ---
+
+
+async def test_a_stop_string_sleeps_in_a_thought(adapter):
+    llm = adapter.on(*pair(THOUGHT))
+    for stop, text in (("B:", "A: is right."), ("\n", "A: is right."), ("right", "A: is ")):
+        assert await adapter.answers(llm, stop=[stop]) == [text] * 4
+
+
+@pytest.mark.parametrize("choice", ["auto", "any"])
+def test_a_stop_string_sleeps_in_a_call(adapter, choice):
+    llm = adapter.on(*pair(called("weather", city="Oslo")))
+    answer = adapter.ask(llm, tools=[weather], tool_choice=choice, stop=["\n", "city"])
+    assert (answer.calls, answer.reason) == ([("weather", {"city": "Oslo"})], "tool_calls")
+
+
+# --- what the library wrote itself ---
+
+
+def test_a_call_that_the_budget_cuts_is_invalid_unless_it_may_be_completed(adapter, caplog):
+    long = called("weather", city=" ".join(["Oslo"] * 40))
+    answer = adapter.ask(adapter.on(*pair(long)), tools=[weather], tool_choice="weather", max_tokens=20)
+    (error,) = answer.invalid
+    assert not answer.calls
+    assert "budget" in error
+    assert answer.reason == "length"
+    assert answer.metadata["library_text"]
+    assert "in the members' place" in caplog.text
+    completed = adapter.ask(
+        adapter.on(*pair(long)), tools=[weather], tool_choice="weather", max_tokens=20, complete_calls=True
+    )
+    ((name, arguments),) = completed.calls
+    assert name == "weather"
+    assert arguments["city"].startswith("Oslo")
+    assert completed.metadata["library_text"]
+
+
+def test_an_answer_that_the_members_wrote_is_not_marked(adapter):
+    llm = adapter.on(*pair(called("weather", city="Oslo")))
+    for answer in (adapter.ask(llm, tools=[weather]), adapter.ask(adapter.on(*pair()))):
+        assert "library_text" not in answer.metadata
+
+
+# --- calls in every form ---
+
+FORMS = (
+    '{"name": "weather", "arguments": {"city": "Oslo"}}',
+    '```json\n{"name": "weather", "arguments": {"city": "Oslo"}}\n```',
+    '[{"name": "weather", "parameters": {"city": "Oslo"}}]',
+    '<function=weather>{"city": "Oslo"}</function>',
+    '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Oslo"}}]',
+)
+
+
+@pytest.mark.parametrize("reply", FORMS)
+async def test_an_answer_that_is_a_call_in_another_form_is_read_as_one(adapter, reply):
+    llm = adapter.on(*pair(reply))
+    for answer in (adapter.ask(llm, tools=[weather]), await adapter.aask(llm, tools=[weather])):
+        assert (answer.text, answer.calls) == ("", [("weather", {"city": "Oslo"})])
+    assert adapter.ask(llm, tools=[weather], lenient_tool_calls=False).text == reply
+    assert adapter.ask(llm, tools=[clock]).text == reply  # that tool is not among those given
+    prose = adapter.on(*pair("Write " + reply))
+    assert not adapter.ask(prose, tools=[weather]).calls or "<tool_call>" in reply
+
+
+@pytest.mark.parametrize("choice", ["auto", "any"])
+def test_a_call_is_not_made_twice(adapter, choice):
+    again = "\n".join([called("weather", city="Oslo")] * 6)
+    answer = adapter.ask(adapter.on(*pair(again)), tools=[weather], tool_choice=choice)
+    assert (answer.calls, answer.reason) == ([("weather", {"city": "Oslo"})], "tool_calls")
+
+
+# --- histories ---
+
+ORDERS = (
+    [("user", "Hi"), ("assistant", "Hello."), ("system", "Be brief."), ("user", "Oslo?")],
+    [("user", "Hi"), ("assistant", "Hello.")],
+    [("assistant", "Hello, I am here."), ("user", "Oslo?")],
+    [("user", "Hi"), ("user", "Oslo?")],
+    [("system", "One."), ("system", "Two."), ("user", "Oslo?")],
+    [("user", "Hi"), ("assistant", ""), ("user", "Oslo?")],
+)
+
+
+@pytest.mark.parametrize("conversation", ORDERS, ids=lambda order: "-".join(role for role, _ in order))
+def test_whatever_the_order_of_roles_there_is_an_answer(adapter, conversation):
+    left, right = pair()
+    assert adapter.ask(adapter.on(left, right), conversation).text == TEXT
+    assert adapter.count(adapter.on(left, right), conversation) > 0
+
+
+# --- traces, loading, hints ---
+
+
+def test_a_trace_is_a_summary_by_default_and_whole_where_it_is_asked_for(adapter):
+    summary = adapter.ask(adapter.on(*pair()))
+    full = adapter.ask(adapter.on(*pair(), trace="full"))
+    assert "".join(word["text"] for word in summary.metadata["words"]) == TEXT
+    assert summary.metadata["members"] == ["left", "right"]
+    assert len(full.rounds) == len(summary.metadata["words"])
+    assert all(
+        len(played["candidates"]) == row["of"]
+        for played, row in zip(full.rounds, summary.metadata["words"], strict=True)
+    )
+
+
+def test_models_can_be_loaded_and_warmed_before_the_first_call(adapter):
+    left, right = pair()
+    llm = adapter.on(left, right)
+    assert llm.load() is llm
+    assert left.drafts == 0
+    assert llm.warm() is llm
+    assert left.drafts > 0
+
+
+HINTS = {"temprature": "temperature", "top_p": "temperature", "max_new_token": "max_new_tokens", "xyzzy": None}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_an_unknown_option_is_named_alike_in_constructor_and_call(adapter, name):
+    llm = adapter.on(*pair())
+    messages = []
+    for attempt in (lambda: adapter.kind(**{name: 1}), lambda: adapter.ask(llm, **{name: 1})):
+        with pytest.raises(ValueError, match=name) as caught:
+            attempt()
+        messages.append(str(caught.value))
+    for message in messages:
+        hint = HINTS[name]
+        assert ("did you mean" not in message) if hint is None else (hint in message), message
