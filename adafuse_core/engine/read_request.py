@@ -47,7 +47,7 @@ def paths_to_read(ends: Iterable[Node], path_to: Callable[[Node], list[Node]]) -
     to reach an end, including the end.
     """
     paths: list[list[Node]] = []
-    for end in sorted({end for end in ends if end.distribution is None}, key=lambda end: -end.depth):
+    for end in sorted(dict.fromkeys(end for end in ends if end.distribution is None), key=lambda end: -end.depth):
         if not any(end in path for path in paths):
             paths.append(path_to(end))
     return paths

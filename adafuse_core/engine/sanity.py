@@ -16,5 +16,5 @@ def is_finite(model: Model) -> bool:
 def is_causal(model: Model) -> bool:
     """Whether distributions are independent of later tokens; false for encoder-only models."""
     ids = sample_ids(model, TEXT_LENGTH)
-    changed = [*ids[:-1], ids[0]]
+    changed = [*ids[:-1], (ids[-1] + 1) % model.vocab_size]
     return agree(model.forward([ids])[0, :-1], model.forward([changed])[0, :-1], model.module.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -147,6 +148,8 @@ def attention_windows(config: object) -> Sequence[int]:
 
 def sample_ids(model: Model, length: int, stride: int = 31) -> list[int]:
     """Arbitrary token ids, spread over the vocabulary; neighbours differ."""
+    while math.gcd(stride, model.vocab_size) > 1:  # else the ids would be the same few again and again
+        stride += 1
     return [(7 + stride * index) % model.vocab_size for index in range(length)]
 
 
