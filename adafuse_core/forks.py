@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -27,6 +29,7 @@ class Renewable(Protocol):
 
 
 _renewables: WeakSet[Renewable] = WeakSet()
+_functions: list[Callable[[], None]] = []
 _passes: WeakSet[PassLock] = WeakSet()
 
 
@@ -64,6 +67,11 @@ def renew_after_fork(thing: Renewable) -> None:
     _renewables.add(thing)
 
 
+def call_after_fork(renew: Callable[[], None]) -> None:
+    """Have a function of a module called in every child."""
+    _functions.append(renew)
+
+
 def _before() -> None:
     for lock in list(_passes):
         lock.before_fork()
@@ -82,6 +90,18 @@ def _in_child() -> None:
         lock.in_child()
     for thing in list(_renewables):
         thing.after_fork()
+    for renew in _functions:
+        renew()
+    _renew_cached_properties()
+
+
+def _renew_cached_properties() -> None:
+    """Up to Python 3.11 each `cached_property` has a lock, which another thread may have held."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("adafuse_")]
+    classes = [found for module in modules for found in vars(module).values() if isinstance(found, type)]
+    for attribute in [attribute for found in classes for attribute in vars(found).values()]:
+        if isinstance(attribute, cached_property) and hasattr(attribute, "lock"):
+            attribute.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # systems without forks lack it

@@ -7,7 +7,6 @@ The module state of the library, beside the list of what is renewed in forked ch
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from adafuse_core.errors import ModelLoadError
+from adafuse_core.forks import call_after_fork
 from adafuse_core.member_config import MemberConfig
 
 if TYPE_CHECKING:
@@ -126,5 +126,4 @@ def loaded() -> int:
     return len(_members)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_after_fork(_after_fork)

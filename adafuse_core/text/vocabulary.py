@@ -15,7 +15,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer
 
 from adafuse_core.errors import ConfigError
-from adafuse_core.forks import renew_after_fork
+from adafuse_core.forks import call_after_fork, renew_after_fork
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 
 _RECENT = 64  # grammars that a vocabulary keeps
@@ -40,12 +40,12 @@ class Vocabulary:
         self.after_fork()
         renew_after_fork(self)
         self._engine: LLTokenizer | None = None
-        # By a grammar's source the engine's state at its beginning, to be copied before it is used.
-        self.matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
 
     def after_fork(self) -> None:
-        """Make a new lock."""
+        """Make a new lock, and compile grammars again: copies of a matcher share locks of the engine."""
         self._lock = threading.Lock()
+        # By a grammar's source the engine's state at its beginning, to be copied before it is used.
+        self.matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
 
     @property
     def engine(self) -> LLTokenizer:
@@ -98,6 +98,9 @@ def byte_matchers() -> Callable[[str], LLMatcher]:
 def byte_engine() -> LLTokenizer:
     """Bytes as tokens, for the grammar engine. One constant of the process."""
     return _engine(_BYTES, [])
+
+
+call_after_fork(byte_matchers.cache_clear)
 
 
 def new_matcher(engine: LLTokenizer, source: str) -> LLMatcher:

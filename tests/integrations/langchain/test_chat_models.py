@@ -255,7 +255,7 @@ def test_temperature_and_seed_of_a_call_are_honoured():
     assert drawn == [llm.invoke("go", temperature=50.0, seed=seed).content for seed in range(12)]
 
 
-@pytest.mark.parametrize("options", [{"max_token": 2}, {"functions": []}, {"cancel": None}, {"tau": 0.5}, {"n": 2}])
+@pytest.mark.parametrize("options", [{"max_token": 2}, {"functions": []}, {"cancelled": None}, {"tau": 0.5}, {"n": 2}])
 async def test_unknown_call_options_are_refused_on_every_path(options):
     llm, member = scripted()
     for call in (llm.invoke, lambda *a, **k: list(llm.stream(*a, **k)), lambda *a, **k: llm.batch([*a], **k)):

@@ -244,7 +244,7 @@ def test_temperature_and_seed_of_a_call_are_honoured():
     assert llm.invoke("go") == "left"
 
 
-@pytest.mark.parametrize("options", [{"max_token": 2}, {"tools": []}, {"cancel": None}, {"tau": 0.5}])
+@pytest.mark.parametrize("options", [{"max_token": 2}, {"tools": []}, {"cancelled": None}, {"tau": 0.5}])
 async def test_unknown_call_options_are_refused_on_every_path(options):
     llm, member = scripted()
     for call in (llm.invoke, lambda *a, **k: list(llm.stream(*a, **k)), lambda *a, **k: llm.batch([*a], **k)):
