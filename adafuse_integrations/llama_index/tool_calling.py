@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 class ToolCalling(FunctionCallingLLM, ABC):
     """The part of `AdaFuseLLM` that calls tools and fills in objects."""
 
+    if TYPE_CHECKING:  # a field of `AdaFuseLLM`
+        complete_calls: bool
+
     def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],
@@ -113,7 +116,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 return super().predict_and_call(
                     tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **errors, **kwargs
                 )
-        act = _Act(tools, error_on_tool_error, kwargs)
+        act = _Act(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
         response = self.chat(act.step.messages(_conversation(user_msg, chat_history)), **act.options)
         selected = act.selected(response)
         ran = call_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
@@ -138,7 +141,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 return await super().apredict_and_call(
                     tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **errors, **kwargs
                 )
-        act = _Act(tools, error_on_tool_error, kwargs)
+        act = _Act(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
         response = await self.achat(act.step.messages(_conversation(user_msg, chat_history)), **act.options)
         selected = act.selected(response)
         ran = await acall_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
@@ -211,10 +214,11 @@ class _Act:
         """The action of a step, or its answer; a `ValueError` for an action that no member wrote as it stands."""
         selected = self.step.read(response.message.content or "")
         written = response.raw.get("library_text") if isinstance(response.raw, dict) else None
-        if written and isinstance(selected, ToolSelection) and not self.options.get("complete_calls"):
+        if written and isinstance(selected, ToolSelection) and not self.options["complete_calls"]:
             raise ValueError(
                 f"the token budget or a context window ended inside the action {selected.tool_name!r}, and AdaFuse "
-                f"wrote {written[-1]['text']!r} in the members' place: raise max_new_tokens"
+                f"wrote {written[-1]['text']!r} in the members' place: raise max_new_tokens, or accept that by "
+                "complete_calls=True"
             )
         return selected
 
