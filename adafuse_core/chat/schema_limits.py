@@ -94,7 +94,7 @@ class _Search:
             self._leave_out_unkept(place)
         for place in places:
             part = self._at(place)
-            if place and isinstance(part, dict) and part.keys() & _BOUNDS:
+            if place in self._targets or (isinstance(part, dict) and part.keys() & _BOUNDS):
                 self._mend(place)
         self._mend(())
 
