@@ -25,19 +25,9 @@ _LISTS = ("items", "prefixItems", "anyOf", "oneOf", "allOf")  # a list of schema
 _NAMED = ("properties", "patternProperties")  # schemas by name
 _DEFINITIONS = ("$defs", "definitions")
 # What a schema is put together from, the most telling first: of two keywords that contradict each other the later goes.
-_FIRST = ("$schema", *_DEFINITIONS, "const", "enum", "type", "$ref", "properties", "patternProperties", "prefixItems")
-_THEN = (
-    "items",
-    "additionalItems",
-    "additionalProperties",
-    "pattern",
-    "anyOf",
-    "oneOf",
-    "allOf",
-    "required",
-    "minimum",
-)
-_ORDER = {key: rank for rank, key in enumerate((*_FIRST, *_THEN))}
+_STRUCTURE = ("const", "enum", "type", "$ref", "properties", "patternProperties", "prefixItems", "items")
+_REST = ("additionalItems", "additionalProperties", "pattern", "anyOf", "oneOf", "allOf", "required", "minimum")
+_ORDER = {key: rank for rank, key in enumerate(("$schema", *_DEFINITIONS, *_STRUCTURE, *_REST))}
 _BOUNDS = {  # which may fail in a part that the shortest answer does without
     *("pattern", "patternProperties", "minLength", "maxLength", "minItems", "maxItems", "minProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "allOf", "enum", "const"),
@@ -104,7 +94,7 @@ class _Search:
             self._leave_out_unkept(place)
         for place in places:
             part = self._at(place)
-            if place and isinstance(part, dict) and part.keys() & _BOUNDS:
+            if place in self._targets or (isinstance(part, dict) and part.keys() & _BOUNDS):
                 self._mend(place)
         self._mend(())
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
+from pydantic import BaseModel
 from pydantic_core import from_json
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
@@ -64,14 +65,28 @@ class Call:
 
 
 def shown(tool: BaseTool) -> dict[str, Any]:
-    """A tool as members are told of it. Its name stays as it is, so that the call finds it."""
+    """A tool as members are told of it. Its name stays as it is, so that the call finds it.
+
+    Raises:
+        ConfigError: Its arguments are a class that contains itself.
+    """
     data = tool.metadata
+    if data.fn_schema is not None and not can_be_run(data.fn_schema):
+        raise ConfigError(
+            f"the arguments of tool {data.get_name()!r} are a class that contains itself; LlamaIndex can't run it",
+            hint="make it a field of another class, or ask for the object with structured_predict",
+        )
     parameters = data.get_parameters_dict() if data.fn_schema is None else type_schema(data.fn_schema)
     parameters = {key: value for key, value in parameters.items() if key not in ("title", "description")}
     return {
         "type": "function",
         "function": {"name": data.get_name(), "description": data.description, "parameters": parameters},
     }
+
+
+def can_be_run(arguments: type[BaseModel]) -> bool:
+    """Whether LlamaIndex finds a class's fields where it runs calls: not if the class contains itself."""
+    return "$ref" not in arguments.model_json_schema()
 
 
 def choice(given: Any, *, required: bool) -> str:

@@ -10,7 +10,7 @@ import copy
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -153,27 +153,37 @@ class ToolCalling(FunctionCallingLLM, ABC):
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """An object of a class, filled in by the LLM; its JSON always obeys the class's schema."""
-        options = self._object_options(output_cls, llm_kwargs)
-        return super().structured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
+        llm = self._for_objects(output_cls)
+        options = llm._object_options(output_cls, llm_kwargs)
+        return super(ToolCalling, llm).structured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
 
     async def astructured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """As `structured_predict`."""
-        options = self._object_options(output_cls, llm_kwargs)
-        return await super().astructured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
+        llm = self._for_objects(output_cls)
+        options = llm._object_options(output_cls, llm_kwargs)
+        return await super(ToolCalling, llm).astructured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
 
     def _structured_stream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
-        program = self._object_program(output_cls, prompt)
-        return program.stream_call(llm_kwargs=self._object_options(output_cls, llm_kwargs), **prompt_args)
+        llm = self._for_objects(output_cls)
+        program = llm._object_program(output_cls, prompt)
+        return program.stream_call(llm_kwargs=llm._object_options(output_cls, llm_kwargs), **prompt_args)
 
     async def _structured_astream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
-        program = self._object_program(output_cls, prompt)
-        return await program.astream_call(llm_kwargs=self._object_options(output_cls, llm_kwargs), **prompt_args)
+        llm = self._for_objects(output_cls)
+        program = llm._object_program(output_cls, prompt)
+        return await program.astream_call(llm_kwargs=llm._object_options(output_cls, llm_kwargs), **prompt_args)
+
+    def _for_objects(self, output_cls: type[BaseModel]) -> Self:
+        """This LLM; where LlamaIndex can't run a call with the class's fields, one that writes objects as text."""
+        if not self._objects_are_calls or calls.can_be_run(output_cls):
+            return self
+        return self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
 
     def _object_program(self, output_cls: type[BaseModel], prompt: Any) -> BasePydanticProgram[Any]:
         options = {"tool_choice": "any"} if self._objects_are_calls else {}

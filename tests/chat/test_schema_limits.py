@@ -201,6 +201,13 @@ def test_a_class_that_can_never_end_is_loosened_at_the_place_where_it_contains_i
     assert not accepts(grammar, '{"a": "x", "next": 1}')
 
 
+def test_an_optional_part_that_can_never_end_is_loosened_too(caplog):
+    schema = record(required=False, a={"$ref": "#/$defs/N"}) | {"$defs": {"N": {"$ref": "#/$defs/N"}}}
+    grammar = Grammar.json_schema(schema, lenient=True, name="tool 't'")
+    assert named(record.getMessage() for record in caplog.records) == [("t", "#/$defs/N/$ref")]
+    assert grammar.guide().after('{"a": ').short_ending is not None
+
+
 def test_a_schema_with_an_address_of_its_own_is_read():
     schema = record(a={"$ref": "https://example.com/s.json#/$defs/A"}) | {
         "$id": "https://example.com/s.json",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import date
+from typing import Annotated
 
 import pytest
 from llama_index.core import PromptTemplate
@@ -15,6 +17,7 @@ from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field
 
 from adafuse_core import ConfigError, Grammar
+from adafuse_core.errors import MemberError
 from adafuse_integrations.llama_index import AdaFuseLLM, calls
 from adafuse_integrations.llama_index.calls import Call, choice
 from tests.integrations.llama_index.conftest import TOOLS, call, get_weather, respond, scripted, text_of
@@ -37,6 +40,12 @@ class Section(BaseModel):
 
     title: str
     sections: list[Section] = []
+
+
+class Plan(BaseModel):
+    """Of a text."""
+
+    root: Section
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,7 @@ class TestWhatIsAsked:
         assert member.prompts == []
 
     @pytest.mark.parametrize("flag", [True, False])
-    async def test_a_class_that_contains_itself_is_refused_where_it_can_not_be_shown(self, flag):
+    async def test_a_class_that_contains_itself_is_refused_where_it_can_not_be_run(self, flag):
         llm, member = scripted(llm={"is_function_calling_model": flag})
         tools = [get_function_tool(Section)]
         with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
@@ -125,6 +134,25 @@ class TestWhatIsAsked:
         with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
             await llm.apredict_and_call(tools, "Write.")
         assert member.prompts == []
+
+    async def test_an_argument_that_contains_itself_is_held_on_all_levels(self):
+        tree = {"root": {"title": "a", "sections": [{"title": "b", "sections": [{"title": "c", "sections": []}]}]}}
+        tools = [FunctionTool.from_defaults(fn=lambda root: len(str(root)), name="plant", fn_schema=Plan)]
+        llm, _ = scripted(call("plant", tree))
+        for answer in (llm.predict_and_call(tools, "Write."), await llm.apredict_and_call(tools, "Write.")):
+            assert answer.sources[0].raw_input["kwargs"] == tree
+        wrong = json.loads(json.dumps(tree).replace('{"title": "c", "sections": []}', '"oops"'))
+        with pytest.raises(MemberError, match="grammar does not allow"):
+            scripted(call("plant", wrong))[0].predict_and_call(tools, "Write.")
+
+    def test_what_a_tool_can_not_be_held_to_is_in_the_log_with_tool_and_path(self, caplog):
+        class Mail(BaseModel):
+            to: Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.)[a-z.]+@[a-z.]+$"})]
+
+        llm, _ = scripted(WEATHER)
+        llm.chat_with_tools([*TOOLS, get_function_tool(Mail)], user_msg="Which?")
+        assert "tool 'Mail': #/properties/to/pattern can't be enforced" in caplog.text
+        assert "get_weather" not in caplog.text
 
     def test_tools_need_messages(self):
         llm, _ = scripted("Fine.", chat=False, llm={"is_chat_model": False})
@@ -389,3 +417,19 @@ def test_grammar_of_a_call_wins_over_that_of_the_llm():
     llm, _ = scripted("yes", llm={"grammar": Grammar.regex("yes|no")})
     assert llm.complete("Well?").text == "yes"
     assert llm.complete("Well?", grammar=Grammar.regex("no")).text == "no"
+
+
+class Booking(BaseModel):
+    """A stay at a hotel."""
+
+    note: str
+    day: date
+
+
+@pytest.mark.parametrize("mode", [PydanticProgramMode.FUNCTION, PydanticProgramMode.LLM])
+@pytest.mark.parametrize("tokens", [40, 60])
+def test_whatever_the_budget_cuts_the_types_take_it(mode, tokens):
+    llm = AdaFuseLLM(max_new_tokens=tokens, pydantic_program_mode=mode)
+    assert isinstance(llm.structured_predict(Booking, PROMPT, city="Paris"), Booking)
+    tree = AdaFuseLLM(max_new_tokens=tokens, pydantic_program_mode=mode).as_structured_llm(Section)
+    assert isinstance(tree.complete("Write.").raw, Section)
