@@ -1,13 +1,13 @@
-# Two commands do all their own set-up on a machine that has Python 3.11 or later and nothing else:
-#   make demo    install, then show the ensemble at work
-#   make test    install, then run the test suite
+# Two commands install everything they need, on a machine that has only Python 3.11 or later:
+#   make demo    install, then run the demo
+#   make test    install, then run the tests
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-# Carries the vocabularies that tests read as files. It is kept where nothing is imported from.
+# Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 
 .PHONY: demo test check format lint types wheel coverage quality benchmarks clean
@@ -39,7 +39,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Built as a user's pip would, installed beside nothing else of this project, imported and asked from another folder.
+# Builds the wheel as a user's pip would, installs it into an empty folder, and imports and runs it from another folder.
 wheel: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
