@@ -55,7 +55,7 @@ class Trace:
         return {name: list(told) for name, told in self._told.items()}
 
     def _summarize(self, played: Round) -> None:
-        proposers = played.winner.proposers
+        proposers = played.proposers
         for name in proposers:
             if name not in self._told.get("members", ()):
                 self._tell("members", name)
