@@ -49,9 +49,10 @@ MAY_IMPORT = {
         "rounds",
         "stopping",
     },
+    "warmup": {"chat"},
     "ensemble": {
-        *("batch", "chat", "checks", "config", "errors", "events", "forks", "generation", "member_config", "members"),
-        *("request", "rounds"),
+        *("batch", "chat", "checks", "config", "errors", "events", "generation", "member_config", "members"),
+        *("request", "rounds", "warmup"),
     },
 }
 
