@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "members": {"backends", "chat", "errors", "forks", "member_config", "rounds", "small_models", "text"},
     "strategies": {"checks", "errors", "fusion", "members", "rounds"},
     "config": {"backends", "checks", "errors", "fusion", "member_config", "small_models", "strategies"},
-    "budget": {"chat", "errors", "members", "rounds"},
+    "budget": {"chat", "errors", "members", "rounds", "text"},
     "decode": {"budget", "chat", "config", "events", "fusion", "members", "rounds"},
     "request": {
         "chat",

@@ -106,11 +106,11 @@ def test_what_can_not_differ_between_calls_is_said(name):
 
 def test_a_distant_name_gets_no_suggestion():
     for name in ("top_q_", "zzz", "stack", "steep", "tops_k"):
-        assert "'stop'" not in option_hint(name, ["stop", "seed"]).partition("known are")[0]
-    assert option_hint("zzz", ["stop", "seed"]) == "known are: stop, seed"
+        assert "'stop'" not in option_hint(name, ["stop", "seed"]).partition("known options")[0]
+    assert option_hint("zzz", ["stop", "seed"]) == "known options: stop, seed"
     with pytest.raises(ConfigError) as caught:
         known_options([], {"zzz": 1}, "option")
-    assert caught.value.hint == "known are: none"
+    assert caught.value.hint == "known options: none"
 
 
 def test_no_known_option_is_in_the_table_of_other_libraries_options():
