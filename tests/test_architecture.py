@@ -114,7 +114,7 @@ def room_files(top, room):
     return files(f"{top}/{room}") if path.is_dir() else [path.with_suffix(".py")]
 
 
-def test_every_room_has_its_row():
+def test_every_package_has_a_row():
     assert set(MAY_IMPORT) == rooms(CORE) - {"__init__"}
     assert set(MAY_SPEAK) == rooms(INTEGRATIONS) - {"__init__"}
 
@@ -127,14 +127,14 @@ def test_rows_point_downwards_only():
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_of_the_core_imports_what_its_row_names(room):
+def test_core_packages_import_only_allowed_packages(room):
     for path in room_files(CORE, room):
         assert used_rooms(path, CORE) <= MAY_IMPORT[room] | {room}, path
         assert not roots(path) & (FRAMEWORKS | {INTEGRATIONS, "training", "tests", "benchmarks"}), path
 
 
 @pytest.mark.parametrize("room", MAY_SPEAK)
-def test_a_room_of_the_integrations_speaks_its_own_framework(room):
+def test_integration_packages_import_only_their_own_framework(room):
     others, spoken = MAY_SPEAK[room]
     for path in room_files(INTEGRATIONS, room):
         assert used_rooms(path, INTEGRATIONS) <= others | {room}, path
@@ -142,7 +142,7 @@ def test_a_room_of_the_integrations_speaks_its_own_framework(room):
         assert not roots(path) & {"training", "tests", "benchmarks"}, path
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_there_are_no_import_cycles():
     # The front door of the core names what lies behind it, and fetches it when it is used.
     every = {module(path): path for top in (CORE, INTEGRATIONS) for path in files(top) if module(path) != CORE}
     graph = {name: {other for other in imports(path) if other in every} - {name} for name, path in every.items()}
@@ -187,5 +187,5 @@ def loaded_by(statement):
         ("import adafuse_integrations.cli.main", {"torch", "langchain_core", "llama_index"}),
     ],
 )
-def test_importing_loads_no_more_than_it_must(statement, absent):
+def test_importing_loads_no_heavy_packages(statement, absent):
     assert not loaded_by(statement) & absent

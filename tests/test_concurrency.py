@@ -179,9 +179,7 @@ class Illness(threading.Thread):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("kind", "sick", "count"), [("ensemble", 1, 360), ("recorded", 0, 120)])
-def test_requests_of_all_kinds_at_once_hurt_neither_each_other_nor_the_memory(
-    request, kind, sick, count, broken, record_property
-):
+def test_concurrent_requests_of_all_kinds_do_not_interfere(request, kind, sick, count, broken, record_property):
     ensemble = request.getfixturevalue(kind)
     expected = [ensemble.generate(prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS]
     draw = random.Random(0)

@@ -70,7 +70,7 @@ def test_every_example_has_a_case():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_example_says_what_it_should(name):
+def test_example_prints_the_expected_text(name):
     arguments, typed, expected = CASES[name]
     printed = run(name, *arguments, typed=typed)
     for text in expected:

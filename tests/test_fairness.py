@@ -45,7 +45,7 @@ def passes_to_first_word(ensemble):
 
 
 @pytest.mark.parametrize("words", [5, 200], ids=["short prompts", "long prompts"])
-def test_a_short_question_is_answered_soon_beside_long_answers(ensemble, words):
+def test_short_requests_are_not_delayed_by_long_ones(ensemble, words):
     alone = passes_to_first_word(ensemble)
     cancel, rounds, ready = threading.Event(), [], threading.Semaphore(0)
 

@@ -258,7 +258,7 @@ def bits(ids):
     return sum(1 << index for index in ids).to_bytes(2, "little")
 
 
-def test_a_distribution_on_condition_adds_up_to_one():
+def test_a_masked_distribution_adds_up_to_one():
     logits = torch.tensor([[2.0, -1.0, 0.5, 3.0, 3.0, -40.0, 1.0, 0.0, 0.0, 9.0, 1.5, 2.5]], dtype=torch.float64)
     (free,) = distributions(logits.clone())
     conditions = ([3, 4, 5], [5], list(range(12)), [0, 1, 2, 6, 7, 8, 10, 11], [9])
@@ -278,13 +278,13 @@ def test_a_distribution_on_condition_adds_up_to_one():
         assert given.table[given.row][allowed].tolist() == pytest.approx(whole.tolist())
 
 
-def test_a_condition_that_nothing_meets_is_an_error():
+def test_a_mask_without_tokens_is_an_error():
     (free,) = distributions(torch.zeros(1, 12))
     with pytest.raises(ValueError, match="no token is allowed"):
         masked([(free, bits([1])), (free, bits([]))])
 
 
-def test_where_one_token_may_follow_the_margin_is_one(tiny_models):
+def test_the_margin_of_a_single_allowed_token_is_one(tiny_models):
     ensemble = Ensemble(members=[tiny_models["characters"]], tau=0.0, max_words=3, speculation="off")
     answer = ensemble.generate("go", grammar=Grammar.regex("(aa|bb) cc dd"))
     (margins,) = {draft.margins for played in answer.rounds for draft in played.drafts}
@@ -330,7 +330,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_tokenizers_obey_or_say_that_they_can_not(tiny_models, tmp_path, name):
+def test_unusual_tokenizers_obey_grammars_or_raise_an_error(tiny_models, tmp_path, name):
     folder = tiny.save_tiny(tmp_path / "odd", ODD[name]())
     for members in ([folder], [folder, tiny_models["bytes"]], [tiny_models["bytes"], folder]):
         ensemble = Ensemble(members=members, max_word_tokens=CAP)
@@ -381,7 +381,7 @@ def test_a_thought_without_grammar_is_only_a_thought(tiny_models):
 
 
 @pytest.mark.parametrize("options", [{}, {"grammar": Grammar.json_object()}, {"tools": [FLAT], "tool_choice": "any"}])
-def test_members_that_do_not_all_begin_with_a_thought_are_refused(tiny_models, options):
+def test_members_whose_prompts_differ_in_opening_a_thought_are_refused(tiny_models, options):
     ensemble = thinkers(tiny_models, (THINKS, BRIEF))
     with pytest.raises(TemplateError, match="templates of modern begin the answer with a thought") as caught:
         ensemble.generate(asked(1), **options)
@@ -392,7 +392,7 @@ def test_members_that_do_not_all_begin_with_a_thought_are_refused(tiny_models, o
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 
-def test_many_threads_with_grammars_write_what_one_writes(tiny_models):
+def test_concurrent_answers_with_grammars_are_those_of_single_requests(tiny_models):
     members = [MemberConfig(model=str(tiny_models[name]), dtype="float64") for name in ("pieces", "bytes")]
     ensemble = Ensemble(members=members, max_word_tokens=CAP)
     grammars = [grammar for _, grammar in GRAMMARS.values()]

@@ -196,7 +196,7 @@ class EndsAtOnce:
         self.session.close()
 
 
-def test_half_a_character_before_the_end_is_no_next_token(tiny_models):
+def test_an_incomplete_character_before_the_end_is_not_a_next_token(tiny_models):
     with Both(tiny_models["characters"], PROMPTS[0]) as both:
         prefix = both.open()
         expected = {token.span: token.logprob for token in prefix.next_tokens() if token.span.text.isascii()}
@@ -277,13 +277,13 @@ def test_a_continuation_that_fits_no_window_names_the_member(tiny_models):
 
 
 @pytest.mark.parametrize("continuation", ["", Span(text=""), None, 3, " half \ud83d"])
-def test_a_continuation_that_is_no_text_is_refused(tiny_models, continuation):
+def test_continuations_without_text_are_refused(tiny_models, continuation):
     ensemble, _ = weighted([tiny_models["bytes"]], (1.0,))
     with pytest.raises(PromptError):
         ensemble.score("The", [" brown", continuation])
 
 
-def test_nothing_to_score_is_scored_at_once(tiny_models):
+def test_scoring_no_continuations_loads_nothing(tiny_models):
     assert Ensemble(members=["/no/such/model"]).config
     ensemble, _ = weighted([tiny_models["bytes"]], (1.0,))
     assert ensemble.score("The", []) == []

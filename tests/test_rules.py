@@ -87,7 +87,7 @@ def test_every_scoring_with_every_pool_gives_the_oracles_rounds(teams, name, cou
     count(PROPERTY, len(RULES), at_least=20)
 
 
-def test_ties_of_weights_in_a_median_are_the_oracles(teams, count):
+def test_ties_of_weights_in_a_median_are_those_of_the_oracle(teams, count):
     team, ties = teams("tied"), 0
     rules = [rule | PLANS[index % 3] for index, rule in enumerate(RULES) if rule["pool"] == "median"]
     for rule, prompt in itertools.product(rules, team.prompts[:2]):
@@ -109,7 +109,7 @@ DRAWS = [
 
 
 @pytest.mark.parametrize("name", ["small", "tiny"])
-def test_draws_are_the_oracles_draws(teams, name, count):
+def test_samples_are_those_of_the_oracle(teams, name, count):
     team, wrong, drawn = teams(name), [], 0
     rules = [RULES[index] | PLANS[index % 3] for index in (0, 6, 14)]
     for (number, draw), rule in itertools.product(enumerate(DRAWS), rules):
@@ -151,7 +151,7 @@ def straddling(answer):
 
 
 @pytest.mark.parametrize("name", ["small", "tiny"])
-def test_log_probabilities_of_all_that_is_committed_are_the_oracles(teams, name, count):
+def test_log_probabilities_of_committed_spans_are_those_of_the_oracle(teams, name, count):
     team, wrong, lone, cut = teams(name), [], 0, 0
     plans = [*PLANS, {"tau": 0.0, "max_words": 2, "branches": 1}, {"tau": 0.5, "max_words": 3, "branches": 1}]
     for number, plan in enumerate(plans):
@@ -173,7 +173,7 @@ def test_log_probabilities_of_all_that_is_committed_are_the_oracles(teams, name,
 LONE = {"small": 5, "tiny": 0}
 
 
-def test_log_probabilities_of_what_a_grammar_forces_are_the_oracles(teams, count):
+def test_log_probabilities_of_forced_text_are_those_of_the_oracle(teams, count):
     grammar, wrong, forced, tried = Grammar.regex("(The|A) (quick brown fox|étang|日本),? [a-c]{2}!"), [], 0, 0
     for name, plan in itertools.product(("small", "tiny"), PLANS):
         team = teams(name)

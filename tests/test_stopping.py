@@ -56,7 +56,7 @@ def test_shown_text_is_the_text_before_the_first_complete_stop(parts, stop):
 @given(st.text("ab ", max_size=14), stops, st.data())
 @example("abcd", ("bc", "abcd"), None)
 @many
-def test_where_spans_end_does_not_change_the_answer(text, stop, data):
+def test_borders_of_spans_do_not_change_the_answer(text, stop, data):
     cuts = [2] if data is None else sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole, matcher = run([text], stop)
@@ -67,7 +67,7 @@ def test_where_spans_end_does_not_change_the_answer(text, stop, data):
 
 @given(pieces, stops, st.text("ab ", max_size=6))
 @many
-def test_what_is_shown_contains_no_stop_and_begins_none_that_hits_later(parts, stop, rest):
+def test_shown_text_contains_no_part_of_a_stop_string(parts, stop, rest):
     shown, matcher = run(parts, stop, ends=False)
     seen = "".join(shown)
     assert not any(string in seen for string in stop)
@@ -101,13 +101,13 @@ def test_stop_string_split_across_three_spans():
     assert matcher.hit == "\nObservation:"
 
 
-def test_a_beginning_that_comes_to_nothing_is_shown_with_what_follows():
+def test_an_incomplete_stop_string_is_shown_with_the_next_text():
     shown, matcher = run(["one\n", "Obser", "ving"], ("\nObservation:",))
     assert shown == ["one", "", "\nObserving"]
     assert matcher.hit is None
 
 
-def test_a_false_beginning_may_hold_a_true_one():
+def test_an_incomplete_stop_string_may_contain_the_start_of_another():
     shown, matcher = run(["aab", "aabc"], ("aabc",))
     assert "".join(shown) == "aab"
     assert matcher.hit == "aabc"
@@ -132,7 +132,7 @@ def test_of_overlapping_stops_the_first_to_be_complete_is_hit(parts):
     assert matcher.hit == "bc"
 
 
-def test_what_was_held_back_is_told_once():
+def test_held_back_text_is_shown_once():
     matcher = StopMatcher(("two three",))
     assert matcher.feed("one two") == "one "
     assert matcher.rest() == "two"
