@@ -1,4 +1,4 @@
-"""A valid end always comes before the token budget or a context window ends, however small they are."""
+"""Answers end validly within every token budget and context window that is accepted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA = {
     "required": ["name", "kind", "tags"],
 }
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
-# Shows tools in few tokens: these models' windows are short. The mark tells the dialect.
+# A short template, for models with short context windows. Its marks select the dialect.
 BRIEF = (
     "{{ tools[0]['function']['name'] if tools }}{% for m in messages %}{{ m['content'] }}{% endfor %}{# <tool_call> #}"
 )
@@ -46,7 +46,7 @@ FORMS = {
 
 
 def valid(form, answer):
-    """Whether an answer is whole."""
+    """Whether an answer is valid and complete."""
     if form == "schema":
         return json.loads(answer.text).keys() == {"name", "kind", "tags"}
     if form == "call":
@@ -55,7 +55,7 @@ def valid(form, answer):
 
 
 def attempt(ensemble, **options):
-    """An answer, or the message of its refusal."""
+    """An answer, or the error message."""
     try:
         return ensemble.generate(ASK, **options)
     except (ConfigError, ContextOverflowError) as error:
@@ -63,7 +63,7 @@ def attempt(ensemble, **options):
 
 
 def minimum(ensemble, **options):
-    """The smallest budget that is accepted, found from below: a refusal costs nothing."""
+    """The smallest accepted budget."""
     for budget in range(1, 500):
         answer = attempt(ensemble, max_new_tokens=budget, **options)
         if not isinstance(answer, str):
@@ -83,7 +83,7 @@ def passes(ensemble):
 
 @pytest.fixture(scope="module")
 def wild(tiny_models):
-    """Random models, whose own ids are rarely those of their tokenizers."""
+    """Random models, whose token ids are rarely the canonical ones of their tokenizers."""
     members = [member(tiny_models, name) for name in ("modern", "pieces")]
     with Ensemble.from_pretrained(*members, max_word_tokens=8) as loaded:
         yield loaded

@@ -1,4 +1,4 @@
-"""Options: every bound, every unknown name, and the way there and back through dicts, YAML, hash and pickle."""
+"""Options: bounds, unknown names, and round trips through dict, YAML and pickle."""
 
 from __future__ import annotations
 

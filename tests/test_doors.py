@@ -1,4 +1,4 @@
-"""What newcomers give: hints for unknown options, single values in place of lists, loading and warming up."""
+"""First contact: hints for unknown options, single values instead of lists, loading and warming up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adafuse_core import (
 from adafuse_core.checks import known_options, option_hint, several
 from adafuse_core.config import GenerationParams, default_config
 
-# Options of other libraries, and a word of what to use instead.
+# Options of other libraries, with a word of the expected hint.
 ELSEWHERE = {
     "top_p": "temperature",
     "top_k": "temperature",
@@ -56,7 +56,7 @@ def ensemble(**options):
 
 
 def given_to(place, options):
-    """Give options to the core in some place."""
+    """Pass options to the core."""
     if place == "constructor":
         return Ensemble(**options)
     if place == "call":
@@ -228,7 +228,7 @@ def test_paths_are_models_everywhere():
 class TestLoading:
     def test_the_log_describes_each_member(self, caplog):
         caplog.set_level("INFO")
-        config = default_config().updated({"dtype": "float64", "context_window": 1999})  # which nobody else has loaded
+        config = default_config().updated({"dtype": "float64", "context_window": 1999})  # not loaded by other tests
         with Ensemble(config).load():
             pass
         for name in ("aspen", "birch"):

@@ -51,7 +51,7 @@ def scripted(reply, **options):
 
 @pytest.fixture(scope="module")
 def pair(tiny_models):
-    """Two random models of float64, and their ensemble."""
+    """Two random float64 models and their ensemble."""
     members = [{"model": str(tiny_models[name]), "dtype": "float64"} for name in ("bytes", "pieces")]
     return Ensemble.from_pretrained(*members)
 
@@ -76,7 +76,7 @@ def test_deltas_join_to_the_text_and_one_finished_comes_last(pair):
     assert joined == pair.generate("The quick", max_new_tokens=20).text
 
 
-RULES = {  # options, the value of a score, and the value of two members' values, of which the second weighs three times
+RULES = {  # options, value of a score, and fused value of two members with weights 1 and 3
     "the paper's": (
         {},
         lambda score: -sum(score.logprobs) / len(score.logprobs),

@@ -1,4 +1,4 @@
-"""Rounds, usage and events as plain dicts: one form for all adapters, that JSON can hold."""
+"""Rounds, usage and events as plain JSON values for all adapters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MESSAGES = [{"role": "user", "content": "go"}]
 
 
 def told(*members, prompt="go", **options):
-    """The events of an answer, there and back through JSON."""
+    """The events of an answer after a JSON round trip."""
     ensemble = Ensemble(members=members)
     return [json.loads(json.dumps(event.to_dict())) for event in ensemble.stream(prompt, **options)]
 

@@ -1,4 +1,4 @@
-"""Members whose vocabularies disagree obey one grammar: what they write is valid, and just what the oracle writes."""
+"""Members with different vocabularies obey one grammar: answers are valid and equal the oracle's."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from tests.oracle import OracleEnsemble
 from tests.test_oracle import build
 from tests.text.tokenizers import decomposed, lookbehind, phrases, sentencepiece, unigram, wordpiece
 
-CAP = 8  # most tokens of one word: random models write long ones
-# Shows tools in few tokens: these models' windows are short. The mark tells the dialect.
+CAP = 8  # maximum tokens of a word: random models write long ones
+# A short template, for models with short context windows. Its marks select the dialect.
 BRIEF = (
     "{{ tools[0]['function']['name'] if tools }}{% for m in messages %}{{ m['content'] }}{% endfor %}{# <tool_call> #}"
 )
@@ -81,7 +81,7 @@ def asked(number):
 
 
 def least(ensemble, **options):
-    """The smallest budget that has room for a valid answer."""
+    """The smallest budget for a valid answer."""
     low, high = 1, 300
     while low < high:
         middle = (low + high) // 2
@@ -95,7 +95,7 @@ def least(ensemble, **options):
 
 
 def budgets(ensemble, count, **options):
-    """Budgets of which some bind and some don't."""
+    """Small and large budgets."""
     start = least(ensemble, **options)
     return [start + extra for extra in itertools.islice(itertools.cycle((0, 1, 6, 20, 60)), count)]
 
@@ -146,7 +146,7 @@ def test_calls_by_random_members_are_valid(tiny_models, team, way, count):
 
 
 def finite(answer):
-    """Whether all scores are numbers that can be compared."""
+    """Whether all scores are finite."""
     return all(abs(value) < 1e6 for played in answer.rounds for row in played.values for value in row)
 
 
@@ -212,7 +212,7 @@ SETTINGS = [(0.3, 3, 1), (0.3, 3, 3), (0.8, 2, 1), (0.8, 2, 3)]  # tau, M, B
 
 
 def unlike_the_oracle(ensemble, oracle, name, pairs, max_new_tokens):
-    """Answers that are not the oracle's, to pairs of prompt and setting."""
+    """Answers that differ from the oracle's, for pairs of prompt and setting."""
     options, grammar = GRAMMARS[name]
     given = options or {"grammar": grammar}
     wrong = []

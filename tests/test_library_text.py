@@ -1,4 +1,4 @@
-"""What AdaFuse writes in the members' place is marked wherever it is used, and long strings leave room for the rest."""
+"""Library text is marked everywhere, and long strings leave room for required fields."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scripted(reply, **options):
 
 
 def held(script, wanted, **options):
-    """An answer held to a schema."""
+    """An answer with a JSON schema."""
     return scripted(script).generate("go", grammar=Grammar.json_schema(wanted), **options)
 
 

@@ -1,4 +1,4 @@
-"""Options of all members: they hold where a member sets none itself, and survive every way there and back."""
+"""`member_defaults` apply to fields that a member does not set, and survive round trips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adafuse_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, Sc
 from adafuse_core.checks import field_names
 from adafuse_core.member_config import SHARED_OPTIONS
 
-# Of every field that may hold for all members, a value that is not the default, and another one.
+# For every field that may be a default: two values that differ from the built-in one.
 VALUES = {
     "revision": ("main", "v2"),
     "gguf_file": ("a.gguf", "b.gguf"),
@@ -45,7 +45,7 @@ def test_every_field_but_model_name_and_weight_may_be_a_default():
 
 
 def forms(name):
-    """A config with a default and two members, the second of which sets the field itself, in all ways to write it."""
+    """A config with a default and two members, the second of which sets the field, in every notation."""
     default, own = VALUES[name]
     members = ["org/one", {"model": "org/two", name: own}]
     yield EnsembleConfig(members=members, member_defaults={name: default})

@@ -1,4 +1,4 @@
-"""An answer that an error ends is not lost: the error carries what was written."""
+"""Errors contain the partial answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties
 
 
 class Cancelling(ScriptedMember):
-    """Cancels the generation when it has drafted so often."""
+    """Cancels the generation after a number of drafts."""
 
     def __init__(self, reply, drafts, cancel):
         super().__init__("a", reply)
@@ -106,7 +106,7 @@ def test_answers_cancelled_by_another_failure_of_the_batch_are_kept():
     begun = threading.Event()
 
     class Slow(ScriptedMember):
-        """Writes on until the other prompt has failed."""
+        """Continues until the other prompt has failed."""
 
         def _count_draft(self):
             super()._count_draft()

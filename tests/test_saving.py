@@ -1,4 +1,4 @@
-"""Configs in files: what is saved is read back, secrets stay out, and the documented file has every option."""
+"""Config files: round trips, secrets are left out, and the documented file lists every option."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class TestSample:
             assert re.search(rf"(?m)^[ #-]*{name}:|`{name}`", self.TEXT), name
 
     def test_it_is_valid_with_all_options_uncommented(self):
-        """What is commented out is an option too, with a value that is taken."""
+        """Commented-out options are valid, too."""
         lines = [re.sub(r"^( *)# (?=[a-z_]+: )", r"\1", line) for line in self.TEXT.splitlines()]
         open_lines = [line for line in lines if not re.match(r" *(device_map|backend_options|pool_exponent):", line)]
         config = EnsembleConfig.from_any(yaml.safe_load("\n".join(open_lines)))

@@ -1,4 +1,4 @@
-"""Stop strings see the text that users see, not thoughts or calls, and nothing is decoded beyond the one that hits."""
+"""Stop strings match shown text only, not thoughts or calls; no round is decoded after a match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop strings: found wherever spans end, cut at the first one to be complete, never shown and never begun in vain."""
+"""Stop strings are found across spans; the text is cut at the first complete match and never shows a part of it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from adafuse_core.stopping import StopMatcher
 
-# Two letters make hits, overlaps and false beginnings frequent.
+# Two letters make matches, overlaps and incomplete matches frequent.
 pieces = st.lists(st.text("ab ", max_size=4), min_size=1, max_size=8)
 stops = st.lists(st.text("ab ", min_size=1, max_size=5), max_size=4, unique=True).map(tuple)
 many = settings(deadline=None, max_examples=400)
 
 
 def run(parts, stop, *, ends=True):
-    """What is shown after each part, with the last one also what was held back if the text ends; and the matcher."""
+    """The text shown after each part, including held-back text at the end, and the matcher."""
     matcher = StopMatcher(stop)
     shown = []
     for part in parts:
@@ -28,7 +28,7 @@ def run(parts, stop, *, ends=True):
 
 
 def first_complete(text, stop):
-    """Position and string of the first stop to be complete in a text read from left to right; the longest of equals."""
+    """Position and string of the first complete match from left to right; the longest of several."""
     for end in range(1, len(text) + 1):
         hits = [string for string in stop if text[:end].endswith(string)]
         if hits:
