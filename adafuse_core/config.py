@@ -43,8 +43,8 @@ class GenerationParams:
     """Options of a single call.
 
     Args:
-        max_new_tokens: Maximum length of the answer, in tokens of the first member. An answer that reaches it ends
-            inside a word if need be. None: no limit but the members' context windows.
+        max_new_tokens: Maximum length of the answer, in tokens of the first member. Longer answers are cut there, even
+            inside a word. None: no limit but the members' context windows.
         stop: Strings that end the answer. The answer is cut before the first match. Thoughts and tool calls are not
             searched; text under a grammar is.
         temperature: 0 commits the best candidate of each round. T > 0 samples a candidate with probability proportional

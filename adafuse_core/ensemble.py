@@ -334,4 +334,4 @@ class Ensemble:
 
     def _loaded(self, cancel: threading.Event) -> tuple[Member, ...]:
         """The members; setting `cancel` stops waiting for their models."""
-        return self._members.loaded or until_cancelled(self._members.load, cancel)
+        return self._members.loaded or until_cancelled(lambda: self.members, cancel)

@@ -43,7 +43,7 @@ class MemberConfig:
         gguf_file: Name of the GGUF file to load from the repository or folder `model`, as in transformers.
         backend: Backend that runs the model, a name in `adafuse_core.backends.BACKENDS`. `"local"` runs it in this
             process.
-        backend_options: Options of the backend's class. The local backend has none; the fields below configure it.
+        backend_options: Options of the backend's class. The local backend has none.
         dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
         device: Device of the model, such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
         device_map: Placement of the layers on devices, as in transformers (`"auto"` or a dict); replaces `device`.
