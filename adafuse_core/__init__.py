@@ -1,6 +1,6 @@
 """AdaFuse: several open LLMs with different tokenizers decode together, word by word, and answer as one.
 
-Importing this package loads neither torch nor transformers; the names below are fetched when they are used.
+Importing this package loads neither torch nor transformers; public names are imported on first use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_NAMES = {
     "adafuse_core.calls": ["InvalidToolCall", "ToolCall"],
     "adafuse_core.chat.grammar": ["Grammar"],
     "adafuse_core.chat.messages": ["Message"],
@@ -80,7 +80,7 @@ _HOME = {
     "adafuse_core.members.scripted": ["ScriptedMember"],
     "adafuse_core.rounds": ["Candidate", "Draft", "LibraryText", "Round", "Score", "Scored", "Span", "Usage"],
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
+_MODULE = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "AdaFuseError",

@@ -1,4 +1,4 @@
-"""Several prompts answered at once, on threads that share the models' passes."""
+"""Answers several prompts concurrently, one thread per request."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ def run_batch(
     *,
     return_exceptions: bool,
 ) -> list[Generation] | list[Generation | Exception]:
-    """Answers in the order of the prompts.
+    """Generate answers concurrently, in the order of the prompts; see `Ensemble.batch`.
 
     Args:
-        prompts: What is asked.
-        stream: Begins the answer to one of them.
-        max_concurrency: Most answers at a time.
-        return_exceptions: Whether a failing prompt yields its exception in place of an answer. Otherwise the
-            first failure cancels the other prompts and is raised.
+        prompts: Any number of prompts.
+        stream: Starts the answer to a prompt.
+        max_concurrency: Maximum number of threads.
+        return_exceptions: Whether the result contains the exceptions of failed prompts.
     """
     failed = threading.Event()
 
@@ -39,10 +38,10 @@ def run_batch(
         with closing(stream(prompt)) as streamed:
             for event in streamed:
                 if failed.is_set():
-                    streamed.throw(_another_failed())  # the stream raises it with what was written so far
+                    streamed.throw(_another_failed())  # the stream raises it with the answer so far
                 yield event
 
-    def answered(prompt: PromptT) -> Generation | Exception:
+    def run(prompt: PromptT) -> Generation | Exception:
         try:
             return collect(events(prompt))
         except Exception as error:
@@ -51,14 +50,14 @@ def run_batch(
             raise
 
     with ThreadPoolExecutor(max_concurrency) as threads:
-        running = [threads.submit(answered, prompt) for prompt in prompts]
+        running = [threads.submit(run, prompt) for prompt in prompts]
         try:
             for future in as_completed(running):
                 future.result()
         except BaseException as error:
             failed.set()
             if isinstance(error, AdaFuseError):
-                error.partials = tuple(map(_written, running))
+                error.partials = tuple(map(_partial, running))
             raise
     return [future.result() for future in running]
 
@@ -67,8 +66,8 @@ def _another_failed() -> CancelledError:
     return CancelledError("another prompt of the batch failed")
 
 
-def _written(running: Future[Generation | Exception]) -> Generation | None:
-    """What a prompt was answered, once its answer has ended in one way or another."""
+def _partial(running: Future[Generation | Exception]) -> Generation | None:
+    """The answer to a prompt, complete or partial. Waits for its thread."""
     error = running.exception()
     if error is None:
         answer = running.result()

@@ -1,4 +1,4 @@
-"""How much of a round may be committed: the token budget, and with a grammar the way to a valid end."""
+"""Cuts rounds to the token budget. With a grammar, the tokens for a valid end of the answer are reserved."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ from adafuse_core.chat.guide import Guide
 from adafuse_core.errors import ConfigError, ContextOverflowError, MemberError
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, LibraryText, Round, Span
+from adafuse_core.text.ids import shared_length
 
-_SLACK = 4  # tokens: a member may come to draft the closing text itself, with more tokens than it needs
-_SHARES = tuple(
-    0.5**halvings for halvings in range(7)
-)  # of the room that is kept for values: the largest that fits twice
-_EMPTY = re.compile(r'""|\[\]|\{\}')  # values of a short ending that may be longer by any amount
-_WORDS = " some" * 8  # room for each of them
-_CUTS = re.compile(r"(?=[\s,\]}]|$)")  # places where a span may be cut: no number or word is cut in two
-_KEYS = re.compile(r'"((?:[^"\\]|\\.)*)": (?:["\[{]|)')  # of JSON, each with what opens its value
+_SLACK = 4  # tokens: members may write the ending themselves in more tokens than its canonical encoding
+_RESERVES = tuple(0.5**halvings for halvings in range(7))  # fractions of the sample text reserved, largest first
+_EMPTY_VALUES = re.compile(r'""|\[\]|\{\}')  # values of a short ending that have no maximum length
+_SAMPLE_VALUE = " some" * 8  # room for such a value
+_CUT_POINTS = re.compile(r"(?=[\s,\]}]|$)")  # never inside a number or word
+_KEYS = re.compile(r'"((?:[^"\\]|\\.)*)": (?:["\[{]|)')  # JSON keys, with the opening character of the value
 
 
 class Budget:
-    """Cuts the last round.
+    """Cuts a round so that the answer stays within its token budget.
 
-    With a grammar an answer always stays so short that the way to its end still fits; when it would not, that
-    way is committed in place of the round. Where values have to follow a string, a list or a thought that the members
-    are writing, room is kept for these values: that string is ended early, and the members write on after it.
+    With a grammar, the answer plus its shortest valid ending always fits. A round that would break this rule is
+    replaced by that ending. If required values follow the string, list or thought that the members are writing, room
+    for these values is reserved, too: that string is closed early, and the members continue after it.
 
     Args:
-        prefixes: All members' views of the answer; the first one's tokens are counted.
-        tokens: Longest answer; None for no bound but the members' context windows.
+        prefixes: One prefix per member. The budget counts tokens of the first one.
+        tokens: Maximum tokens of the answer; None for no limit but the members' context windows.
+        guide: Grammar state at the beginning of the answer, if there is a grammar.
 
     Raises:
         ConfigError: The shortest answer that the grammar allows is longer than the budget, or none was found.
-        ContextOverflowError: A member's context window has no room for it.
+        ContextOverflowError: The shortest answer exceeds a member's context window.
     """
 
     def __init__(self, prefixes: Prefixes, tokens: int | None, guide: Guide | None) -> None:
         self._prefixes = prefixes
         self._reference = prefixes[0]
         self._tokens = tokens
-        self._share = 0.0
+        self._reserve = 0.0
         if guide is not None:
             self._check_room(guide)
-            self._share = self._affordable_share(guide.short_ending or "")
+            self._reserve = self._affordable_reserve(guide.short_ending or "")
 
     def fit(self, played: Round, guide: Guide | None) -> tuple[Round, bool]:
-        """The round with what may be committed of it, and whether the budget ends there."""
+        """The round, cut to the budget, and whether the budget is spent after it."""
         if guide is not None:
             return self._fit_guided(played, guide)
         if self._tokens is None:
             return played, False
-        left, cost = self._left(), self._reference.cost(played.span)
+        left, cost = self._tokens_left(), self._reference.cost(played.span)
         if cost > left:
             played = replace(played, cut=self._reference.truncate(played.span, left))
         return played, cost >= left
 
     def ending(self, guide: Guide | None) -> Round | None:
-        """The way to a valid end, as a round; None where the answer may end as it stands, or there is no way."""
+        """The shortest valid ending as a round; None if the answer may end here, or no ending was found."""
         if guide is None or guide.may_end or not guide.short_ending:
             return None
-        return self._marked(unanimous(Span(text=guide.short_ending)), "", guide)
+        return self._with_library_text(forced_round(Span(text=guide.short_ending)), "", guide)
 
     def _check_room(self, guide: Guide) -> None:
-        """Refuse what could never come to a valid end."""
+        """Refuse grammars whose shortest answer does not fit."""
         if guide.short_ending is None:
             raise ConfigError(
                 "no answer was found that the grammar allows, so an end in time can't be promised",
@@ -90,63 +90,62 @@ class Budget:
         after = guide.after(span.text)
         if after is None:
             raise MemberError(
-                f"{span.text!r} breaks the grammar: its tokenizer shows tokens in other ways than one by one",
+                f"{span.text!r} breaks the grammar: the tokenizer decodes tokens differently together than singly",
                 member=next(iter(played.winner.proposers), None),
                 hint="leave this member out, or leave tools and grammars out",
                 retryable=False,
             )
         closing = "" if span.ends else after.short_ending
-        fits = closing is not None and self._holds(span, closing)
-        if fits and (not played.drafts or self._keeps_room(span, after, closing or "")):
-            return played, not span.ends and self._left() <= self._reference.cost(span)
+        fits = closing is not None and self._fits(span, closing)
+        if fits and (not played.drafts or self._fits_reserve(span, after, closing or "")):
+            return played, not span.ends and self._tokens_left() <= self._reference.cost(span)
         shortened = self._shortened(span, guide)
         if shortened is not None and shortened != span:
-            return self._marked(replace(played, cut=shortened), span.text, guide), False
+            return self._with_library_text(replace(played, cut=shortened), span.text, guide), False
         if fits:
             return played, False
-        return self._marked(replace(played, cut=self._last(span, guide)), span.text, guide), True
+        return self._with_library_text(replace(played, cut=self._final_span(span, guide)), span.text, guide), True
 
-    def _last(self, span: Span, guide: Guide) -> Span:
-        """What ends the answer for its length."""
+    def _final_span(self, span: Span, guide: Guide) -> Span:
+        """The last span of an answer that exhausts the budget."""
         if guide.may_end:
-            truncated = self._reference.truncate(span, self._left())
+            truncated = self._reference.truncate(span, self._tokens_left())
             after = guide.after(truncated.text)
             fits = self._prefixes.fit(truncated)
             return truncated if fits and after is not None and after.may_end else Span(text="")
         return Span(text=guide.short_ending or "")
 
     def _shortened(self, span: Span, guide: Guide) -> Span | None:
-        """The longest beginning of a span that leaves room, with what ends the string or list there; None without one.
+        """The span cut as late as the reserve allows, its open string, list or thought closed; None if impossible.
 
-        If none leaves as much room as it should, the shortest one.
+        Without a cut that leaves the whole reserve, the earliest one.
         """
         found = None
-        for text, after in _beginnings(self._reference.truncate(span, max(0, self._left())), guide):
+        for text, after in _cuts(self._reference.truncate(span, max(0, self._tokens_left())), guide):
             closed = after.after(after.closing) if after.closing else None
             if closed is None or closed.short_ending is None:
                 continue
             cut = Span(text=text + after.closing)
-            if self._holds(cut, closed.short_ending):
+            if self._fits(cut, closed.short_ending):
                 found = cut
-                if self._keeps_room(cut, closed, closed.short_ending):
+                if self._fits_reserve(cut, closed, closed.short_ending):
                     break
         return found
 
-    def _keeps_room(self, span: Span, after: Guide, closing: str) -> bool:
-        """Whether the values that have to follow a span have room for more than the shortest ones."""
-        if not self._share or after.only_closes(closing):
+    def _fits_reserve(self, span: Span, after: Guide, closing: str) -> bool:
+        """Whether the values that must follow a span have room beyond their shortest forms."""
+        if not self._reserve or after.only_closes(closing):
             return True
-        return self._holds(span, _lengthened(closing, self._share, begins=not after.closing))
+        return self._fits(span, _lengthened(closing, self._reserve, begins=not after.closing))
 
-    def _affordable_share(self, ending: str) -> float:
-        """How much more room than for the shortest values is kept: at most half of what is free."""
-        fitting = (share for share in _SHARES if self._holds(Span(text=""), _lengthened(ending, 2 * share)))
-        return next(fitting, 0.0)
+    def _affordable_reserve(self, ending: str) -> float:
+        """The largest reserve that takes at most half of the free tokens."""
+        return next((size for size in _RESERVES if self._fits(Span(text=""), _lengthened(ending, 2 * size))), 0.0)
 
-    def _marked(self, played: Round, proposed: str, guide: Guide) -> Round:
-        """The round, with a note on what of its text no member proposed and the grammar did not force."""
+    def _with_library_text(self, played: Round, proposed: str, guide: Guide) -> Round:
+        """The round with its `library_text`: text that no member proposed and that the grammar did not force."""
         written = played.span.text
-        shared = _shared_beginning(written, proposed)
+        shared = written[: shared_length(written, proposed)]
         place, text = guide.after(shared), written[len(shared) :]
         if not text or place is None or (place.forced and place.forced.text.startswith(text)):
             return played
@@ -157,43 +156,37 @@ class Budget:
         begun = [key for key, end in keys if text[0] not in "]}" or before[end - 1] in "[{"]
         return replace(played, library_text=LibraryText(text=text, kind=kind, fields=chosen or tuple(begun[-1:])))
 
-    def _holds(self, span: Span, closing: str) -> bool:
+    def _fits(self, span: Span, closing: str) -> bool:
         slack = _SLACK if closing else 0
-        if self._tokens is not None and self._reference.cost(span, closing) + slack > self._left():
+        if self._tokens is not None and self._reference.cost(span, closing) + slack > self._tokens_left():
             return False
         return self._prefixes.fit(span, closing)
 
-    def _left(self) -> int:
-        """Tokens that may still be written."""
+    def _tokens_left(self) -> int:
         return 1 << 30 if self._tokens is None else self._tokens - self._reference.completion_tokens
 
 
-def _beginnings(span: Span, guide: Guide) -> Iterator[tuple[str, Guide]]:
-    """The beginnings of a span at whose end it may be cut, longest first, each with the guide after it."""
-    for match in reversed(list(_CUTS.finditer(span.text))):
-        after = guide.after(span.text[: match.start()])
-        if after is not None:
-            yield span.text[: match.start()], after
+def _cuts(span: Span, guide: Guide) -> Iterator[tuple[str, Guide]]:
+    """The texts to which a span may be cut, longest first, each with the guide after it."""
+    for match in reversed(list(_CUT_POINTS.finditer(span.text))):
+        text = span.text[: match.start()]
+        if (after := guide.after(text)) is not None:
+            yield text, after
     yield "", guide
 
 
-def _shared_beginning(text: str, other: str) -> str:
-    pairs = enumerate(zip(text, other, strict=False))
-    return text[: next((at for at, (one, two) in pairs if one != two), min(len(text), len(other)))]
-
-
-def _lengthened(ending: str, share: float, *, begins: bool = False) -> str:
-    """A short ending with more text, as much as its values are likely to take.
+def _lengthened(ending: str, reserve: float, *, begins: bool = False) -> str:
+    """A short ending plus sample text of the length that its values probably need.
 
     Args:
-        ending: Of an answer.
-        share: How much of that, 0..2.
+        ending: Shortest valid ending of the answer.
+        reserve: Fraction of the sample text, 0..2.
         begins: Whether the ending begins with a value.
     """
-    room = ending + _WORDS * (len(_EMPTY.findall(ending)) + begins)
-    return ending + (2 * room)[: int(share * len(room))]
+    sample = ending + _SAMPLE_VALUE * (len(_EMPTY_VALUES.findall(ending)) + begins)
+    return ending + (2 * sample)[: int(reserve * len(sample))]
 
 
-def unanimous(span: Span) -> Round:
-    """A round without a choice: nobody was asked."""
+def forced_round(span: Span) -> Round:
+    """A round with one candidate that no member proposed."""
     return Round(drafts=(), candidates=(Candidate(span=span, proposers=()),))

@@ -1,4 +1,4 @@
-"""Tool calls, as plain values."""
+"""Tool calls as plain values."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCall:
-    """An assistant's request to run a tool."""
+    """A call of a tool.
+
+    Args:
+        name: Name of the tool.
+        arguments: Arguments by name, as plain JSON values.
+        id: ID of the call.
+    """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     id: str | None = None
 
     def repeats(self, other: ToolCall) -> bool:
-        """Whether it is the same call but for its id: of one tool, with arguments that are equal as JSON values."""
+        """Whether both calls have the same tool and equal arguments (as JSON); IDs are ignored."""
         return self.name == other.name and _same_json(self.arguments, other.arguments)
 
 
@@ -24,10 +30,10 @@ class InvalidToolCall:
     """A tool call that can't be run.
 
     Args:
-        name: Name of the tool, as far as it was written.
-        arguments: Text of the arguments, as far as it was written.
-        id: Id of the call.
-        error: What is wrong with the call.
+        name: Name of the tool; None if it is incomplete.
+        arguments: Text of the arguments, possibly incomplete.
+        id: ID of the call.
+        error: Why the call can't be run.
     """
 
     name: str | None

@@ -1,4 +1,4 @@
-"""Checks of options: what is wrong raises a `ConfigError` that says what was got and what was expected."""
+"""Validation of options. Errors say what was got and what was expected."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 
 from adafuse_core.errors import AdaFuseError, ConfigError
 
-# Options of other libraries and services, by what to use here in place of them.
-_ELSEWHERE = {
-    "AdaFuse draws among the candidates of a round, never among single tokens: use temperature and seed": (
+# Hints for options of other libraries and services.
+_FOREIGN_OPTIONS = {
+    "AdaFuse samples among the candidates of a round, never among single tokens: use temperature and seed": (
         *("top_p", "top_k", "top_a", "min_p", "typical_p", "tfs_z", "epsilon_cutoff", "eta_cutoff", "mirostat"),
         *("dynatemp_range", "xtc_probability", "sampler", "sampling_params"),
     ),
-    "temperature above 0 draws among the candidates, temperature=0 takes the best one": ("do_sample",),
+    "temperature above 0 samples among the candidates, temperature=0 takes the best one": ("do_sample",),
     "the members' probabilities can't be changed: use stop, grammar or temperature": (
         *("repetition_penalty", "frequency_penalty", "presence_penalty", "repeat_penalty", "length_penalty"),
         *("repeat_last_n", "no_repeat_ngram_size", "logit_bias", "bad_words_ids", "logits_processor", "penalty_alpha"),
     ),
-    "a call gives one answer: call several times, with temperature above 0 and a seed for each": (
+    "a call generates one answer: call several times, with temperature above 0 and different seeds": (
         *("n", "best_of", "num_return_sequences", "candidate_count"),
     ),
-    "branches sets how many first words each member tries where it is unsure": (
+    "use branches: the number of first tokens that a member tries where it is unsure": (
         *("num_beams", "num_beam_groups", "beam_size", "early_stopping", "use_beam_search"),
     ),
     "did you mean 'max_new_tokens'?": ("max_tokens", "max_token", "max_completion_tokens"),
     "use max_new_tokens": (
         *("max_length", "max_output_tokens", "max_tokens_to_sample", "max_gen_len", "num_predict", "n_predict"),
     ),
-    "members decide when an answer is long enough: there is an upper bound only, max_new_tokens": (
+    "the length of an answer has an upper bound only, max_new_tokens": (
         *("min_length", "min_new_tokens", "min_tokens"),
     ),
     "use stop": ("stop_sequences", "stop_strings", "stop_words", "stopping_criteria", "stop_sequence"),
@@ -40,18 +40,8 @@ _ELSEWHERE = {
     "set logprobs=True; scores of all candidates are in the trace": ("top_logprobs", "output_scores", "echo"),
     "to stream, call a streaming method such as stream()": ("streaming", "stream"),
     "name the models in members=[...]": (
-        *(
-            "model",
-            "model_name",
-            "model_id",
-            "model_path",
-            "models",
-            "repo_id",
-            "engine",
-            "deployment_name",
-            "tokenizer_name",
-        ),
-        *("llm", "llms"),
+        *("model", "model_name", "model_id", "model_path", "models", "repo_id", "engine", "deployment_name"),
+        *("tokenizer_name", "llm", "llms"),
     ),
     "members run in this process, without a server: name the models in members=[...]": (
         *("api_base", "base_url", "endpoint_url", "openai_api_base", "api_version", "api_type", "host"),
@@ -68,43 +58,43 @@ _ELSEWHERE = {
     "use context_window of the member": ("n_ctx", "num_ctx", "max_model_len", "context_length", "max_seq_len"),
     "use device_map": ("n_gpu_layers", "num_gpu", "gpu_layers", "tensor_parallel_size", "device_id", "gpu_memory"),
     "call from_ensemble(ensemble)": ("ensemble",),
-    "give its fields as arguments, such as max_new_tokens": ("generation",),
+    "pass its fields as arguments, such as max_new_tokens": ("generation",),
     "set weight of each member": ("weight", "weights", "member_weights"),
     "use tools": ("functions",),
     "use tool_choice": ("function_call",),
     "use grammar, such as Grammar.json_schema(...)": (
         *("response_format", "json_mode", "json_schema", "guided_json", "guided_regex", "format", "format_schema"),
     ),
-    "give the conversation as a list of messages, the system message first": ("system", "system_prompt"),
+    "pass the conversation as a list of messages, the system message first": ("system", "system_prompt"),
 }
-_ADVICE = {name: advice for advice, names in _ELSEWHERE.items() for name in names}
+_HINTS = {name: hint for hint, names in _FOREIGN_OPTIONS.items() for name in names}
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
-_SIMILAR = 0.75  # of `difflib`, from which on a name is taken for a misspelling of another one
+_MIN_SIMILARITY = 0.75  # of `difflib`: from here on, a name counts as a misspelling of another
 
 
 def expect(holds: bool, name: str, value: Any, expected: str) -> None:
-    """Raise unless the condition holds."""
+    """Raise `ConfigError` unless the condition holds."""
     if not holds:
         raise ConfigError(f"got {name}={value!r}, expected {expected}")
 
 
 def expect_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse a value that is none of the choices."""
+    """Raise `ConfigError` unless the value is one of the choices."""
     names = tuple(choices)
     expect(isinstance(value, str) and value in names, name, value, "one of " + ", ".join(map(repr, names)))
 
 
 def expect_integer(name: str, value: Any, *, at_least: int | None = None) -> None:
-    """Refuse what is no integer, or too small a one."""
+    """Raise `ConfigError` unless the value is an integer within the bound."""
     expected = "an integer" if at_least is None else f"an integer of at least {at_least}"
-    right = isinstance(value, int) and not isinstance(value, bool)
-    expect(right and (at_least is None or value >= at_least), name, value, expected)
+    valid = isinstance(value, int) and not isinstance(value, bool)
+    expect(valid and (at_least is None or value >= at_least), name, value, expected)
 
 
 def expect_number(
     name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> None:
-    """Refuse what is no finite number, or one out of bounds."""
+    """Raise `ConfigError` unless the value is a finite number within the bounds."""
     bounds = (("above", above), ("of at least", at_least), ("of at most", at_most))
     expected = " and ".join(f"{word} {bound}" for word, bound in bounds if math.isfinite(bound))
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -112,7 +102,7 @@ def expect_number(
 
 
 def strings(name: str, value: Any) -> tuple[str, ...]:
-    """Strings from one string, several, or None for none."""
+    """A tuple of strings from one string, several strings or None."""
     if value is None:
         return ()
     expect(isinstance(value, Iterable) and not isinstance(value, Mapping), name, value, "strings")
@@ -122,23 +112,23 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
 
 
 def expect_mapping(name: str, value: Any) -> None:
-    """Refuse what is no mapping with names as keys."""
-    right = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    expect(right, name, value, "a mapping of names to values")
+    """Raise `ConfigError` unless the value is a mapping with string keys."""
+    valid = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    expect(valid, name, value, "a mapping of names to values")
 
 
 def is_secret(name: str, value: Any) -> bool:
-    """Whether a setting of this name is a token, a key or a password."""
+    """Whether an option is a token, a key or a password."""
     return isinstance(value, str) and name.lower().endswith(_SECRET_ENDINGS)
 
 
 def without_secrets(value: Any, left_out: list[str], path: str = "") -> Any:
-    """A setting without the tokens, keys and passwords in it.
+    """A copy of an option without tokens, keys and passwords.
 
     Args:
-        value: Mappings, lists and plain values.
-        left_out: Gets the path of each one that is left out, such as `members[0].model_kwargs.token`.
-        path: Of the value itself.
+        value: Nested mappings, lists and plain values.
+        left_out: Receives the path of each secret, such as `members[0].model_kwargs.token`.
+        path: Path of `value`.
     """
     if isinstance(value, list | tuple):
         return [without_secrets(item, left_out, f"{path}[{place}]") for place, item in enumerate(value)]
@@ -154,28 +144,28 @@ def without_secrets(value: Any, left_out: list[str], path: str = "") -> Any:
 
 
 def several(name: str, value: Any, hint: str, error: type[AdaFuseError] = ConfigError) -> list[Any]:
-    """The items of any iterable that has an order. One item in place of several, such as a text, raises an error."""
-    one = isinstance(value, str | bytes | Mapping | Set) or hasattr(value, "model_fields_set")  # of pydantic: iterates
-    if one or not isinstance(value, Iterable):
+    """A list from an ordered iterable. Strings, mappings, sets and pydantic models raise an error."""
+    pydantic_model = hasattr(value, "model_fields_set")  # iterates over its fields
+    if isinstance(value, str | bytes | Mapping | Set) or pydantic_model or not isinstance(value, Iterable):
         raise error(f"got {name}={value!r}, expected a list", hint=hint)
     return list(value)
 
 
 def field_names(cls: Any) -> tuple[str, ...]:
-    """Names of the fields of a dataclass, which are its options."""
+    """Names of the fields of a dataclass."""
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def known_options(
     known: Iterable[str], options: Mapping[str, Any], kind: str, hints: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The options, if all are known.
+    """Check that all options are known.
 
     Args:
-        known: Names that are.
-        options: By name.
-        kind: What they are called in the error.
-        hints: As of `option_hint`.
+        known: Names of the known options.
+        options: Options by name.
+        kind: Noun for an option in the error.
+        hints: Passed to `option_hint`.
     """
     names = list(known)
     for option in options:
@@ -185,21 +175,23 @@ def known_options(
 
 
 def option_hint(option: str, known: Iterable[str], hints: Mapping[str, str] | None = None) -> str:
-    """What to do instead of an option that is not known: use another one, or the known one that was misspelt.
+    """A hint for an unknown option: its replacement, or the known option that is spelled similarly.
 
     Args:
-        option: As it was given.
-        known: Names that are.
-        hints: What to do instead of some that are not known, before the advice about options of other libraries.
+        option: Name of the unknown option.
+        known: Names of the known options.
+        hints: Hints by option name. They take precedence over the hints for options of other libraries.
     """
     names = list(known)
-    meant = {
-        **_ADVICE,
+    by_name = {
+        **_HINTS,
         **{name: f"did you mean {name!r}? {hint}" for name, hint in (hints or {}).items()},
         **{name.lower(): f"did you mean {name!r}?" for name in names},
     }
     written = option.lower().replace("-", "_")
     if option in (hints or {}):
         return (hints or {})[option]
-    close = [written] if written in meant else difflib.get_close_matches(written, meant, n=1, cutoff=_SIMILAR)
-    return meant[close[0]] if close else f"known are: {', '.join(names) or 'none'}"
+    if written not in by_name:
+        close = difflib.get_close_matches(written, by_name, n=1, cutoff=_MIN_SIMILARITY)
+        return by_name[close[0]] if close else f"known options: {', '.join(names) or 'none'}"
+    return by_name[written]

@@ -1,7 +1,7 @@
-"""What a user can set of an ensemble and of a call, from arguments, dict or YAML.
+"""Options of an ensemble and of a call, from arguments, a dict or a YAML file.
 
-Defaults are written here, in `member_config.py` and in the strategies, and nowhere else; the command line and the
-adapters read them from these classes. Unknown options raise.
+Every default is defined once: here, in `member_config.py` or in a strategy. The command line and the adapters read
+defaults and help texts from these classes. Unknown options raise an error.
 """
 
 from __future__ import annotations
@@ -40,26 +40,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationParams:
-    """What may differ from call to call.
+    """Options of a single call.
 
     Args:
-        max_new_tokens: Longest answer, in tokens of the first member; the last word is cut where
-            the budget ends. None: until the members' context windows are full.
-        stop: Strings that end the answer. The first hit and all after it is left out. Only text that is shown is
-            searched: thoughts and tool calls may contain them. Text that a grammar holds to a form is cut as well.
-        temperature: 0 commits the best candidate. T > 0 draws it with probability proportional to
-            exp(-value / T) over the round's candidates (value: the fused one, by default in nats per token).
-        seed: Makes the draws repeatable. None draws a fresh one.
-        logprobs: Whether all that is committed is scored, also where there was one candidate only, so that every
-            round tells the members' log-probabilities.
-        complete_calls: Whether a tool call inside which the token budget or a context window ends is completed with
-            values that no member chose. Otherwise it is among the invalid calls.
-        lenient_tool_calls: Whether an answer that is wholly a call of one of the tools is read as that call in whatever
-            form it is written, such as bare or fenced JSON. Otherwise calls are read in the form that the members were
-            shown. It matters where the answer is free: with `tool_choice="auto"` and no grammar.
-        continue_final_message: Whether the answer continues the last message of the conversation, which has to be a
-            text of the assistant. Otherwise the assistant begins a new turn, whoever spoke last. Plain prompts are
-            continued in any case.
+        max_new_tokens: Maximum length of the answer, in tokens of the first member. Longer answers are cut there, even
+            inside a word. None: no limit but the members' context windows.
+        stop: Strings that end the answer. The answer is cut before the first match. Thoughts and tool calls are not
+            searched; text under a grammar is.
+        temperature: 0 commits the best candidate of each round. T > 0 samples a candidate with probability proportional
+            to exp(-value / T), where value is the fused score (by default in nats per token).
+        seed: Seed for sampling. None uses a random seed.
+        logprobs: Whether every committed text is scored, even where it was the only candidate, so that every round
+            has the log-probabilities of all members.
+        complete_calls: Whether a tool call that is cut off by the token budget or a context window is completed with
+            values that no member chose. Otherwise it is reported as an invalid call.
+        lenient_tool_calls: Whether an answer that consists only of tool calls is also read as such in formats other
+            than the one shown to the members, such as bare or fenced JSON. Applies to `tool_choice="auto"` without a
+            grammar.
+        continue_final_message: Whether the answer continues the last message, which must be a text of the assistant.
+            Otherwise the answer is a new assistant turn. Plain prompts are always continued.
     """
 
     max_new_tokens: int | None = 256
@@ -83,38 +82,39 @@ class GenerationParams:
         expect(all(self.stop), "stop", self.stop, "non-empty strings")
 
     def updated(self, options: Mapping[str, Any]) -> Self:
-        """A copy with some options changed; unknown ones raise `ConfigError`."""
+        """A copy with some options changed. Unknown options raise `ConfigError`."""
         checked = known_options(field_names(self), options, "generation option", FIXED_IN_CALLS)
         return dataclasses.replace(self, **checked)
 
 
 _MISPLACED = {
-    name: f"write generation={{'{name}': ...}}, or give it to generate() and stream()"
+    name: f"write generation={{'{name}': ...}}, or pass it to generate() or stream()"
     for name in field_names(GenerationParams)
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleConfig:
-    """Members, the strategy that fuses them, and the defaults of generation.
+    """Members of an ensemble, the strategy that fuses them, and default generation options.
 
     Args:
-        members: At least one; model names, mappings or `MemberConfig`s. Names are made unique.
-        member_defaults: Fields of `MemberConfig` for all members that do not set them themselves, such as
-            `{"dtype": "bfloat16", "device": "cuda:0"}`. Where options come as a mapping or as arguments of `Ensemble`,
-            these fields may stand among them: `{"members": [...], "dtype": "bfloat16"}`.
-        strategy: A `Strategy`, or the name of one. Where options come as a mapping or as arguments of `Ensemble`, those
-            of the strategy may stand among them: `{"members": [...], "strategy": "adafuse", "tau": 0.5}`.
-        scoring: By which unit of a candidate a member's log-probabilities are divided: `"token"` (the paper), `"word"`,
-            `"byte"`, or `"sum"` for none.
-        pool: How members are averaged: `"geometric"` (the paper: the mean of NLLs), `"linear"` (the mean of
-            probabilities), `"power"` (between and beyond: their power mean), or `"median"`.
-        pool_exponent: Of the power mean, above 0.
-        max_word_tokens: Most tokens one word may take before it is cut.
-        speculation: How members guess ahead; the text is the same with all. `"verify"`: members that share a device
-            read the earlier members' candidates in the pass that starts their own draft. `"lookup"`: members look up
-            the last tokens in prompt and answer, and read what followed there. `"auto"`: both. `"off"`: neither.
-        generation: Defaults of `GenerationParams`.
+        members: One or more model names, mappings or `MemberConfig`s. Duplicate names get a number.
+        member_defaults: Fields of `MemberConfig` for all members that do not set them, such as `{"dtype": "bfloat16",
+            "device": "cuda:0"}`. In a mapping, in YAML and in arguments of `Ensemble`, these fields may also be given
+            directly: `{"members": [...], "dtype": "bfloat16"}`.
+        strategy: Name of the decision rule, or a `Strategy`. In a mapping, in YAML and in arguments of `Ensemble`, its
+            options may be given directly: `{"members": [...], "strategy": "adafuse", "tau": 0.5}`.
+        scoring: Unit by which a candidate's log-likelihood is normalised: `"token"` (the paper), `"word"`, `"byte"`, or
+            `"sum"` (not normalised).
+        pool: How the members' scores are averaged: `"geometric"` (the paper; mean of the negative log-likelihoods),
+            `"linear"` (mean of the probabilities), `"power"` (power mean of the probabilities), or `"median"`.
+        pool_exponent: Exponent of `pool="power"`, above 0.
+        max_word_tokens: Maximum tokens of a word. Longer words are cut.
+        speculation: Speculative decoding, which never changes the text. `"verify"`: members that share a device score
+            the earlier members' candidates in the forward pass that starts their own draft. `"lookup"`: members draft
+            from earlier occurrences of the last tokens in prompt and answer (prompt lookup). `"auto"`: both. `"off"`:
+            neither.
+        generation: Default generation options, as a mapping or `GenerationParams`.
     """
 
     members: tuple[MemberConfig, ...]
@@ -148,22 +148,22 @@ class EnsembleConfig:
 
     @property
     def fusion(self) -> Fusion:
-        """How candidates are compared."""
+        """The scoring rule and the pool."""
         return Fusion(scoring=self.scoring, pool=self.pool, pool_exponent=self.pool_exponent)
 
     def check_choice(self, params: GenerationParams) -> None:
-        """Refuse draws where there is never more than one candidate to draw from."""
+        """Refuse `temperature` > 0 if every round has one candidate only."""
         if params.temperature > 0 and not self.strategy.has_choice(len(self.members)):
             raise ConfigError(
                 f"got temperature={params.temperature}, but strategy {self.strategy.name!r} with {len(self.members)} "
                 "members and these options has one candidate a round",
-                hint="temperature acts on the choice among candidates: use more members or branches, or temperature=0",
+                hint="temperature samples among the candidates: use more members or branches, or temperature=0",
             )
 
     def updated(self, options: Mapping[str, Any]) -> Self:
-        """A copy with some options changed, those of strategy and members among them.
+        """A copy with some options changed, including options of the strategy and of all members.
 
-        Of `generation` and `member_defaults`, only what they name changes.
+        Mappings for `generation` and `member_defaults` are merged into the current values.
         """
         changed = _with_strategy(_with_defaults(options, self.member_defaults), self.strategy)
         if isinstance(generation := changed.get("generation"), Mapping):
@@ -172,7 +172,7 @@ class EnsembleConfig:
 
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | str | Path | EnsembleConfig) -> Self:
-        """A config from a mapping of the fields above, the strategy's and the members', or the path of a YAML file."""
+        """A config from the path of a YAML file, or from a mapping with options of ensemble, strategy and members."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path):
@@ -188,7 +188,7 @@ class EnsembleConfig:
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON or YAML; `from_any` reads them back. Members have the fields that they set."""
+        """Plain JSON values for `from_any`. Members contain only the fields that were set."""
         values = dataclasses.asdict(self)
         members = [
             {"model": member.model, "name": member.label, **copy.deepcopy(member.own)} for member in self.members
@@ -196,9 +196,9 @@ class EnsembleConfig:
         return {**values, "members": members, "strategy": self.strategy.name, **values["strategy"]}
 
     def save(self, path: str | Path) -> None:
-        """Write a YAML file that `from_any` and `Ensemble.from_config` read back.
+        """Save as a YAML file for `from_any` and `Ensemble.from_config`.
 
-        Tokens, keys and passwords are left out; the log and the first lines of the file name them.
+        Tokens, keys and passwords are left out; the log and comments at the top of the file list them.
 
         Raises:
             ConfigError: A value can't be written as YAML, or the file can't be written.
@@ -209,9 +209,9 @@ class EnsembleConfig:
         values = without_secrets(self.to_dict(), secrets)
         if secrets:
             logger.warning("%s was saved without %s; set them again after reading it", path, ", ".join(secrets))
-        told = "".join(f"# left out, as it is secret: {name}\n" for name in secrets)
+        comments = "".join(f"# left out, as it is secret: {name}\n" for name in secrets)
         try:
-            text = told + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+            text = comments + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             Path(path).write_text(text, encoding="utf-8")
         except yaml.YAMLError as error:
             raise ConfigError(
@@ -222,11 +222,11 @@ class EnsembleConfig:
 
 
 def default_config() -> EnsembleConfig:
-    """The two small models shipped with the package."""
+    """The config of the two small models shipped with the package."""
     return EnsembleConfig(members=tuple(MemberConfig(model=f"small:{name}") for name in NAMES))
 
 
-# Options of the ensemble that are no options of a call, and what to do instead.
+# Hints for options of the ensemble that are passed to a call.
 FIXED_IN_CALLS = dict.fromkeys(
     [
         *field_names(EnsembleConfig),
@@ -252,7 +252,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _named(members: list[MemberConfig], defaults: Mapping[str, Any]) -> tuple[MemberConfig, ...]:
-    """The members with the defaults for all, those that would share a name numbered: aspen, aspen-2, aspen-3."""
+    """The members with the defaults applied and unique names: aspen, aspen-2, aspen-3."""
     taken: set[str] = set()
     named = []
     for member in members:
@@ -265,12 +265,7 @@ def _named(members: list[MemberConfig], defaults: Mapping[str, Any]) -> tuple[Me
 
 
 def _with_defaults(options: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an ensemble, fields of `MemberConfig` among them put into `member_defaults`.
-
-    Args:
-        options: By name.
-        current: The defaults for all members that they change.
-    """
+    """Move fields of `MemberConfig` among the options into `member_defaults`, merged into the current defaults."""
     named = options.get("member_defaults", {})
     expect_mapping("member_defaults", named)
     flat = {name: options[name] for name in SHARED_OPTIONS if name in options}
@@ -279,7 +274,7 @@ def _with_defaults(options: Mapping[str, Any], current: Mapping[str, Any]) -> di
 
 
 def _strategy(named: Any) -> Strategy:
-    """A strategy itself, or the one of a name with its default options."""
+    """The given strategy, or the strategy of that name with default options."""
     if isinstance(named, Strategy):
         return named
     expect_choice("strategy", named, STRATEGIES)
@@ -287,12 +282,7 @@ def _strategy(named: Any) -> Strategy:
 
 
 def _with_strategy(options: Mapping[str, Any], current: Strategy) -> dict[str, Any]:
-    """The options of an ensemble, those of its strategy put into it.
-
-    Args:
-        options: By name.
-        current: The strategy that they change, unless they name another one.
-    """
+    """Move options of the strategy among the options into `strategy`, which defaults to the current one."""
     named = current if options.get("strategy", current.name) == current.name else _strategy(options["strategy"])
     own = field_names(named)
     for other in STRATEGIES.values():

@@ -1,8 +1,4 @@
-"""Every error AdaFuse raises on purpose, each with a hint that says what to do.
-
-Messages say what was got, what was expected and which member it concerns. Nothing here knows how
-an error is shown; the command line prints `str(error)`.
-"""
+"""The exceptions of AdaFuse. Messages say what was got, what was expected and which member is concerned."""
 
 from __future__ import annotations
 
@@ -11,19 +7,19 @@ from typing import Any
 
 
 class AdaFuseError(Exception):
-    """Base class of all errors raised by AdaFuse.
+    """Base class of all exceptions of AdaFuse.
 
     Args:
         message: What was got and what was expected.
-        member: Name of the member concerned, if one is.
-        hint: What the user can do about it.
-        retryable: Whether the same call may work a moment later. Default: as for most errors of its class.
-        partial: The answer as far as it was written.
+        member: Name of the member concerned, if any.
+        hint: How the caller can solve the problem.
+        retryable: Whether the same call may succeed if it is repeated. Default: the attribute of the class.
+        partial: The answer that was generated before the error.
 
     Attributes:
-        partial: A `Generation` with all that was written before the error, if an answer had begun; else None.
-        partials: Of a batch, the `Generation`s of all its prompts, whole or as far as they were written, in the order
-            of the prompts; None for those that were not begun.
+        partial: A `Generation` with the answer that was generated before the error; None if generation had not started.
+        partials: For `Ensemble.batch`: one `Generation` per prompt, complete or partial, in the order of the prompts;
+            None for prompts whose generation had not started.
     """
 
     retryable = False
@@ -55,7 +51,7 @@ class AdaFuseError(Exception):
 
 
 class ConfigError(AdaFuseError, ValueError):
-    """An option is unknown, or its value is out of range."""
+    """An option is unknown or has an invalid value."""
 
 
 class ModelLoadError(AdaFuseError, RuntimeError):
@@ -63,11 +59,11 @@ class ModelLoadError(AdaFuseError, RuntimeError):
 
 
 class ModelNotFoundError(ModelLoadError):
-    """There is no model of that name or at that path."""
+    """No model has this name, or no model is at this path."""
 
 
 class UnsupportedModelError(ModelLoadError):
-    """The model is no causal language model, or lacks what the strategy needs."""
+    """The model is not a causal language model, or lacks a feature that the strategy needs."""
 
 
 class TokenizerMismatchError(ModelLoadError):
@@ -75,32 +71,32 @@ class TokenizerMismatchError(ModelLoadError):
 
 
 class PromptError(AdaFuseError, ValueError):
-    """The prompt is empty or has the wrong form."""
+    """The prompt is empty or malformed."""
 
 
 class ContextOverflowError(PromptError):
-    """The prompt leaves no room in a member's context window."""
+    """The prompt, alone or with the required answer, exceeds a member's context window."""
 
 
 class TemplateError(PromptError):
-    """A member's chat template can't express these messages."""
+    """A member's chat template can't render these messages."""
 
 
 class MemberError(AdaFuseError, RuntimeError):
-    """A member failed while it was drafting, scoring or committing. Another try can help, unless it says otherwise."""
+    """A member failed while drafting, scoring or committing. A retry may succeed unless `retryable` is False."""
 
     retryable = True
 
 
 class NonFiniteLogitsError(MemberError):
-    """A member's model returned NaN or infinite logits, as it would again."""
+    """A member's model returned NaN or infinite logits. Retries fail in the same way."""
 
     retryable = False
 
 
 class CancelledError(AdaFuseError):
-    """The generation was cancelled from outside while a member was at work."""
+    """The caller cancelled the request."""
 
 
 class DeadlineError(CancelledError, TimeoutError):
-    """A generation took longer than its timeout, and was ended."""
+    """Generation was stopped because it exceeded its timeout."""

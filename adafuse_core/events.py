@@ -1,4 +1,4 @@
-"""What `Ensemble.stream` yields, in order: text as soon as it is safe, each round, then the end."""
+"""The events of `Ensemble.stream`: pieces of the answer, every round, and the end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from adafuse_core.rounds import LibraryText, Round, Usage
 
 
 class AsDict:
-    """What all events can do."""
+    """Base class of all events."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values of all fields; `type` names the event, such as `"text_delta"`."""
+        """All fields as plain JSON values, and the `type` of the event, such as `"text_delta"`."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
         return {"type": name, **{key: _plain(value) for key, value in vars(self).items()}}
 
@@ -29,14 +29,14 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TextDelta(AsDict):
-    """New text of the answer; the deltas joined are the whole answer."""
+    """New text of the answer. All deltas joined are the whole text."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningDelta(AsDict):
-    """New text of the thought with which an answer began; the tags around it are left out."""
+    """New text of the thought at the beginning of an answer, without its tags."""
 
     text: str
 
@@ -46,9 +46,9 @@ class ToolCallDelta(AsDict):
     """A piece of a tool call.
 
     Args:
-        index: Number of the call in this answer, from 0.
-        id: Of the call, in its first piece.
-        name: Of the tool, in the call's first piece.
+        index: Index of the call in this answer, from 0.
+        id: ID of the call; None after the first piece.
+        name: Name of the tool; None after the first piece.
         arguments: New JSON text of the arguments.
     """
 
@@ -60,7 +60,12 @@ class ToolCallDelta(AsDict):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCallDone(AsDict):
-    """A tool call is complete, or the answer ended inside it."""
+    """A tool call is complete, or was cut off at the end of the answer.
+
+    Args:
+        index: Index of the call in this answer, from 0.
+        call: The call.
+    """
 
     index: int
     call: ToolCall | InvalidToolCall
@@ -68,7 +73,7 @@ class ToolCallDone(AsDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundDone(AsDict):
-    """A round was decided; its text may still be held back by a stop string that began in it."""
+    """A round was committed. Its text may follow in a later `TextDelta`, if it could begin a stop string."""
 
     round: Round
 
@@ -78,11 +83,11 @@ class Finished(AsDict):
     """The last event.
 
     Args:
-        reason: `"stop"` (the members ended the answer, or a stop string was hit), `"tool_calls"` (the answer called
-            tools) or `"length"`.
-        stop: The stop string that was hit, if one was.
+        reason: `"stop"` (the members ended the answer, or a stop string was found), `"tool_calls"` (the answer calls
+            tools) or `"length"` (a token budget or context window is full).
+        stop: The stop string that was found, if any.
         usage: Tokens of prompt and answer per member.
-        library_text: What AdaFuse wrote in the members' place, in the order of the answer.
+        library_text: Texts that AdaFuse wrote in the members' place, in the order of the answer.
     """
 
     reason: str
@@ -91,14 +96,14 @@ class Finished(AsDict):
     library_text: tuple[LibraryText, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As of all events; `library_text` only if there is some."""
-        told = super().to_dict()
-        del told["library_text"]
-        return {**told, **library_dict(self.library_text)}
+        """All fields as plain JSON values; an empty `library_text` is left out."""
+        values = super().to_dict()
+        del values["library_text"]
+        return {**values, **library_dict(self.library_text)}
 
 
 def library_dict(texts: Sequence[LibraryText]) -> dict[str, Any]:
-    """What AdaFuse wrote in the members' place as plain JSON under `library_text`; an empty dict without it."""
+    """`{"library_text": [...]}` as plain JSON values; an empty dict without texts."""
     return {"library_text": [text.to_dict() for text in texts]} if texts else {}
 
 

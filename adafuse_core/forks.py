@@ -1,11 +1,10 @@
-"""What happens to locks, threads and models when the process is forked.
+"""Fork safety: new locks and thread pools in forked child processes.
 
-A forked child inherits the objects of its parent, but of the threads only the one that forked. A lock that another
-thread held then stays locked, and a pool of threads waits for ever. So whatever holds locks or threads registers here
-and makes new ones in the child. The fork itself waits until no model runs a pass: the libraries beneath have locks of
-their own.
+A forked child has only the thread that called `fork`. A lock that another thread of the parent held stays locked
+forever, and a thread pool has no threads. Objects with locks or threads therefore register here and replace them in
+the child. The fork itself waits for running forward passes, because torch and the tokenizers have internal locks.
 
-Beside the registry of models the only state of the process.
+Together with the registry of models, this module holds the only process-wide state.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakSet
 
-MOST_SECONDS = 10.0  # that a fork waits for a pass: then the thread that forks may be the one that runs it
+MOST_SECONDS = 10.0  # that a fork waits for a forward pass; after that, the forking thread may itself be running it
 
 
 class Renewable(Protocol):
-    """Holds locks, threads or requests."""
+    """An object with locks, threads or pending requests."""
 
     def after_fork(self) -> None:
-        """Make new locks and threads, and forget the parent's requests. Called in a child before all else runs."""
+        """Replace locks and threads, and drop the parent's requests. Called first thing in a child process."""
 
 
 _renewables: WeakSet[Renewable] = WeakSet()
 _functions: list[Callable[[], None]] = []
-_passes: WeakSet[PassLock] = WeakSet()
+_pass_locks: WeakSet[PassLock] = WeakSet()
 
 
 class PassLock:
-    """Held around a pass of a model; a fork waits for it."""
+    """A lock to hold during a forward pass; a fork waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept = False  # by a fork that is about to happen
-        _passes.add(self)
+        self._forking = False  # whether a fork holds the lock
+        _pass_locks.add(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -48,22 +47,22 @@ class PassLock:
         self._lock.release()
 
     def before_fork(self) -> None:
-        """Wait for the pass that runs, and let none begin."""
-        self._kept = self._lock.acquire(timeout=MOST_SECONDS)
+        """Wait for the running pass, and block further ones."""
+        self._forking = self._lock.acquire(timeout=MOST_SECONDS)
 
     def in_parent(self) -> None:
-        """Let passes begin again."""
-        if self._kept:
-            self._kept = False
+        """Allow passes again."""
+        if self._forking:
+            self._forking = False
             self._lock.release()
 
     def in_child(self) -> None:
-        """Nobody runs a pass in the child yet."""
-        self._lock, self._kept = threading.Lock(), False
+        """Replace the lock; no pass is running in the child."""
+        self._lock, self._forking = threading.Lock(), False
 
 
 def renew_after_fork(thing: Renewable) -> None:
-    """Have `after_fork` of an object called in every child; the object is not kept alive by that."""
+    """Register an object for `after_fork` in every child process. Keeps only a weak reference."""
     _renewables.add(thing)
 
 
@@ -73,20 +72,20 @@ def call_after_fork(renew: Callable[[], None]) -> None:
 
 
 def _before() -> None:
-    for lock in list(_passes):
+    for lock in list(_pass_locks):
         lock.before_fork()
 
 
 def _in_parent() -> None:
-    for lock in list(_passes):
+    for lock in list(_pass_locks):
         lock.in_parent()
 
 
 def _in_child() -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(1)  # OpenMP's threads did not survive, and a child that asks for them waits for ever
-    for lock in list(_passes):
+        torch.set_num_threads(1)  # OpenMP's threads don't survive the fork; waiting for them would never end
+    for lock in list(_pass_locks):
         lock.in_child()
     for thing in list(_renewables):
         thing.after_fork()
@@ -104,5 +103,5 @@ def _renew_cached_properties() -> None:
             attribute.lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):  # systems without forks lack it
+if hasattr(os, "register_at_fork"):  # missing on systems without fork
     os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

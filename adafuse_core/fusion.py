@@ -1,7 +1,7 @@
-"""How candidates are compared, in three steps.
+"""Fuses the members' scores of the candidates, and chooses one candidate.
 
-A scoring rule turns each member's score into a value, a pool averages the values of the members, and one candidate is
-chosen. Values are negative log-likelihoods (NLL) per token, word, byte or text: lower is better.
+A scoring rule turns each member's score into a value, a pool averages the values of the members, and the candidate with
+the lowest average wins. Values are negative log-likelihoods (NLL) per token, word, byte or text, in nats.
 """
 
 from __future__ import annotations
@@ -92,23 +92,23 @@ class Fusion:
             )
 
     def values(self, scores: Sequence[Score]) -> tuple[float, ...]:
-        """The value of each score by the scoring rule, `[members]`."""
+        """The members' values of one candidate, `[members]`."""
         return tuple(map(SCORING[self.scoring], scores))
 
     def fuse(self, values: Sequence[float], weights: Sequence[float]) -> float:
-        """The pooled value of one candidate, from values and weights `[members]`; all weights are > 0."""
+        """The fused value of one candidate, from values and weights `[members]`; weights must be > 0."""
         exponent = () if self.pool_exponent is None else (self.pool_exponent,)
         return POOLS[self.pool](values, weights, *exponent)
 
 
 class Chooser:
-    """Chooses a candidate: the lowest pooled value, or a sample from softmax(-value / temperature).
+    """Chooses the candidate with the lowest fused value, or samples one from softmax(-value / temperature).
 
     Args:
         fusion: Scoring rule and pool.
         weights: `[members]`, > 0.
-        temperature: 0 for the lowest value; ties go to the earlier candidate.
-        seed: Seed of the samples; None for a random one.
+        temperature: 0 chooses the lowest value; ties go to the earlier candidate.
+        seed: Seed for sampling; None for a random seed.
     """
 
     def __init__(
@@ -122,12 +122,12 @@ class Chooser:
     def decide(
         self, drafts: Sequence[Draft], candidates: Sequence[Candidate], scores: Sequence[Sequence[Score]]
     ) -> Round:
-        """The round with its chosen candidate, from scores `[candidates][members]`."""
+        """A round with its scores `[candidates][members]` and its chosen candidate."""
         scored = self.scored(Round(drafts=tuple(drafts), candidates=tuple(candidates)), scores)
         return replace(scored, chosen=self.choose(scored.fused))
 
     def scored(self, played: Round, scores: Sequence[Sequence[Score]]) -> Round:
-        """The round with the scores `[candidates][members]` of its candidates; the choice is unchanged."""
+        """The round with scores `[candidates][members]` of its candidates. `chosen` is unchanged."""
         values = tuple(map(self._fusion.values, scores))
         fused = tuple(self._fusion.fuse(row, self._weights) for row in values)
         return replace(played, scores=tuple(map(tuple, scores)), values=values, fused=fused)

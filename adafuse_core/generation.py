@@ -1,4 +1,4 @@
-"""A whole answer, folded from the events of a stream."""
+"""A whole answer, collected from the events of a stream."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ class Generation:
     """A whole answer.
 
     Args:
-        text: The answer, exact to the byte; thoughts and tool calls are not in it.
-        reason: `"stop"`, `"tool_calls"` or `"length"`; in the `partial` of an error `"cancelled"` or `"error"`.
-        stop: The stop string that was hit, if one was.
+        text: Exact text of the answer, without thoughts and tool calls.
+        reason: `"stop"`, `"tool_calls"` or `"length"` (see `Finished`); in the `partial` of an error `"cancelled"` or
+            `"error"`.
+        stop: The stop string that ended the answer, if any.
         usage: Tokens of prompt and answer per member.
-        rounds: The trace: every decision that was made.
-        reasoning: The thought with which the answer began, between `<think>` and `</think>`.
-        tool_calls: What the answer calls.
-        invalid_tool_calls: Calls in which the token budget, a context window or an error ended the answer.
-        library_text: What AdaFuse wrote in the members' place, because the budget or a window ended too early.
+        rounds: The trace: every decision of the ensemble.
+        reasoning: The thought at the beginning of the answer, between `<think>` and `</think>`.
+        tool_calls: Valid tool calls of the answer.
+        invalid_tool_calls: Tool calls that were cut off by the token budget, a context window or an error.
+        library_text: Texts that AdaFuse wrote in the members' place, because a token budget or context window was full.
     """
 
     text: str
@@ -38,7 +39,7 @@ class Generation:
 
 
 def collect(events: Iterable[Event]) -> Generation:
-    """Fold a stream into the whole answer."""
+    """Collect the events of a stream into the whole answer."""
     seen = list(events)
     (finished,) = (event for event in seen if isinstance(event, Finished))
     calls = [event.call for event in seen if isinstance(event, ToolCallDone)]

@@ -1,4 +1,4 @@
-"""What a user can set of one member. Checked once; unknown options raise."""
+"""Options of one member. Unknown options raise an error."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from adafuse_core.errors import ConfigError
 KV_STORES = ("auto", "tree", "fork", "prefill")
 _TEXTS = ("name", "revision", "device", "attn_implementation", "tokenizer", "chat_template")
 _MAPPINGS = ("backend_options", "quantization_config", "template_kwargs", "model_kwargs")
-_ITS_OWN = ("model", "name", "weight")  # fields that have no meaning for several members
-# A default that does not apply to a member which sets one of these fields itself.
+_NOT_SHARED = ("model", "name", "weight")  # fields that `member_defaults` can't set
+# Fields whose default does not apply to a member that sets one of the other fields.
 _REPLACED_BY = {"device": ("device_map",), "device_map": ("device",), "backend_options": ("backend",)}
 
 
@@ -35,39 +35,39 @@ class MemberConfig:
     """One language model of the ensemble.
 
     Args:
-        model: Hugging Face model name, path of a folder or of a GGUF file, or `small:aspen` / `small:birch` for the
-            models shipped with this package. A PEFT adapter is loaded with the base model that it names.
-        name: Label in traces and errors. Default: the last part of `model`, without `.gguf`.
-        weight: Weight of this member's vote, > 0. Weights are normalised over the members.
-        revision: Branch, tag or commit of the model repository (and of the tokenizer, if it is the same).
-        gguf_file: Name of the GGUF file in `model` that is to be loaded, as in transformers.
-        backend: Where the model runs: a name in `adafuse_core.backends.BACKENDS`. `"local"` is this process.
-        backend_options: Options of that kind of backend, which its class describes; the local one has none but the
-            fields below.
-        dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
-        device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
-        device_map: As in transformers (`"auto"` or a dict), in place of `device`.
-        attn_implementation: As in transformers (`"sdpa"`, `"eager"`, `"flash_attention_2"`, ...).
-        quantization_config: Options of a transformers quantization config, with `quant_method`.
-        trust_remote_code: As in transformers.
-        tokenizer: Name or path of the tokenizer, where it differs from `model`.
-        tokenizer_class: `"auto"` (transformers chooses) or `"file"` (exactly the `tokenizer.json`).
-        chat_template: Jinja template in place of the tokenizer's own.
-        template_kwargs: Variables handed to the chat template, such as `enable_thinking=False`.
-        tool_dialect: How it writes tool calls: `"hermes"`, `"llama3"`, `"mistral"` or `"plain"`. Default: as its chat
-            template shows. If members use different dialects, all are instructed in one shared dialect (hermes).
-        end_tokens: Further token strings that end an answer, beside those the model declares.
-        context_window: Upper bound on prompt plus answer, in this member's tokens. Default: the model's.
-        model_kwargs: Further arguments of `AutoModelForCausalLM.from_pretrained`. Those that say where files are, such
-            as `token`, `cache_dir`, `local_files_only` and `subfolder`, are used for config and tokenizer too.
-        kv_store: How contexts are remembered: `"tree"`, `"fork"`, `"prefill"` (by the model's own cache, within
-            a round), or `"auto"` for the fastest of them that reproduces fresh passes of this model
-            (`Ensemble.describe()` tells which and why).
-        cuda_graphs: Whether passes over a few tokens are recorded as CUDA graphs and replayed, which saves most of the
-            time between kernels. Default: on a GPU, where a trial at load shows that replays reproduce fresh passes.
-        max_kv_tokens: Most tokens whose keys and values are kept, over all running requests; further requests wait.
-            Default: what fits into half of the device's free memory at the time of loading, so set it where several
-            members of one device are used to the full.
+        model: Hugging Face model name, path of a model folder or GGUF file, or `small:aspen` / `small:birch` for the
+            models shipped with this package. A PEFT adapter is loaded together with its base model.
+        name: Name in traces and errors. Default: the last part of `model`, without `.gguf`.
+        weight: Weight of this member's scores, > 0. Weights are normalised over the members.
+        revision: Branch, tag or commit of the model repository, and of the tokenizer if it is in the same repository.
+        gguf_file: Name of the GGUF file to load from the repository or folder `model`, as in transformers.
+        backend: Backend that runs the model, a name in `adafuse_core.backends.BACKENDS`. `"local"` runs it in this
+            process.
+        backend_options: Options of the backend's class. The local backend has none.
+        dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
+        device: Device of the model, such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
+        device_map: Placement of the layers on devices, as in transformers (`"auto"` or a dict); replaces `device`.
+        attn_implementation: Attention kernel, as in transformers (`"sdpa"`, `"eager"`, `"flash_attention_2"`, ...).
+        quantization_config: Fields of a transformers quantization config, including `quant_method`.
+        trust_remote_code: Whether code in the model repository may run, as in transformers.
+        tokenizer: Name or path of the tokenizer, if it differs from `model`.
+        tokenizer_class: `"auto"` (chosen by transformers) or `"file"` (exactly the `tokenizer.json`).
+        chat_template: Jinja template that replaces the tokenizer's chat template.
+        template_kwargs: Variables of the chat template, such as `enable_thinking=False`.
+        tool_dialect: Format of tool calls: `"hermes"`, `"llama3"`, `"mistral"` or `"plain"`. Default: the format in the
+            chat template. If the members' formats differ, all members are instructed in `"hermes"`.
+        end_tokens: Token strings that end an answer, in addition to those the model declares.
+        context_window: Maximum tokens of prompt plus answer. Default: the model's context window.
+        model_kwargs: Additional arguments of `AutoModelForCausalLM.from_pretrained`. Arguments that locate files, such
+            as `token`, `cache_dir`, `local_files_only` and `subfolder`, also apply to config and tokenizer.
+        kv_store: KV cache implementation: `"tree"`, `"fork"`, `"prefill"` (the model's own cache, within one round), or
+            `"auto"` for the fastest one that reproduces uncached forward passes of this model (`Ensemble.describe()`
+            shows which one, and why).
+        cuda_graphs: Whether forward passes over a few tokens run as CUDA graphs, which avoids most of the time between
+            kernels. Default: on a GPU, if a test at load time shows that they reproduce uncached forward passes.
+        max_kv_tokens: Capacity of the KV cache in tokens, over all running requests; further requests wait. Default:
+            what fits into half of the device's free memory at load time. Set it if several members share a device and
+            run long prompts.
     """
 
     model: str
@@ -96,9 +96,9 @@ class MemberConfig:
     max_kv_tokens: int | None = None
 
     def __new__(cls, **given: Any) -> Self:
-        """Note which fields are given, also where the value given is the default."""
+        """Record which fields are set, even to their default values."""
         config = super().__new__(cls)
-        object.__setattr__(config, "_own", frozenset(given))
+        object.__setattr__(config, "_set_fields", frozenset(given))
         return config
 
     def __post_init__(self) -> None:
@@ -136,27 +136,27 @@ class MemberConfig:
 
     @property
     def label(self) -> str:
-        """The name shown to people: `name`, or the last part of `model` without `.gguf`."""
+        """`name`, or the last part of `model` without `.gguf`."""
         return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
     @property
     def own(self) -> dict[str, Any]:
-        """The fields that were set for this member itself; the others follow the defaults for all members."""
-        given: frozenset[str] = self.__dict__["_own"]
+        """The fields that were set for this member; `member_defaults` apply to the others."""
+        given: frozenset[str] = self.__dict__["_set_fields"]
         return {name: getattr(self, name) for name in field_names(self) if name in given}
 
     def with_defaults(self, defaults: Mapping[str, Any], name: str) -> Self:
-        """The member with a name, and with defaults in place of all fields that it does not set itself."""
+        """A copy with this name, and with the defaults for all fields that this member does not set."""
         own = self.own
         blocked = {option for option, others in _REPLACED_BY.items() if any(other in own for other in others)}
         applied = {option: value for option, value in defaults.items() if option not in blocked}
         config = type(self)(**{**applied, **own, "name": name})
-        object.__setattr__(config, "_own", frozenset(own))
+        object.__setattr__(config, "_set_fields", frozenset(own))
         return config
 
     @property
     def load_key(self) -> str:
-        """Identity of what is loaded: two configs with one key share one model in memory."""
+        """Key of the loaded model: configs with equal keys share one model in memory."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "weight")}
         return json.dumps(values, sort_keys=True, default=repr)
 
@@ -165,7 +165,7 @@ class MemberConfig:
 
     @classmethod
     def from_any(cls, value: str | Path | Mapping[str, Any] | MemberConfig) -> Self:
-        """A config from a model name, a path, or a mapping of the fields above."""
+        """A config from a model name, a path, or a mapping of fields."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path):
@@ -173,25 +173,25 @@ class MemberConfig:
         if isinstance(value, Mapping):
             options = known_options(field_names(cls), value, "member option")
             if "model" not in options:
-                raise ConfigError(f"the member {options!r} has no 'model'", hint="give a model name or path")
+                raise ConfigError(f"the member {options!r} has no 'model'", hint="set it to a model name or path")
             return cls(**options)
         raise ConfigError(
             f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig",
-            hint="ready-made members go to Ensemble(members=[...]), which adapters take by from_ensemble(ensemble)",
+            hint="pass member objects to Ensemble(members=[...]); adapters accept the ensemble in from_ensemble()",
         )
 
 
-SHARED_OPTIONS = tuple(name for name in field_names(MemberConfig) if name not in _ITS_OWN)
+SHARED_OPTIONS = tuple(name for name in field_names(MemberConfig) if name not in _NOT_SHARED)
 
 
 def checked_defaults(defaults: Any) -> dict[str, Any]:
-    """Fields of `MemberConfig` that are to hold for all members, checked as those of one member are.
+    """Check `member_defaults`, by the rules for a single member.
 
     Raises:
         ConfigError: A field is unknown, has a value out of range, or can't be the same for all members.
     """
     expect_mapping("member_defaults", defaults)
-    hints = dict.fromkeys(_ITS_OWN, "set it in the mapping of one member")
+    hints = dict.fromkeys(_NOT_SHARED, "set it in the mapping of one member")
     known = known_options(SHARED_OPTIONS, defaults, "default for all members", hints)
     checked = MemberConfig(model="any", **known)
     return {name: getattr(checked, name) for name in known}

@@ -1,4 +1,4 @@
-"""One request: what an application asks for, checked at once, and the way it is answered."""
+"""One request: its validation, and the pipeline from its prompt to the events of the answer."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of an ensemble.
+    """A checked request to an ensemble.
 
     Args:
         prompt: A text to continue, or messages.
-        tools: What may be called.
-        grammar: What the answer may be if it calls nothing.
-        params: Budget, stop strings, temperature.
-        cancel: Ends the work within one step once it is set.
+        tools: Tools that the answer may call.
+        grammar: Grammar of an answer without tool calls.
+        params: Token budget, stop strings, temperature and other options of the call.
+        cancel: Event that cancels the request.
     """
 
     prompt: Prompt
@@ -65,11 +65,11 @@ class Request:
         params: GenerationParams,
         cancel: threading.Event,
     ) -> Self:
-        """A request, if it is one that can be answered.
+        """Check the arguments of a request.
 
         Raises:
-            PromptError: The prompt is empty, has the wrong form, is a plain text beside tools, or has no text of the
-                assistant at its end to continue.
+            PromptError: The prompt is empty or malformed; or it is a plain text, but tools were given; or
+                `continue_final_message` is set and the last message is not a text of the assistant.
             ConfigError: `grammar` is not a `Grammar`.
         """
         if not isinstance(grammar, Grammar | None):
@@ -83,14 +83,13 @@ class Request:
 
 
 def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) -> Generator[Event]:
-    """The events of an answer. However it ends, the members' memory of it is freed.
+    """Stream the events of an answer. All prefixes are closed at the end, also after errors.
 
     Raises:
-        AdaFuseError: With what was written so far in its `partial`.
+        AdaFuseError: `partial` is the answer so far.
     """
     tags = shared_tags(member.prompt_reader.thought_tags for member in members)
-    dialect, prompt, schemas, grammar = _introduced(request, members, tags)
-
+    dialect, prompt, schemas, grammar = _with_tools(request, members, tags)
     opening = Opening(
         prompt=prompt,
         tools=schemas,
@@ -116,40 +115,40 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         failures: list[AdaFuseError] = []
         events = decode(prefixes, config, request.params, guide, stopped)
         read = read_answer(
-            _ended_by_errors(events, failures, prefixes),
+            _finish_on_error(events, failures, prefixes),
             calls=calls,
             thinking=begun is not None,
             tags=None if isinstance(prompt, str) else tags,
             complete_calls=request.params.complete_calls,
         )
-        yield from _raised(until_stop(read, stop), request.cancel, failures)
+        yield from _raise_failure(until_stop(read, stop), request.cancel, failures)
 
 
-def _ended_by_errors(events: Iterator[Event], failures: list[AdaFuseError], prefixes: Prefixes) -> Iterator[Event]:
-    """The events of decoding. An error, also one that the consumer adds, ends them: readers show what they hold back.
+def _finish_on_error(events: Iterator[Event], failures: list[AdaFuseError], prefixes: Prefixes) -> Iterator[Event]:
+    """Turn an error into a `Finished` event, so that the readers downstream emit the text that they hold back.
 
     Args:
         events: From `decode`.
-        failures: The error, if there is one.
-        prefixes: Tell how many tokens were written.
+        failures: Receives the error. An error that the consumer adds has the same effect.
+        prefixes: For the token counts.
     """
-    count = 0
+    rounds = 0
     try:
         for event in events:
             yield event
             if isinstance(event, RoundDone):
-                count += 1
+                rounds += 1
                 if failures:
                     break
     except AdaFuseError as error:
         failures.append(error)
     if failures:
         reason = "cancelled" if isinstance(failures[0], CancelledError) else "error"
-        yield Finished(reason=reason, stop=None, usage=usage(prefixes, count))
+        yield Finished(reason=reason, stop=None, usage=usage(prefixes, rounds))
 
 
-def _raised(events: Iterator[Event], cancel: threading.Event, failures: list[AdaFuseError]) -> Generator[Event]:
-    """The events of an answer up to an error, which is raised with all of them as a `Generation`."""
+def _raise_failure(events: Iterator[Event], cancel: threading.Event, failures: list[AdaFuseError]) -> Generator[Event]:
+    """Raise the error at the `Finished` event, with the answer so far in `partial`; later events are not yielded."""
     seen: list[Event] = []
     for event in events:
         seen.append(event)
@@ -168,7 +167,7 @@ def _raised(events: Iterator[Event], cancel: threading.Event, failures: list[Ada
 def score(
     prompt: Prompt, spans: Sequence[Span], members: Sequence[Member], config: EnsembleConfig, cancel: threading.Event
 ) -> list[Scored]:
-    """What the members think of continuations of a prompt."""
+    """Score continuations of a prompt with every member."""
     opening = Opening(prompt=prompt, max_word_tokens=config.max_word_tokens, cancel=cancel)
     with closing(Prefixes.opened(members, opening)) as prefixes:
         weights = [prefix.weight for prefix in prefixes]
@@ -183,10 +182,10 @@ def score(
 
 
 def until_cancelled(work: Callable[[], Result], cancel: threading.Event) -> Result:
-    """What some work returns that can't be stopped, such as loading a model.
+    """Run work that can't be interrupted, such as loading a model, in its own thread, and wait for its result.
 
-    If the request is cancelled meanwhile, `CancelledError` is raised at once; the work goes on in a thread of its own,
-    so that the next request finds its result.
+    If the request is cancelled meanwhile, `CancelledError` is raised at once. The thread completes the work, so that
+    the next request finds the loaded model.
     """
     done: Future[Result] = Future()
 
@@ -218,20 +217,20 @@ def _check_fits(span: Span, prefixes: Prefixes) -> None:
             )
 
 
-def _introduced(
+def _with_tools(
     request: Request, members: Sequence[Member], tags: ThoughtTags
 ) -> tuple[Dialect | None, Prompt, list[dict[str, Any]] | None, Grammar | None]:
-    """How calls are written, what to open the members with, and what the answer may be."""
+    """The dialect of tool calls, prompt and tool schemas for `Member.open`, and the grammar of the answer."""
     if request.tools is None or isinstance(request.prompt, str):
         return None, request.prompt, None, request.grammar
     dialect, prompt, schemas = show_tools(request.prompt, request.tools, [member.prompt_reader for member in members])
-    if request.grammar is not None:  # whose text may look like a call
+    if request.grammar is not None:  # its text may look like a call
         dialect = replace(dialect, after_text=False)
     return dialect, prompt, schemas, answer_grammar(request.tools, dialect, request.grammar, tags)
 
 
 def _call_reader(request: Request, dialect: Dialect | None) -> CallReader | None:
-    """What finds the calls of an answer; where the text is free, also calls in other forms than the dialect's."""
+    """The parser for tool calls; for unconstrained answers it also accepts formats other than the dialect's."""
     if request.tools is None or dialect is None:
         return None
     free = not request.tools.forced and request.grammar is None
@@ -240,7 +239,7 @@ def _call_reader(request: Request, dialect: Dialect | None) -> CallReader | None
 
 
 def checked_prompt(prompt: PromptLike) -> Prompt:
-    """The prompt, if it is one that can be answered; else a `PromptError`."""
+    """Check a prompt; raises `PromptError`."""
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
@@ -255,12 +254,12 @@ def _check_continued(last: Message) -> None:
         called = " that calls tools" if last.tool_calls else ""
         raise PromptError(
             f"got continue_final_message=True, but the conversation ends with a message of role {last.role!r}{called}",
-            hint="end it with the text of the assistant that is to be continued, or leave the option out",
+            hint="end the conversation with the assistant's text to continue, or leave the option out",
         )
 
 
 def checked_span(given: str | Span) -> Span:
-    """A continuation of a prompt, if there is something to score in it; else a `PromptError`."""
+    """Check a continuation of a prompt; raises `PromptError`."""
     span = given if isinstance(given, Span) else Span(text=given) if isinstance(given, str) else None
     if span is None or not (span.text or span.ends):
         raise PromptError(f"got {given!r} as a continuation, expected a text that is not empty, or a Span")
@@ -268,6 +267,6 @@ def checked_span(given: str | Span) -> Span:
 
 
 def checked_cancel(cancel: threading.Event | None) -> threading.Event:
-    """The event that ends a request; a new one if there was none."""
+    """Check `cancel`; None gives a new event."""
     expect(cancel is None or hasattr(cancel, "is_set"), "cancel", cancel, "a threading.Event or None")
     return threading.Event() if cancel is None else cancel

@@ -1,4 +1,4 @@
-"""The plain values of a decoding round: what is proposed, how it is scored, what is committed."""
+"""The plain values of a decoding round: drafts, candidates, scores and the decision."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Words proposed as a unit.
+    """A piece of text that is proposed, scored and committed as a unit.
 
     Args:
-        text: The exact text, leading blanks included.
-        ends: Whether the answer ends after it.
+        text: The exact text, including leading blanks.
+        ends: Whether the answer ends after the text.
     """
 
     text: str
@@ -22,15 +22,15 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class DraftPlan:
-    """How far and how wide a member drafts.
+    """Length and width of a member's draft.
 
     Args:
         tau: Confidence threshold (τ in the paper), 0..1.
-        max_words: Most words (M); None for no bound but `max_tokens`.
-        branches: First tokens tried where the member is unsure (B).
-        max_tokens: Most tokens of the member; None for no bound but `max_words`. The text is then cut between tokens,
-            but never inside a character.
-        stop: The draft is over with the token that completes one of these strings, whose text may go beyond it.
+        max_words: Maximum number of words (M); None for no limit but `max_tokens`.
+        branches: Number of first tokens to try at a word below the threshold (B).
+        max_tokens: Maximum number of the member's tokens; None for no limit but `max_words`. The draft is cut between
+            tokens, but never inside a character.
+        stop: Strings that end the draft after the token that completes one. That token may contain more text.
     """
 
     tau: float
@@ -46,12 +46,12 @@ class DraftPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What one member proposes in one round.
+    """The proposals of one member in one round.
 
     Args:
-        member: The member's name.
-        spans: Its candidates, likeliest branch first.
-        margins: Top-1 minus top-2 probability at the start of each word it looked at.
+        member: Name of the member.
+        spans: Proposed spans, most likely branch first.
+        margins: Top-1 minus top-2 probability at the start of each drafted word (Δ in the paper).
     """
 
     member: str
@@ -61,12 +61,12 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken:
-    """What one member may write next.
+    """A possible next token of one member.
 
     Args:
-        span: Its text, or the end of the answer. Where a token holds a part of a character, the member's greedy
-            continuation up to the whole character belongs to it.
-        logprob: Natural log-probability of all of that.
+        span: Text of the token, or the end of the answer. A token with a part of a character is extended greedily to
+            the whole character.
+        logprob: Natural log-probability of the span.
     """
 
     span: Span
@@ -75,14 +75,14 @@ class NextToken:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What one member thinks of one span. The end of the answer counts as one token, one word and one byte of it.
+    """Log-probabilities of one span under one member. The end of the answer counts as one token, word and byte.
 
     Args:
-        member: The member's name.
-        logprobs: Natural log-probabilities of the span's tokens in the member's vocabulary, in their order. A token
-            that straddles the end of the committed text is written anew, and counts as a whole.
+        member: Name of the member.
+        logprobs: Natural log-probabilities of the span's tokens in the member's vocabulary, in order. A token that
+            straddles the start of the span is included.
         words: Number of words.
-        bytes: Length of the tokens' text in UTF-8. A character of which they hold the end only counts as a whole.
+        bytes: Number of UTF-8 bytes in these tokens. A character that starts before them is counted in full.
     """
 
     member: str
@@ -98,7 +98,12 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A span in the pool and the members that proposed it, in member order."""
+    """A span in the pool.
+
+    Args:
+        span: The span.
+        proposers: Names of the members that proposed the span, in member order.
+    """
 
     span: Span
     proposers: tuple[str, ...]
@@ -106,13 +111,13 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class LibraryText:
-    """Text that AdaFuse wrote itself, in the members' place, because a token budget or a context window ends.
+    """Text that AdaFuse wrote in the members' place, because a token budget or context window is nearly full.
 
     Args:
-        text: The text. It goes on to what the grammar wants; no member proposed it.
-        kind: `"shortened"`: it only ends a string, list or thought that the members may have continued. `"completed"`:
-            it also holds values that no member chose.
-        fields: JSON keys: of `"completed"` those whose values it holds, of `"shortened"` the one whose value it ends.
+        text: The text. The grammar allows it, but no member proposed it.
+        kind: `"shortened"`: the text only closes a string, list or thought that the members could have continued.
+            `"completed"`: the text also contains values that no member chose.
+        fields: JSON keys: for `"completed"` the keys of these values, for `"shortened"` the key of the closed value.
     """
 
     text: str
@@ -129,17 +134,17 @@ class Round:
     """One decision of the ensemble.
 
     Args:
-        drafts: What each member proposed, in member order. Empty where a grammar left no choice, so that nobody
-            was asked; the one candidate has no proposers then.
+        drafts: Draft of each member, in member order. Empty if the text was forced by a grammar or written by AdaFuse;
+            the only candidate then has no proposers.
         candidates: The pool without duplicates, in order of member, then branch.
-        scores: `[candidates][members]`. Empty where a lone candidate was committed unscored.
-        values: `[candidates][members]`, what the scoring rule made of the scores: lower is better.
-        fused: `[candidates]`, what the pool made of the members' values: lower is better. Empty as above.
-        chosen: Index of the committed candidate.
-        cut: What was committed in its place, where the token budget ended inside it: a beginning of it, what a
-            grammar needed to end, or both.
-        cut_scores: `[members]`, of what was committed in its place, if log-probabilities were asked for.
-        library_text: The end of the committed text that no member wrote, if there is one.
+        scores: `[candidates][members]`. Empty if a single candidate was committed without scores.
+        values: `[candidates][members]`, scores after the scoring rule: lower is better. Empty like `scores`.
+        fused: `[candidates]`, values after pooling: lower is better. Empty like `scores`.
+        chosen: Index of the chosen candidate.
+        cut: The span that was committed in its place, if it exceeded the token budget: its beginning, the ending
+            that the grammar requires, or both.
+        cut_scores: `[members]`, scores of `cut`; empty unless log-probabilities were requested.
+        library_text: The end of the committed text that AdaFuse wrote itself, if any.
     """
 
     drafts: tuple[Draft, ...]
@@ -164,17 +169,17 @@ class Round:
 
     @property
     def members_text(self) -> str:
-        """The committed text without what the library wrote."""
+        """The committed text without `library_text`."""
         return self.span.text if self.library_text is None else self.span.text.removesuffix(self.library_text.text)
 
     @property
     def proposers(self) -> tuple[str, ...]:
-        """The members that proposed the committed text, or the beginning of it; none where the library wrote it all."""
+        """Members that proposed the committed text or its beginning; empty if AdaFuse wrote all of it."""
         return self.winner.proposers if self.members_text or self.library_text is None else ()
 
     @property
     def span_scores(self) -> tuple[Score, ...]:
-        """What each member thinks of the committed span; empty if it was committed unscored."""
+        """Scores of the committed span, `[members]`; empty if it was committed without scores."""
         if self.cut is not None:
             return self.cut_scores
         return self.scores[self.chosen] if self.scores else ()
@@ -183,9 +188,9 @@ class Round:
         """Plain JSON values.
 
         Returns:
-            `text` and `ends` of what was committed, its `logprobs` per member (None if it was not scored), and its
-            `proposers`; the winner's fused `score` and `member_scores`; `margins` per member; and all `candidates`
-            with the same keys. Scores are None where a lone candidate was not scored. `library_text` only if there is.
+            `text`, `ends`, `proposers` and `logprobs` (per member) of the committed span; fused `score` and
+            `member_scores` of the winner; `library_text`, if any; `margins` per member; and `candidates`, a list with
+            the same keys. Scores and log-probabilities are None if a single candidate was committed without scores.
         """
         candidates = [self._candidate_dict(index) for index in range(len(self.candidates))]
         return {
@@ -218,12 +223,12 @@ def _logprobs(scores: tuple[Score, ...]) -> dict[str, list[float]] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A continuation of a prompt and what the members think of it.
+    """A continuation of a prompt with its scores.
 
     Args:
         span: The continuation.
-        scores: By member.
-        value: What the scoring rule and the pool of the ensemble make of them: lower is better.
+        scores: Score by member name.
+        value: Fused value by the scoring rule and pool of the ensemble: lower is better.
     """
 
     span: Span
@@ -233,7 +238,13 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Tokens of prompt and answer, each in the member's own tokens."""
+    """Token counts of prompt and answer.
+
+    Args:
+        prompt_tokens: Prompt tokens by member name, including the chat template.
+        completion_tokens: Answer tokens by member name.
+        rounds: Number of rounds.
+    """
 
     prompt_tokens: dict[str, int]
     completion_tokens: dict[str, int]
@@ -248,6 +259,6 @@ class Usage:
         }
 
     def first(self) -> tuple[str, int, int]:
-        """The first member, in whose tokens budgets are counted, and its tokens of prompt and answer."""
+        """Name, prompt tokens and answer tokens of the first member, whose tokens the budget counts."""
         name = next(iter(self.prompt_tokens))
         return name, self.prompt_tokens[name], self.completion_tokens[name]

@@ -1,4 +1,4 @@
-"""Stop strings: where they end an answer, and which of its text is safe to show before."""
+"""Stop strings: cuts an answer at the first match, and holds back text that may begin one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 
 
 class StopMatcher:
-    """Finds stop strings in a growing text, also across its pieces.
+    """Finds stop strings in a stream of text pieces, also across pieces.
 
-    Text that may be the beginning of a stop string is held back until it is known not to be one.
+    Text that may be the beginning of a stop string is held back until that is decided.
 
     Args:
-        stop: Strings that end the answer; the first to be complete (the longest of several) and all
-            after it is left out.
+        stop: Strings that end the answer. The match that is complete first counts; of several that end at the same
+            character, the longest. The text is cut before it.
 
     Attributes:
-        hit: The stop string that ended the answer, if one did.
+        hit: The stop string that was found, if any.
     """
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
@@ -27,9 +27,9 @@ class StopMatcher:
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
-        """Take more text; returns the text that is safe to show now."""
+        """Add a piece of text; returns the text that is safe to show."""
         text = self._held + text
-        # The first to be complete counts, so that the answer does not depend on where pieces end.
+        # Compare the ends of matches, not their starts: the answer must not depend on the borders of the pieces.
         hits = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stop if stop in text]
         if hits:
             end, _, self.hit = min(hits)
@@ -40,15 +40,15 @@ class StopMatcher:
         return text[: len(text) - keep]
 
     def rest(self) -> str:
-        """The text that was held back, once no more text follows it."""
+        """The held-back text; call it when no more text follows."""
         held, self._held = self._held, ""
         return held
 
 
 def until_stop(events: Iterator[Event], stop: StopMatcher) -> Iterator[Event]:
-    """The events of an answer up to the stop string that ends it: nothing after that but rounds and the end.
+    """Cut the text of an answer at a stop string. After it, only `RoundDone` and `Finished` events are yielded.
 
-    Only text that users see is matched: thoughts and tool calls may contain a stop string.
+    Thoughts and tool calls are not searched.
     """
     for event in events:
         if isinstance(event, RoundDone):
@@ -59,17 +59,14 @@ def until_stop(events: Iterator[Event], stop: StopMatcher) -> Iterator[Event]:
         elif isinstance(event, TextDelta):
             if text := stop.feed(event.text):
                 yield TextDelta(text=text)
-        else:  # a thought, a call or the end: what was held back can't become a stop string any more
+        else:  # a thought, a call or the end: the held-back text can't become a stop string any more
             if text := stop.rest():
                 yield TextDelta(text=text)
             yield event
 
 
 def held_back(text: str, strings: Sequence[str]) -> int:
-    """Length of the longest end of `text` that one of the strings begins with."""
+    """Length of the longest suffix of `text` that is a prefix of one of the strings."""
     longest = min(len(text), max(map(len, strings), default=0))
-    return next((size for size in range(longest, 0, -1) if _begins_one(text[-size:], strings)), 0)
-
-
-def _begins_one(ending: str, strings: Sequence[str]) -> bool:
-    return any(string.startswith(ending) for string in strings)
+    sizes = range(longest, 0, -1)
+    return next((size for size in sizes if any(string.startswith(text[-size:]) for string in strings)), 0)

@@ -1,4 +1,4 @@
-"""The house rules that code can check: which room may import which, what importing loads, how long files are."""
+"""Architecture rules: which package may import which, what importing loads, length of files and functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE, INTEGRATIONS = "adafuse_core", "adafuse_integrations"
 
-# The rooms of the core, packages and modules at its top, from the ground up: each may import itself and those named.
+# Top-level packages and modules of the core, lowest first, with the ones that each may import.
 MAY_IMPORT = {
     "errors": set(),
     "rounds": set(),
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "members": {"backends", "chat", "errors", "forks", "member_config", "rounds", "small_models", "text"},
     "strategies": {"checks", "errors", "fusion", "members", "rounds"},
     "config": {"backends", "checks", "errors", "fusion", "member_config", "small_models", "strategies"},
-    "budget": {"chat", "errors", "members", "rounds"},
+    "budget": {"chat", "errors", "members", "rounds", "text"},
     "decode": {"budget", "chat", "config", "events", "fusion", "members", "rounds"},
     "request": {
         "chat",
@@ -49,13 +49,14 @@ MAY_IMPORT = {
         "rounds",
         "stopping",
     },
+    "warmup": {"chat"},
     "ensemble": {
-        *("batch", "chat", "checks", "config", "errors", "events", "forks", "generation", "member_config", "members"),
-        *("request", "rounds"),
+        *("batch", "chat", "checks", "config", "errors", "events", "generation", "member_config", "members"),
+        *("request", "rounds", "warmup"),
     },
 }
 
-# The rooms of the integrations: which others each may import, and which framework it speaks.
+# Packages of the integrations, with the packages that each may import and its framework.
 MAY_SPEAK = {
     "common": (set(), set()),
     "langchain": ({"common"}, {"langchain", "langchain_core"}),
@@ -79,7 +80,7 @@ def module(path):
 
 
 def imports(path):
-    """Modules that a file imports, anywhere in it; `from package import module` is the module's name."""
+    """Modules that a file imports anywhere; `from package import module` counts as `package.module`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -98,12 +99,12 @@ def roots(path):
 
 
 def rooms(top):
-    """Packages and modules right inside a package."""
+    """Packages and modules directly inside a package."""
     return {path.stem for path in (ROOT / top).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 
 
 def used_rooms(path, top):
-    """Rooms of a package that a file imports; the package itself is what its front door shows."""
+    """Subpackages and modules of a package that a file imports; `__init__` for the package itself."""
     inside = [name.split(".") for name in imports(path) if name.split(".")[0] == top]
     return {parts[1] if len(parts) > 1 else "__init__" for parts in inside}
 
@@ -113,7 +114,7 @@ def room_files(top, room):
     return files(f"{top}/{room}") if path.is_dir() else [path.with_suffix(".py")]
 
 
-def test_every_room_has_its_row():
+def test_every_package_has_a_row():
     assert set(MAY_IMPORT) == rooms(CORE) - {"__init__"}
     assert set(MAY_SPEAK) == rooms(INTEGRATIONS) - {"__init__"}
 
@@ -126,14 +127,14 @@ def test_rows_point_downwards_only():
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_of_the_core_imports_what_its_row_names(room):
+def test_core_packages_import_only_allowed_packages(room):
     for path in room_files(CORE, room):
         assert used_rooms(path, CORE) <= MAY_IMPORT[room] | {room}, path
         assert not roots(path) & (FRAMEWORKS | {INTEGRATIONS, "training", "tests", "benchmarks"}), path
 
 
 @pytest.mark.parametrize("room", MAY_SPEAK)
-def test_a_room_of_the_integrations_speaks_its_own_framework(room):
+def test_integration_packages_import_only_their_own_framework(room):
     others, spoken = MAY_SPEAK[room]
     for path in room_files(INTEGRATIONS, room):
         assert used_rooms(path, INTEGRATIONS) <= others | {room}, path
@@ -141,12 +142,12 @@ def test_a_room_of_the_integrations_speaks_its_own_framework(room):
         assert not roots(path) & {"training", "tests", "benchmarks"}, path
 
 
-def test_no_modules_import_each_other_in_a_circle():
-    # The front door of the core names what lies behind it, and fetches it when it is used.
+def test_there_are_no_import_cycles():
+    # `adafuse_core/__init__.py` imports its names lazily.
     every = {module(path): path for top in (CORE, INTEGRATIONS) for path in files(top) if module(path) != CORE}
     graph = {name: {other for other in imports(path) if other in every} - {name} for name, path in every.items()}
     assert len(graph) > 90
-    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("top", [CORE, INTEGRATIONS, "benchmarks", "examples"])
@@ -169,7 +170,7 @@ def test_the_median_function_has_at_most_ten_lines(top):
 
 
 def loaded_by(statement):
-    """Top-level modules in memory after a statement, in a process of its own."""
+    """Top-level modules that a statement loads in a new process."""
     code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(run.stdout.split())
@@ -186,5 +187,5 @@ def loaded_by(statement):
         ("import adafuse_integrations.cli.main", {"torch", "langchain_core", "llama_index"}),
     ],
 )
-def test_importing_loads_no_more_than_it_must(statement, absent):
+def test_importing_loads_no_heavy_packages(statement, absent):
     assert not loaded_by(statement) & absent

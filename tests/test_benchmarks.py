@@ -1,4 +1,4 @@
-"""The benchmarks run, say what ran where, and write what they print. Times are not judged here."""
+"""The benchmarks run, report hardware and versions, and save what they print. Times are not checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODES = ("guessing", "verify", "lookup", "plain", "uncached")
 
 
 def run(name, path, *more):
-    """The JSON of a quick run. Where two modes do not write the same text, the script fails."""
+    """The JSON of a quick run. The script fails if two modes give different texts."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, str(BENCHMARKS / name), "--quick", "--json", str(path), *more]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)

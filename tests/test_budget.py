@@ -1,4 +1,4 @@
-"""A valid end always comes before the token budget or a context window ends, however small they are."""
+"""Answers end validly within every token budget and context window that is accepted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA = {
     "required": ["name", "kind", "tags"],
 }
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
-# Shows tools in few tokens: these models' windows are short. The mark tells the dialect.
+# A short template, for models with short context windows. Its marks select the dialect.
 BRIEF = (
     "{{ tools[0]['function']['name'] if tools }}{% for m in messages %}{{ m['content'] }}{% endfor %}{# <tool_call> #}"
 )
@@ -46,7 +46,7 @@ FORMS = {
 
 
 def valid(form, answer):
-    """Whether an answer is whole."""
+    """Whether an answer is valid and complete."""
     if form == "schema":
         return json.loads(answer.text).keys() == {"name", "kind", "tags"}
     if form == "call":
@@ -55,7 +55,7 @@ def valid(form, answer):
 
 
 def attempt(ensemble, **options):
-    """An answer, or the message of its refusal."""
+    """An answer, or the error message."""
     try:
         return ensemble.generate(ASK, **options)
     except (ConfigError, ContextOverflowError) as error:
@@ -63,7 +63,7 @@ def attempt(ensemble, **options):
 
 
 def minimum(ensemble, **options):
-    """The smallest budget that is accepted, found from below: a refusal costs nothing."""
+    """The smallest accepted budget."""
     for budget in range(1, 500):
         answer = attempt(ensemble, max_new_tokens=budget, **options)
         if not isinstance(answer, str):
@@ -83,14 +83,14 @@ def passes(ensemble):
 
 @pytest.fixture(scope="module")
 def wild(tiny_models):
-    """Random models, whose own ids are rarely those of their tokenizers."""
+    """Random models, whose token ids are rarely the canonical ones of their tokenizers."""
     members = [member(tiny_models, name) for name in ("modern", "pieces")]
     with Ensemble.from_pretrained(*members, max_word_tokens=8) as loaded:
         yield loaded
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_answer_is_whole_at_every_budget_that_is_accepted(wild, form):
+def test_answers_are_valid_at_every_accepted_budget(wild, form):
     ensemble = Ensemble(wild.config)
     least, answer = minimum(ensemble, **FORMS[form])
     assert valid(form, answer)
@@ -102,7 +102,7 @@ def test_an_answer_is_whole_at_every_budget_that_is_accepted(wild, form):
 
 
 @pytest.mark.parametrize("strategy", ["adafuse", "single"])
-def test_ids_that_are_not_the_tokenizers_own_are_counted(tiny_models, strategy):
+def test_non_canonical_ids_are_counted(tiny_models, strategy):
     for name, seed_prompt in (("modern", "go"), ("crossing", "go"), ("bytes", "The")):
         ensemble = Ensemble(members=[tiny_models[name]], strategy=strategy)
         for budget in range(19, 49, 3):
@@ -126,7 +126,7 @@ def test_a_budget_that_is_too_small_is_refused_before_any_pass(wild, form):
 
 @pytest.mark.parametrize("form", ["schema", "call", "loop"])
 @pytest.mark.parametrize("small", [0, 1])
-def test_an_answer_is_whole_at_every_window_that_is_accepted(tiny_models, form, small):
+def test_answers_are_valid_at_every_accepted_window(tiny_models, form, small):
     names = ["bytes", "pieces"]
     whole = Ensemble(members=[member(tiny_models, name) for name in names], max_word_tokens=8)
     length = whole.generate(ASK, **FORMS[form]).usage.prompt_tokens[names[small]]
@@ -152,7 +152,7 @@ def scripted(reply, **options):
     return Ensemble(members=[ScriptedMember("a", reply, **options)])
 
 
-def test_the_way_to_the_end_is_committed_in_place_of_what_no_longer_fits():
+def test_a_round_that_does_not_fit_is_replaced_by_the_shortest_ending():
     grammar = Grammar.json_schema({"type": "array", "items": {"type": "integer"}})
     events = list(scripted("[1, 2, 3, 4, 5, 6, 7, 8, 9]").stream("go", grammar=grammar, max_new_tokens=9))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
@@ -165,7 +165,7 @@ def test_the_way_to_the_end_is_committed_in_place_of_what_no_longer_fits():
     assert (events[-1].reason, events[-1].stop) == ("length", None)
 
 
-def test_a_call_that_is_completed_for_the_budget_is_valid_if_that_is_asked_for():
+def test_completed_calls_are_valid_with_complete_calls():
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}
     reply = SHARED.write([ToolCall(name="f", arguments={"a": "one two three four five six seven eight nine ten"})])
     answer = scripted(reply).generate(ASK, tools=[tool], tool_choice="f", max_new_tokens=14, complete_calls=True)
@@ -175,14 +175,14 @@ def test_a_call_that_is_completed_for_the_budget_is_valid_if_that_is_asked_for()
     assert 0 < len(call.arguments["a"]) < 40
 
 
-def test_an_answer_that_ends_in_time_is_not_touched():
+def test_an_answer_within_the_budget_is_unchanged():
     grammar = Grammar.json_schema({"type": "array", "items": {"type": "integer"}})
     answer = scripted("[1, 2, 3]").generate("go", grammar=grammar, max_new_tokens=50)
     assert (answer.text, answer.reason) == ("[1, 2, 3]", "stop")
     assert all(played.cut is None for played in answer.rounds)
 
 
-def test_without_a_bound_an_answer_goes_on_to_its_own_end():
+def test_without_a_budget_the_members_end_the_answer():
     value = list(range(400))
     answer = scripted(json.dumps(value)).generate(
         "go", grammar=Grammar.json_schema({"type": "array"}), max_new_tokens=None
@@ -191,7 +191,7 @@ def test_without_a_bound_an_answer_goes_on_to_its_own_end():
     assert answer.reason == "stop"
 
 
-def test_a_window_that_fills_ends_the_answer_in_time():
+def test_a_full_window_ends_the_answer_validly():
     grammar = Grammar.json_schema({"type": "array", "items": {"type": "integer"}})
     for window in range(3, 12):
         ensemble = scripted("[1, 2, 3, 4, 5, 6, 7]", context_window=window)
@@ -203,14 +203,14 @@ def test_a_window_that_fills_ends_the_answer_in_time():
 
 
 @pytest.mark.parametrize(("budget", "text"), [(1, "one"), (2, "one two"), (3, "one two three")])
-def test_free_text_beside_tools_is_cut_as_without_them(budget, text):
+def test_free_text_with_tools_is_cut_as_without_tools(budget, text):
     tool = {"type": "function", "function": {"name": "f"}}
     for options in ({}, {"tools": [tool]}, {"tools": [tool], "tool_choice": "none"}):
         answer = scripted("one two three four").generate(ASK, max_new_tokens=budget, **options)
         assert (answer.text, answer.reason) == (text, "length")
 
 
-def test_free_text_beside_tools_is_cut_inside_a_word_as_without_them():
+def test_free_text_with_tools_is_cut_inside_a_word_as_without_tools():
     tool = {"type": "function", "function": {"name": "get_time"}}
     ensemble = Ensemble()
     ask = [{"role": "user", "content": "Who are you?"}]
@@ -228,13 +228,13 @@ def test_text_of_a_grammar_that_may_end_anywhere_is_cut_as_without_one():
     assert (answer.text, answer.reason) == ("one two", "length")
 
 
-def test_a_grammar_without_a_way_to_an_end_is_refused():
+def test_a_grammar_without_an_ending_is_refused():
     with pytest.raises(ConfigError, match="no answer was found that the grammar allows") as caught:
         scripted("END").generate("go", grammar=Grammar.regex("(?s:.*)[E][N][D]"))
     assert caught.value.hint
 
 
-def test_a_stop_string_ends_an_answer_though_its_grammar_wants_more():
+def test_a_stop_string_ends_an_answer_inside_its_grammar():
     grammar = Grammar.json_schema({"type": "array", "items": {"type": "integer"}})
     answer = scripted("[1, 2, 3]").generate("go", grammar=grammar, stop=", 3")
     assert (answer.text, answer.reason, answer.stop) == ("[1, 2", "stop", ", 3")

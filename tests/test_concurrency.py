@@ -1,4 +1,4 @@
-"""Hundreds of requests at once, started, cancelled, abandoned and failed at random: none hurts another."""
+"""Hundreds of concurrent requests that are randomly cancelled, abandoned or failing do not affect each other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from adafuse_core import (
 THREADS = 24
 TOKENS = 6  # of an answer
 MESSAGES = [{"role": "user", "content": "Smile 😀\n\n| a < b |"}]
-PROMPTS = [  # ragged
+PROMPTS = [  # of different lengths
     "The",
     "Grüße 日本",
     "x = [1984,\n    ",
@@ -34,7 +34,7 @@ PROMPTS = [  # ragged
     "Question: what is it?\nAnswer: it is what it is.\n" * 3,
     *(f"{number} reasons, " * number for number in range(1, 5)),
 ]
-KINDS = {  # what a request does, and how often
+KINDS = {  # behaviour of requests, with its frequency
     "finish": 50,
     "cancelled before": 6,
     "cancelled by event": 14,
@@ -47,7 +47,7 @@ KINDS = {  # what a request does, and how often
 
 @pytest.fixture(scope="module")
 def members(tiny_models):
-    """A tree in scarce memory beside forks."""
+    """A tree store with a small capacity, and fork stores."""
     first = {"model": str(tiny_models["bytes"]), "kv_store": "tree", "max_kv_tokens": 1200}
     second = {"model": str(tiny_models["pieces"]), "kv_store": "fork"}
     return [member | {"dtype": "float64"} for member in (first, second)]
@@ -69,7 +69,7 @@ def broken(members):
 
 @pytest.fixture
 def recorded(members, monkeypatch):
-    """The tree runs small passes in fixed shapes, as if they were recorded."""
+    """The tree store runs small passes in fixed shapes, as with CUDA graphs."""
     monkeypatch.setattr("adafuse_core.engine.store_choice.recorder", lambda _: lambda run: run)
     with Ensemble.from_pretrained(members[0] | {"cuda_graphs": True}, members[1], max_word_tokens=6) as loaded:
         yield loaded
@@ -80,7 +80,7 @@ def held(ensemble):
 
 
 class Attempt:
-    """One request of a kind: what it does, and what came of it."""
+    """One request of a kind, with its result."""
 
     def __init__(self, kind, prompt, moment):
         self.kind, self.prompt, self.moment = kind, prompt, moment
@@ -122,7 +122,7 @@ class Attempt:
                 timer.cancel()
 
     def problem(self, expected, names):
-        """What is wrong with what came of it."""
+        """Problems of the result."""
         text = expected[self.prompt]
         if self.whole and self.text != text:
             return f"text {self.text!r}, not {text!r}"
@@ -143,12 +143,12 @@ class Attempt:
         return None
 
 
-class Illness(threading.Thread):
-    """Puts a NaN into a model's weights now and then, for three passes: one that had begun, one over many requests,
-    and one over a request that is tried again alone.
+class NanInjector(threading.Thread):
+    """Repeatedly puts a NaN into a model's weights for three passes: a running one, one over many requests, and one
+    that retries a single request.
 
-    Not into those of queries and keys: where all scores of a token are NaN, PyTorch's kernels for CPUs take them for
-    masked, and the logits are finite and wrong.
+    Weights of queries and keys are left out: PyTorch's CPU kernels treat a row of NaN scores as masked, which gives
+    finite but wrong logits.
     """
 
     def __init__(self, module, seed):
@@ -171,7 +171,7 @@ class Illness(threading.Thread):
             weight[place] = good
 
     def well_for(self, passes):
-        """Wait for so many passes; False if it is over before."""
+        """Wait for a number of passes; False if the test ends first."""
         while passes and not self.over.is_set():
             passes -= self.passed.acquire(timeout=0.05)
         return not self.over.is_set()
@@ -179,23 +179,21 @@ class Illness(threading.Thread):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("kind", "sick", "count"), [("ensemble", 1, 360), ("recorded", 0, 120)])
-def test_requests_of_all_kinds_at_once_hurt_neither_each_other_nor_the_memory(
-    request, kind, sick, count, broken, record_property
-):
+def test_concurrent_requests_of_all_kinds_do_not_interfere(request, kind, sick, count, broken, record_property):
     ensemble = request.getfixturevalue(kind)
     expected = [ensemble.generate(prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS]
     draw = random.Random(0)
     chosen = draw.choices(list(KINDS), KINDS.values(), k=count)
     requests = [Attempt(one, draw.randrange(len(PROMPTS)), draw.randrange(6)) for one in chosen]
-    illness = Illness(ensemble.members[sick].backend.model.module, seed=1)
-    illness.start()
+    injector = NanInjector(ensemble.members[sick].backend.model.module, seed=1)
+    injector.start()
     try:
         with ThreadPoolExecutor(THREADS) as pool:
             for future in [pool.submit(asked.run, ensemble, broken) for asked in requests]:
                 future.result(200)
     finally:
-        illness.over.set()
-        illness.join()
+        injector.over.set()
+        injector.join()
     names = {*ensemble.names, *broken.names}
     problems = [
         (asked.kind, asked.prompt, problem) for asked in requests if (problem := asked.problem(expected, names))
@@ -233,7 +231,7 @@ def test_closing_while_many_requests_run_ends_each_with_its_answer_or_a_clear_er
         for turn in range(5):
             while len(texts) + len(errors) < 12 * turn + draw.randrange(3, 12):
                 time.sleep(0.01)
-            ensemble.close()  # what starts later loads the models again
+            ensemble.close()  # later requests load the models again
         for future in running:
             future.result(200)
     assert len(texts) + len(errors) == 80

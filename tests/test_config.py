@@ -1,4 +1,4 @@
-"""Options: every bound, every unknown name, and the way there and back through dicts, YAML, hash and pickle."""
+"""Options: bounds, unknown names, and round trips through dict, YAML and pickle."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_member_without_model_is_refused():
 
 
 @pytest.mark.parametrize("value", [3, None, ["a"], b"a"])
-def test_what_is_no_member_is_refused(value):
+def test_other_values_as_members_are_refused(value):
     with pytest.raises(ConfigError, match="member"):
         MemberConfig.from_any(value)
 
@@ -115,7 +115,7 @@ def test_device_and_device_map_exclude_each_other():
     assert caught.value.hint
 
 
-def test_member_has_meaning_for_single_only():
+def test_member_is_an_option_of_single_only():
     with pytest.raises(ConfigError, match="no meaning") as caught:
         ensemble(member="one")
     assert "single" in caught.value.hint
@@ -140,7 +140,7 @@ def test_temperature_needs_a_strategy_with_a_choice():
         ("./x", "x"),
     ],
 )
-def test_a_label_is_the_last_part_of_the_model(model, label):
+def test_label_is_the_last_part_of_the_model(model, label):
     assert MemberConfig(model=model).label == label
     assert MemberConfig(model=model, name="mine").label == "mine"
 
@@ -158,7 +158,7 @@ def test_unique_names_stay_when_a_config_is_built_again():
     assert EnsembleConfig(members=config.members) == config
 
 
-def test_one_string_is_one_stop_and_one_end_token():
+def test_a_single_string_is_one_stop_string_or_end_token():
     assert GenerationParams(stop="\n\n").stop == ("\n\n",)
     assert GenerationParams(stop=["a", "b"]).stop == ("a", "b")
     assert GenerationParams(stop=None).stop == ()

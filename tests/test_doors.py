@@ -1,4 +1,4 @@
-"""What newcomers give: hints for unknown options, single values in place of lists, loading and warming up."""
+"""First contact: hints for unknown options, single values instead of lists, loading and warming up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adafuse_core import (
 from adafuse_core.checks import known_options, option_hint, several
 from adafuse_core.config import GenerationParams, default_config
 
-# Options of other libraries, and a word of what to use instead.
+# Options of other libraries, with a word of the expected hint.
 ELSEWHERE = {
     "top_p": "temperature",
     "top_k": "temperature",
@@ -56,7 +56,7 @@ def ensemble(**options):
 
 
 def given_to(place, options):
-    """Give options to the core in some place."""
+    """Pass options to the core."""
     if place == "constructor":
         return Ensemble(**options)
     if place == "call":
@@ -75,7 +75,7 @@ PLACES = ["constructor", "call", "batch", "generation", "member", "mapping"]
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_an_option_of_another_library_is_named_with_what_to_use_instead(place, name):
+def test_options_of_other_libraries_get_a_hint_with_the_replacement(place, name):
     with pytest.raises(ConfigError, match=f"unknown .*{name!r}") as caught:
         given_to(place, {name: 1})
     assert ELSEWHERE[name] in caught.value.hint
@@ -84,7 +84,7 @@ def test_an_option_of_another_library_is_named_with_what_to_use_instead(place, n
 
 @pytest.mark.parametrize("place", ["constructor", "call", "batch", "generation", "mapping"])
 @pytest.mark.parametrize("name", MISSPELT)
-def test_a_misspelt_option_is_named_with_the_right_one(place, name):
+def test_misspelt_options_get_a_hint_with_the_right_name(place, name):
     with pytest.raises(ConfigError) as caught:
         given_to(place, {name: 1})
     assert f"did you mean {MISSPELT[name]!r}?" in caught.value.hint
@@ -99,18 +99,18 @@ def test_a_yaml_file_gets_the_same_hints(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tau", "scoring", "dtype", "members", "member_defaults"])
-def test_what_can_not_differ_between_calls_is_said(name):
+def test_options_fixed_at_construction_are_refused_in_calls(name):
     with pytest.raises(ConfigError, match="where the ensemble is made"):
         ensemble().generate("go", **{name: 1})
 
 
 def test_a_distant_name_gets_no_suggestion():
     for name in ("top_q_", "zzz", "stack", "steep", "tops_k"):
-        assert "'stop'" not in option_hint(name, ["stop", "seed"]).partition("known are")[0]
-    assert option_hint("zzz", ["stop", "seed"]) == "known are: stop, seed"
+        assert "'stop'" not in option_hint(name, ["stop", "seed"]).partition("known options")[0]
+    assert option_hint("zzz", ["stop", "seed"]) == "known options: stop, seed"
     with pytest.raises(ConfigError) as caught:
         known_options([], {"zzz": 1}, "option")
-    assert caught.value.hint == "known are: none"
+    assert caught.value.hint == "known options: none"
 
 
 def test_no_known_option_is_in_the_table_of_other_libraries_options():
@@ -170,7 +170,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_given_wrong_is_refused_with_what_was_got(name):
+def test_errors_quote_the_invalid_value(name):
     member = ScriptedMember("m", "hello there")
     with pytest.raises((ConfigError, PromptError)) as caught:
         WRONG[name](Ensemble(members=[member]))
@@ -194,7 +194,7 @@ def test_lists_may_be_any_ordered_iterable():
     assert one.generate("go", stop="there").text == "hello "
 
 
-def test_a_pydantic_object_is_no_list_of_its_fields():
+def test_a_pydantic_object_is_not_a_list():
     class Model:
         model_fields_set = frozenset()
 
@@ -226,9 +226,9 @@ def test_paths_are_models_everywhere():
 
 
 class TestLoading:
-    def test_the_log_tells_of_each_member(self, caplog):
+    def test_the_log_describes_each_member(self, caplog):
         caplog.set_level("INFO")
-        config = default_config().updated({"dtype": "float64", "context_window": 1999})  # which nobody else has loaded
+        config = default_config().updated({"dtype": "float64", "context_window": 1999})  # not loaded by other tests
         with Ensemble(config).load():
             pass
         for name in ("aspen", "birch"):
@@ -250,7 +250,7 @@ class TestLoading:
         Ensemble(members=[member]).warm()
         assert member.prompts == ["Hello", "Hello"]
 
-    def test_after_warming_up_nothing_is_built_for_the_first_time(self, monkeypatch):
+    def test_after_warming_up_no_cache_is_built(self, monkeypatch):
         from adafuse_core.members import masks, registry
         from adafuse_core.text import vocabulary
 

@@ -51,19 +51,19 @@ def scripted(reply, **options):
 
 @pytest.fixture(scope="module")
 def pair(tiny_models):
-    """Two random models of float64, and their ensemble."""
+    """Two random float64 models and their ensemble."""
     members = [{"model": str(tiny_models[name]), "dtype": "float64"} for name in ("bytes", "pieces")]
     return Ensemble.from_pretrained(*members)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("margin", [1.0, 0.0])
-def test_text_comes_through_to_the_byte(text, margin):
+def test_text_is_exact_to_the_byte(text, margin):
     assert scripted(text, margin=margin).generate("go", max_new_tokens=None).text == text
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_two_members_that_agree_keep_text_to_the_byte(text):
+def test_text_of_two_agreeing_members_is_exact_to_the_byte(text):
     members = [ScriptedMember(name="a", reply=text), ScriptedMember(name="b", reply=text, margin=0.0)]
     assert Ensemble(members=members).generate("go", max_new_tokens=None).text == text
 
@@ -76,7 +76,7 @@ def test_deltas_join_to_the_text_and_one_finished_comes_last(pair):
     assert joined == pair.generate("The quick", max_new_tokens=20).text
 
 
-RULES = {  # options, the value of a score, and the value of two members' values, of which the second weighs three times
+RULES = {  # options, value of a score, and fused value of two members with weights 1 and 3
     "the paper's": (
         {},
         lambda score: -sum(score.logprobs) / len(score.logprobs),
@@ -91,7 +91,7 @@ RULES = {  # options, the value of a score, and the value of two members' values
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_trace_tells_who_proposed_what_and_how_it_was_scored(pair, rule):
+def test_the_trace_has_proposers_and_scores(pair, rule):
     options, value, fused = RULES[rule]
     members = [replace(member, weight=weight) for member, weight in zip(pair.config.members, (1.0, 3.0), strict=True)]
     ensemble = Ensemble(pair.config, members=members, **options)
@@ -113,7 +113,7 @@ def test_the_trace_tells_who_proposed_what_and_how_it_was_scored(pair, rule):
     assert {played.chosen for played in scored} != {0}
 
 
-def test_a_lone_candidate_is_committed_unscored_unless_log_probabilities_are_asked_for():
+def test_a_single_candidate_is_scored_only_with_logprobs():
     ensemble = Ensemble(members=[ScriptedMember(name, reply="one two three") for name in "ab"])
     plain, scored = (ensemble.generate("go", logprobs=logprobs) for logprobs in (False, True))
     assert plain.text == scored.text
@@ -151,7 +151,7 @@ def test_stop_string_across_words_is_found_cut_and_never_shown():
     assert event.stop == "two. Obs"
 
 
-def test_text_that_only_began_a_stop_string_is_shown_in_the_end():
+def test_an_incomplete_stop_string_is_shown_at_the_end():
     answer = scripted("one two. Obs").generate("go", stop=["two. Observation"])
     assert answer.text == "one two. Obs"
     assert answer.stop is None
@@ -192,7 +192,7 @@ def test_temperature_needs_a_choice():
         Ensemble(strategy="single").stream("go", temperature=0.5)
 
 
-def test_draws_are_repeatable_by_seed_and_differ_between_seeds(pair):
+def test_samples_depend_on_the_seed_only(pair):
     def draw(seed):
         return pair.generate("The quick", max_new_tokens=24, temperature=5.0, seed=seed).text
 
@@ -293,7 +293,7 @@ def test_gradient_mode_of_the_consumer_is_left_alone(pair):
         assert not torch.is_inference_mode_enabled()
 
 
-def test_a_stream_may_be_made_here_and_consumed_there(pair):
+def test_a_stream_may_be_consumed_on_another_thread(pair):
     stream = pair.stream("The quick", max_new_tokens=8)
     with ThreadPoolExecutor(1) as pool:
         events = pool.submit(list, stream).result()
@@ -340,7 +340,7 @@ def test_batch_keeps_order_and_isolates_failures(pair):
         pair.batch(prompts, max_new_tokens=6)
 
 
-def test_batch_runs_prompts_at_once_but_no_more_than_it_may():
+def test_batch_runs_at_most_max_concurrency_prompts():
     guard, running, peak = threading.Lock(), 0, 0
 
     def reply(_):
@@ -368,7 +368,7 @@ def test_first_failure_of_a_batch_cancels_the_others():
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "4", None])
-def test_batch_needs_room_for_one(pair, value):
+def test_batch_needs_a_max_concurrency_of_at_least_one(pair, value):
     with pytest.raises(ConfigError, match="max_concurrency"):
         pair.batch(["The quick"], max_concurrency=value)
 
@@ -379,7 +379,7 @@ def test_single_is_the_members_own_greedy_answer(pair):
     assert single.generate("The quick", max_new_tokens=20).text == alone.generate("The quick", max_new_tokens=20).text
 
 
-def test_weights_move_the_vote():
+def test_weights_change_the_decision():
     def answer(weight):
         members = [ScriptedMember(name="a", reply="left"), ScriptedMember(name="b", reply="right", weight=weight)]
         return Ensemble(members=members).generate("go").text
@@ -416,7 +416,7 @@ def test_models_are_freed_when_the_last_user_closes(tmp_path):
     second.close()
 
 
-def test_a_member_that_can_not_be_loaded_leaves_none_behind(tmp_path):
+def test_if_one_member_fails_to_load_all_are_released(tmp_path):
     from tests import tiny
 
     path = tiny.save_tiny(tmp_path / "good", tiny.byte_level())
@@ -426,12 +426,12 @@ def test_a_member_that_can_not_be_loaded_leaves_none_behind(tmp_path):
     assert registry.loaded() == before
 
 
-def test_a_home_that_is_not_there_is_told_like_any_missing_folder():
+def test_the_home_of_an_unknown_user_is_a_missing_folder():
     with pytest.raises(ModelNotFoundError, match="~nobody-of-that-name/model"):
         Ensemble.from_pretrained("~nobody-of-that-name/model")
 
 
-def test_a_failure_that_looks_like_the_end_of_an_iterator_is_named_too(pair, monkeypatch):
+def test_stop_iteration_of_a_member_is_an_error_that_names_it(pair, monkeypatch):
     monkeypatch.setattr("adafuse_core.backends.local.LocalSession.draft", lambda *_: next(iter(())))
     with pytest.raises(MemberError, match=r"'bytes'.*StopIteration"):
         pair.generate("The quick")
@@ -452,17 +452,17 @@ def test_ready_made_members_must_be_those_of_the_config(names, config):
         Ensemble(config, members=members)
 
 
-def test_options_of_generation_override_one_by_one():
+def test_generation_options_are_merged():
     base = Ensemble(generation={"max_new_tokens": 512}).config
     assert Ensemble(base, generation={"seed": 3}).config.generation.max_new_tokens == 512
 
 
-def test_a_generation_option_in_the_wrong_place_is_told_where_it_belongs():
+def test_misplaced_generation_options_get_a_hint():
     with pytest.raises(ConfigError, match=r"generation=\{'max_new_tokens'"):
         Ensemble(max_new_tokens=5)
 
 
-def test_draws_with_one_candidate_are_refused():
+def test_temperature_with_one_candidate_is_refused():
     with pytest.raises(ConfigError, match="one candidate"):
         Ensemble(members=["small:aspen"], branches=1).stream("go", temperature=1.0)
 
@@ -481,12 +481,12 @@ def test_closing_while_a_stream_runs_ends_it_with_a_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["half \ud83d", [{"role": "user", "content": "half \ud83d"}]])
-def test_half_a_character_is_refused(prompt):
+def test_a_lone_surrogate_is_refused(prompt):
     with pytest.raises(PromptError, match="lone surrogate"):
         scripted("one").generate(prompt)
 
 
-def test_a_conversation_that_ends_with_the_answer_gets_another_one():
+def test_after_an_assistant_message_a_new_answer_is_generated():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     assert scripted("one").generate(turns).text == "one"
     assert scripted("one").generate(turns, continue_final_message=True).text == "one"

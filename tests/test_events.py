@@ -1,4 +1,4 @@
-"""Rounds, usage and events as plain dicts: one form for all adapters, that JSON can hold."""
+"""Rounds, usage and events as plain JSON values for all adapters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MESSAGES = [{"role": "user", "content": "go"}]
 
 
 def told(*members, prompt="go", **options):
-    """The events of an answer, there and back through JSON."""
+    """The events of an answer after a JSON round trip."""
     ensemble = Ensemble(members=members)
     return [json.loads(json.dumps(event.to_dict())) for event in ensemble.stream(prompt, **options)]
 
 
-def test_events_say_what_they_are():
+def test_events_contain_their_type():
     events = told(ScriptedMember("a", "one two"))
     assert [event["type"] for event in events] == ["text_delta", "round_done", "finished"]
     assert events[0] == {"type": "text_delta", "text": "one two"}
@@ -24,7 +24,7 @@ def test_events_say_what_they_are():
     assert events[-1] == {"type": "finished", "reason": "stop", "stop": None, "usage": usage}
 
 
-def test_thoughts_and_calls_are_plain_too():
+def test_events_of_thoughts_and_calls_are_plain_json():
     script = '<think>\nhm\n</think>\n\n<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
     events = {event["type"]: event for event in told(ScriptedMember("a", script), prompt=MESSAGES, tools=[TOOL])}
     assert events["reasoning_delta"]["text"] == "hm"
@@ -32,7 +32,7 @@ def test_thoughts_and_calls_are_plain_too():
     assert events["finished"]["reason"] == "tool_calls"
 
 
-def test_a_round_tells_candidates_scores_margins_and_log_probabilities():
+def test_a_round_has_candidates_scores_margins_and_log_probabilities():
     members = ScriptedMember("a", "yes", margin=0.4), ScriptedMember("b", "no", margin=0.9, weight=2)
     (played,) = (event["round"] for event in told(*members) if event["type"] == "round_done")
     assert (played["text"], played["ends"], played["proposers"]) == ("no", True, ["b"])
@@ -43,6 +43,6 @@ def test_a_round_tells_candidates_scores_margins_and_log_probabilities():
     assert played["logprobs"] == {"a": [-5.0, -5.0], "b": [-0.125, -0.125]}
 
 
-def test_a_round_that_was_not_scored_says_so():
+def test_an_unscored_round_has_none_as_scores():
     (played,) = (event["round"] for event in told(ScriptedMember("a", "one")) if event["type"] == "round_done")
     assert played["score"] is played["member_scores"] is played["logprobs"] is None

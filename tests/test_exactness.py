@@ -1,4 +1,4 @@
-"""Store, guesses ahead and company in a pass are matters of speed: all give the oracle's text by the same decisions."""
+"""KV store, speculation and batching never change the decisions or the text: all equal the oracle's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from tests.agreement import EXACT, ROUGH, difference
 from tests.oracle import OracleEnsemble, OracleMember
 from tests.recording import traced
 
-CAP = 6  # most tokens of one word: random models write long ones
+CAP = 6  # maximum tokens of a word: random models write long ones
 SPECULATION = ("off", "verify", "lookup", "auto")
-FLOAT64 = {"dtype": "float64", "model_kwargs": {"experts_implementation": "eager"}}  # other experts know no float64
+FLOAT64 = {
+    "dtype": "float64",
+    "model_kwargs": {"experts_implementation": "eager"},
+}  # other implementations don't support float64
 SETTINGS = ((0.3, 3, 3), (0.7, 2, 3), (0.95, 1, 1))  # tau, M, B
-PROMPTS = (  # ragged; those from the fourth on are longer than the sliding windows
+PROMPTS = (  # from the fourth on longer than the sliding windows
     "The",
     "Grüße 日本",
     "x = [1984,\n    ",
@@ -47,7 +50,7 @@ STORES = {kind: {"kv_store": kind} for kind in ("tree", "fork", "prefill")}
 STORES["recorded"] = {"kv_store": "tree", "cuda_graphs": True}
 CACHED = ("tree", "fork", "prefill"), EXACT, 60
 SOFTMAX = CACHED[0], ROUGH, 60
-RECURRENT = ("fork", "prefill"), 1e-4, 40  # their states are of float32
+RECURRENT = ("fork", "prefill"), 1e-4, 40  # their states are float32
 GROWING = RECURRENT[0][1:], RECURRENT[1], 20  # their caches can't be forked
 _SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "initializer_range": 0.3}
 
@@ -75,7 +78,7 @@ ENSEMBLES = {  # pairs of tokenizer and family; the stores that work with both, 
     "mamba+mamba2": ([("bytes", mamba), ("pieces", mamba2)], *GROWING),
     "rwkv+llama": ([("modern", rwkv), ("bytes", tiny.llama)], *GROWING),
 }
-RECORDED = ("llama+mistral past its window", "qwen2+gemma2")  # tracing takes its time
+RECORDED = ("llama+mistral past its window", "qwen2+gemma2")  # tracing is slow
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def folders(tmp_path):
 
 
 class Expected:
-    """The oracle's answers, each made once."""
+    """Cached answers of the oracle."""
 
     def __init__(self, paths, names, prompts, max_new_tokens):
         self.members = [OracleMember(path, CAP, name=name) for path, name in zip(paths, names, strict=True)]
@@ -109,14 +112,14 @@ class Expected:
 
 
 def ways(settings):
-    """Guesses ahead and settings; those that guess in one way only do without the most expensive setting."""
+    """Speculation modes and settings; single modes skip the most expensive setting."""
     return [
         way for way in itertools.product(SPECULATION, settings) if way[0] in ("off", "auto") or way[1] in settings[-2:]
     ]
 
 
 def combinations_that_differ(paths, prompts, settings, max_new_tokens, stores, tolerance):
-    """Those whose answers are not the oracle's, and how many were tried: store, guesses, alone or together, setting."""
+    """Combinations of store, speculation, batching and setting that differ from the oracle, and the number tried."""
     wrong, count, expected = [], 0, None
     for store in stores:
         members = [MemberConfig(model=str(path), **STORES[store], **FLOAT64) for path in paths]

@@ -1,4 +1,4 @@
-"""Each example runs as a user would run it, on the small models, and says what it should."""
+"""Every example runs on the small models and prints the expected text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name, *arguments, typed=""):
-    """What an example prints."""
+    """The output of an example."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, input=typed, capture_output=True, text=True, env=environment, timeout=240)
@@ -70,7 +70,7 @@ def test_every_example_has_a_case():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_example_says_what_it_should(name):
+def test_example_prints_the_expected_text(name):
     arguments, typed, expected = CASES[name]
     printed = run(name, *arguments, typed=typed)
     for text in expected:

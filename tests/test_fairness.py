@@ -1,4 +1,4 @@
-"""A short question beside long answers: how many passes go by before its first word. Counted, not timed."""
+"""Latency of a short request beside long ones: the number of passes before its first word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture
 def ensemble():
-    """The small models, on a clock that stands still, so that each pass waits for all who will ask again."""
+    """The small models with a stopped clock, so that each pass waits for all running requests."""
     with Ensemble(max_words=1) as loaded:
         clock = DrivenClock()
         turns = Turns(clock)
@@ -45,7 +45,7 @@ def passes_to_first_word(ensemble):
 
 
 @pytest.mark.parametrize("words", [5, 200], ids=["short prompts", "long prompts"])
-def test_a_short_question_is_answered_soon_beside_long_answers(ensemble, words):
+def test_short_requests_are_not_delayed_by_long_ones(ensemble, words):
     alone = passes_to_first_word(ensemble)
     cancel, rounds, ready = threading.Event(), [], threading.Semaphore(0)
 
@@ -59,9 +59,9 @@ def test_a_short_question_is_answered_soon_beside_long_answers(ensemble, words):
 
     with ThreadPoolExecutor(LONG_ONES) as threads:
         running = [threads.submit(answer, number) for number in range(LONG_ONES)]
-        for _ in range(LONG_ONES if words == 5 else 1):  # with long prompts, while most are still being read
+        for _ in range(LONG_ONES if words == 5 else 1):  # with long prompts, most of which are still being prefilled
             ready.acquire()
         beside = passes_to_first_word(ensemble)
         cancel.set()
         assert all(isinstance(future.exception(), CancelledError) for future in running)
-    assert beside <= 3 * alone + alone  # one round of a request takes no more than what comes before a first word
+    assert beside <= 3 * alone + alone  # a round takes no more passes than the time to the first word

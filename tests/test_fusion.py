@@ -40,7 +40,7 @@ def test_every_candidate_names_its_proposers_once_in_member_order(proposed):
         assert list(candidate.proposers) == [each.member for each in proposed if candidate.span in each.spans]
 
 
-def test_ending_and_going_on_are_different_candidates():
+def test_equal_texts_with_and_without_end_are_different_candidates():
     going, ending = Span(text=" a"), Span(text=" a", ends=True)
     assert [candidate.span for candidate in pooled([draft("x", going), draft("y", ending)])] == [going, ending]
 
@@ -138,7 +138,7 @@ def test_the_order_of_members_does_not_change_a_fused_value(pool, row, order):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_members_without_a_weight_are_our_mistake(pool):
+def test_zero_weights_are_an_internal_error(pool):
     with pytest.raises(ValueError):
         fuse(pool, [1.0, 2.0], [1.0], **({"pool_exponent": 1.0} if pool == "power" else {}))
 
@@ -159,12 +159,12 @@ def test_an_impossible_candidate_is_worst_in_every_pool():
         {"scoring": "token", "pool": "linear", "pool_exponent": 1.0},
     ],
 )
-def test_a_fusion_that_means_nothing_is_refused(options):
+def test_invalid_fusion_options_are_refused(options):
     with pytest.raises(ConfigError):
         Fusion(**options)
 
 
-def test_a_round_keeps_scores_values_and_what_the_pool_made_of_them():
+def test_a_round_keeps_scores_values_and_fused_values():
     fusion = Fusion(scoring="word", pool="geometric")
     proposed = [draft("a", Span(text=" x"), Span(text=" y z"))]
     scores = [[score(-1.0), score(-3.0)], [score(-1.0, -1.0, words=2), score(-2.0, -2.0, words=2)]]
@@ -187,18 +187,18 @@ def test_the_lowest_score_wins_and_ties_go_to_the_earlier_candidate(fused):
 
 @given(scores, st.floats(0.05, 20), st.integers(0, 9))
 @many
-def test_draws_are_repeatable_by_seed(fused, temperature, seed):
+def test_samples_are_repeatable_by_seed(fused, temperature, seed):
     first, second = chooser(temperature, seed), chooser(temperature, seed)
     assert [first.choose(fused) for _ in range(5)] == [second.choose(fused) for _ in range(5)]
 
 
-def test_draws_without_a_seed_differ():
+def test_samples_without_a_seed_differ():
     runs = {tuple(each.choose([1.0, 1.0]) for _ in range(64)) for each in [chooser(1.0) for _ in range(4)]}
     assert len(runs) > 1
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_draws_follow_the_softmax_of_negative_scores(temperature):
+def test_samples_follow_the_softmax_of_negative_scores(temperature):
     fused, draws = [0.5, 1.0, 2.5, 1.0], 20_000
     drawing = chooser(temperature, seed=7)
     counts = Counter(drawing.choose(fused) for _ in range(draws))
@@ -211,7 +211,7 @@ def test_draws_follow_the_softmax_of_negative_scores(temperature):
 
 @pytest.mark.parametrize("temperature", [1e-9, 5e-324, 1e300])
 @pytest.mark.parametrize("fused", [[700.0, 0.0, 900.0], [3.0, 3.0], [1e6, 1e6 + 1]])
-def test_extreme_temperatures_and_scores_still_draw(temperature, fused):
+def test_extreme_temperatures_and_scores_can_be_sampled(temperature, fused):
     chosen = {chooser(temperature, seed).choose(fused) for seed in range(20)}
     assert chosen <= set(range(len(fused)))
     if temperature < 1:

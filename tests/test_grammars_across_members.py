@@ -1,4 +1,4 @@
-"""Members whose vocabularies disagree obey one grammar: what they write is valid, and just what the oracle writes."""
+"""Members with different vocabularies obey one grammar: answers are valid and equal the oracle's."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from tests.oracle import OracleEnsemble
 from tests.test_oracle import build
 from tests.text.tokenizers import decomposed, lookbehind, phrases, sentencepiece, unigram, wordpiece
 
-CAP = 8  # most tokens of one word: random models write long ones
-# Shows tools in few tokens: these models' windows are short. The mark tells the dialect.
+CAP = 8  # maximum tokens of a word: random models write long ones
+# A short template, for models with short context windows. Its marks select the dialect.
 BRIEF = (
     "{{ tools[0]['function']['name'] if tools }}{% for m in messages %}{{ m['content'] }}{% endfor %}{# <tool_call> #}"
 )
@@ -81,7 +81,7 @@ def asked(number):
 
 
 def least(ensemble, **options):
-    """The smallest budget that has room for a valid answer."""
+    """The smallest budget for a valid answer."""
     low, high = 1, 300
     while low < high:
         middle = (low + high) // 2
@@ -95,7 +95,7 @@ def least(ensemble, **options):
 
 
 def budgets(ensemble, count, **options):
-    """Budgets of which some bind and some don't."""
+    """Small and large budgets."""
     start = least(ensemble, **options)
     return [start + extra for extra in itertools.islice(itertools.cycle((0, 1, 6, 20, 60)), count)]
 
@@ -146,7 +146,7 @@ def test_calls_by_random_members_are_valid(tiny_models, team, way, count):
 
 
 def finite(answer):
-    """Whether all scores are numbers that can be compared."""
+    """Whether all scores are finite."""
     return all(abs(value) < 1e6 for played in answer.rounds for row in played.values for value in row)
 
 
@@ -212,7 +212,7 @@ SETTINGS = [(0.3, 3, 1), (0.3, 3, 3), (0.8, 2, 1), (0.8, 2, 3)]  # tau, M, B
 
 
 def unlike_the_oracle(ensemble, oracle, name, pairs, max_new_tokens):
-    """Answers that are not the oracle's, to pairs of prompt and setting."""
+    """Answers that differ from the oracle's, for pairs of prompt and setting."""
     options, grammar = GRAMMARS[name]
     given = options or {"grammar": grammar}
     wrong = []
@@ -258,7 +258,7 @@ def bits(ids):
     return sum(1 << index for index in ids).to_bytes(2, "little")
 
 
-def test_a_distribution_on_condition_adds_up_to_one():
+def test_a_masked_distribution_adds_up_to_one():
     logits = torch.tensor([[2.0, -1.0, 0.5, 3.0, 3.0, -40.0, 1.0, 0.0, 0.0, 9.0, 1.5, 2.5]], dtype=torch.float64)
     (free,) = distributions(logits.clone())
     conditions = ([3, 4, 5], [5], list(range(12)), [0, 1, 2, 6, 7, 8, 10, 11], [9])
@@ -278,13 +278,13 @@ def test_a_distribution_on_condition_adds_up_to_one():
         assert given.table[given.row][allowed].tolist() == pytest.approx(whole.tolist())
 
 
-def test_a_condition_that_nothing_meets_is_an_error():
+def test_a_mask_without_tokens_is_an_error():
     (free,) = distributions(torch.zeros(1, 12))
     with pytest.raises(ValueError, match="no token is allowed"):
         masked([(free, bits([1])), (free, bits([]))])
 
 
-def test_where_one_token_may_follow_the_margin_is_one(tiny_models):
+def test_the_margin_of_a_single_allowed_token_is_one(tiny_models):
     ensemble = Ensemble(members=[tiny_models["characters"]], tau=0.0, max_words=3, speculation="off")
     answer = ensemble.generate("go", grammar=Grammar.regex("(aa|bb) cc dd"))
     (margins,) = {draft.margins for played in answer.rounds for draft in played.drafts}
@@ -330,7 +330,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_tokenizers_obey_or_say_that_they_can_not(tiny_models, tmp_path, name):
+def test_unusual_tokenizers_obey_grammars_or_raise_an_error(tiny_models, tmp_path, name):
     folder = tiny.save_tiny(tmp_path / "odd", ODD[name]())
     for members in ([folder], [folder, tiny_models["bytes"]], [tiny_models["bytes"], folder]):
         ensemble = Ensemble(members=members, max_word_tokens=CAP)
@@ -381,7 +381,7 @@ def test_a_thought_without_grammar_is_only_a_thought(tiny_models):
 
 
 @pytest.mark.parametrize("options", [{}, {"grammar": Grammar.json_object()}, {"tools": [FLAT], "tool_choice": "any"}])
-def test_members_that_do_not_all_begin_with_a_thought_are_refused(tiny_models, options):
+def test_members_whose_prompts_differ_in_opening_a_thought_are_refused(tiny_models, options):
     ensemble = thinkers(tiny_models, (THINKS, BRIEF))
     with pytest.raises(TemplateError, match="templates of modern begin the answer with a thought") as caught:
         ensemble.generate(asked(1), **options)
@@ -392,7 +392,7 @@ def test_members_that_do_not_all_begin_with_a_thought_are_refused(tiny_models, o
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 
-def test_many_threads_with_grammars_write_what_one_writes(tiny_models):
+def test_concurrent_answers_with_grammars_are_those_of_single_requests(tiny_models):
     members = [MemberConfig(model=str(tiny_models[name]), dtype="float64") for name in ("pieces", "bytes")]
     ensemble = Ensemble(members=members, max_word_tokens=CAP)
     grammars = [grammar for _, grammar in GRAMMARS.values()]

@@ -1,4 +1,4 @@
-"""What AdaFuse writes in the members' place is marked wherever it is used, and long strings leave room for the rest."""
+"""Library text is marked everywhere, and long strings leave room for required fields."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def scripted(reply, **options):
 
 
 def held(script, wanted, **options):
-    """An answer held to a schema."""
+    """An answer with a JSON schema."""
     return scripted(script).generate("go", grammar=Grammar.json_schema(wanted), **options)
 
 
 @pytest.mark.parametrize("budget", [13, 16, 20, 30, 60, 100])
-def test_a_long_string_leaves_room_for_the_fields_after_it(budget):
+def test_a_long_string_is_closed_before_required_fields(budget):
     answer = held(SCRIPT, ORDER, max_new_tokens=budget)
     value = json.loads(answer.text)
     assert (value["quantity"], value["confirmed"]) == (12, True)
@@ -58,7 +58,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_long_list_leaves_room_for_the_fields_after_it(name):
+def test_a_long_list_is_closed_before_required_fields(name):
     kind, items = LISTS[name]
     script = json.dumps({"items": items, "count": 7, "done": True})
     answer = held(script, schema(items=kind, count=int, done=bool), max_new_tokens=50)
@@ -78,7 +78,7 @@ def test_several_long_strings_share_the_budget():
     assert all(len(value[name].split()) >= 3 for name in "abc")
 
 
-def test_a_long_thought_leaves_room_for_the_answer():
+def test_a_long_thought_is_closed_before_the_answer():
     answer = scripted("hm " * 99 + '</think>{"a": 5, "b": true}').generate(
         "go", grammar=THINK.after_thought(Grammar.json_schema(schema(a=int, b=bool))), max_new_tokens=40
     )
@@ -88,7 +88,7 @@ def test_a_long_thought_leaves_room_for_the_answer():
     assert [text.text for text in answer.library_text] == ["</think>"]
 
 
-def test_an_answer_that_fits_is_not_touched():
+def test_an_answer_that_fits_is_unchanged():
     for words in (1, 5, 12):
         script = json.dumps({"note": " ".join(["word"] * words), "quantity": 12, "confirmed": True})
         answer = held(script, ORDER, max_new_tokens=32)
@@ -96,7 +96,7 @@ def test_an_answer_that_fits_is_not_touched():
         assert all(played.cut is None for played in answer.rounds)
 
 
-def test_values_that_nobody_wrote_are_marked_in_result_events_and_round(caplog):
+def test_library_text_is_marked_in_result_events_and_round(caplog):
     with caplog.at_level(logging.WARNING, "adafuse_core"):
         events = list(scripted(SCRIPT).stream("go", grammar=Grammar.json_schema(ORDER), max_new_tokens=7))
     mark = LibraryText(
@@ -113,7 +113,7 @@ def test_values_that_nobody_wrote_are_marked_in_result_events_and_round(caplog):
     assert "max_new_tokens=7" in record.getMessage()
 
 
-def test_nothing_is_marked_where_members_wrote_all_or_the_grammar_left_no_choice(caplog):
+def test_text_of_members_and_forced_text_is_not_library_text(caplog):
     for script, wanted in ((json.dumps({"note": "hi", "quantity": 1, "confirmed": False}), ORDER), ('{"a": 1}', None)):
         grammar = Grammar.json_object() if wanted is None else Grammar.json_schema(wanted)
         events = list(scripted(script).stream("go", grammar=grammar))
@@ -133,7 +133,7 @@ def test_a_number_is_never_cut_in_two():
         assert json.loads(answer.text)["n"] == numbers[: len(json.loads(answer.text)["n"])]
 
 
-def test_a_window_that_fills_is_like_a_budget_that_ends():
+def test_a_full_window_has_the_effects_of_a_spent_budget():
     for window in (14, 20, 30):
         answer = scripted(SCRIPT, context_window=window).generate(
             "go", grammar=Grammar.json_schema(ORDER), max_new_tokens=None
@@ -145,7 +145,7 @@ def test_a_window_that_fills_is_like_a_budget_that_ends():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("budget", [14, 18, 30])
-def test_a_call_that_the_library_wrote_in_is_invalid_unless_asked_for(dialect, budget):
+def test_calls_with_library_text_are_invalid_without_complete_calls(dialect, budget):
     arguments = json.loads(SCRIPT)
     reply = DIALECTS[dialect].write([ToolCall(name="order", arguments=arguments)])
     options = {"tools": [TOOL], "tool_choice": "any", "max_new_tokens": budget}
@@ -161,7 +161,7 @@ def test_a_call_that_the_library_wrote_in_is_invalid_unless_asked_for(dialect, b
     assert (budget < 30) or (call.arguments["quantity"], call.arguments["confirmed"]) == (12, True)
 
 
-def test_a_call_that_is_whole_stays_valid_beside_one_that_is_not():
+def test_a_complete_call_before_an_invalid_one_is_valid():
     short = {"note": "a", "quantity": 1, "confirmed": True}
     reply = DIALECTS["hermes"].write(
         [ToolCall(name="order", arguments=short), ToolCall(name="order", arguments=json.loads(SCRIPT))]
@@ -172,14 +172,14 @@ def test_a_call_that_is_whole_stays_valid_beside_one_that_is_not():
     assert answer.reason == "length"
 
 
-def test_a_stop_string_that_ends_a_completed_answer_is_told_as_such():
+def test_a_stop_string_in_a_completed_answer_is_the_reason():
     answer = held(SCRIPT, ORDER, max_new_tokens=30, stop='"quantity"')
     assert answer.text.endswith('", ')
     assert (answer.reason, answer.stop) == ("stop", '"quantity"')
     assert isinstance(answer.library_text, tuple)
 
 
-def test_a_stream_of_a_call_never_tells_values_that_nobody_wrote():
+def test_deltas_of_calls_contain_no_library_text():
     reply = DIALECTS["hermes"].write([ToolCall(name="order", arguments=json.loads(SCRIPT))])
     events = list(scripted(reply).stream(ASK, tools=[TOOL], tool_choice="any", max_new_tokens=14))
     told = "".join(event.arguments for event in events if type(event).__name__ == "ToolCallDelta")

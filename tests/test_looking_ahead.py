@@ -1,4 +1,4 @@
-"""What members say of text that is not committed: drafts beyond it, next tokens, scores. All is the oracle's."""
+"""Drafts, next tokens and scores after uncommitted text equal the oracle's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.agreement import EXACT, ROUGH, apart, counts
 from tests.opening import opened
 from tests.oracle import INCOMPLETE, OracleEnsemble, OracleGrammar, OracleMember
 
-CAP = 6  # most tokens of one word: random models write long ones
+CAP = 6  # maximum tokens of a word: random models write long ones
 TINY = ("bytes", "pieces", "characters", "crossing", "modern")
 PROMPTS = ("The quick", "x = [1984,\n    ", "Grüße 日本", [{"role": "user", "content": "Smile 😀\n\n| a < b |"}])
 FAR = DraftPlan(tau=0.0, max_words=None, branches=1, max_tokens=10)
@@ -35,7 +35,7 @@ FOREIGN = (" and", "日本語", "é\n\n", ", (x")
 
 
 class Both:
-    """A member of the product and the oracle's, asked the same."""
+    """A member and its oracle, with the same calls."""
 
     def __init__(self, path, prompt, grammar=None):
         self.member = Ensemble.from_pretrained(MemberConfig(model=str(path), dtype="float64")).members[0]
@@ -57,13 +57,13 @@ class Both:
         return self.opened[-1]
 
     def first_draft(self, prefix):
-        """What the member drafts at the beginning, so that the ids of its spans are known to the prefix."""
+        """A first draft, so that the prefix knows the ids of its spans."""
         self.oracle.draft(0.7, 2, 3)
         return prefix.draft(DraftPlan(tau=0.7, max_words=2, branches=3))
 
 
 def drafted(prefix, plan, after=EMPTY_SPAN):
-    """What a prefix drafts; no spans where no whole character fits."""
+    """The draft of a prefix; without spans if no whole character fits."""
     try:
         return prefix.draft(plan, after=after)
     except WindowFull:
@@ -71,7 +71,7 @@ def drafted(prefix, plan, after=EMPTY_SPAN):
 
 
 def plans(after, text):
-    """Plans bound by words, by tokens and by stop strings: cut out of the text to come, and of what stands before."""
+    """Plans limited by words, tokens and stop strings, which occur in later or earlier text."""
     whole = [part for part in text.split(INCOMPLETE) if part]
     stops = *(part[len(part) // 2 :][:3] for part in whole[-2:]), after[:2], "not to be found"
     return (
@@ -85,7 +85,7 @@ def plans(after, text):
 
 
 def bounds(plan):
-    """A plan as the oracle takes it."""
+    """A plan for the oracle."""
     most = math.inf if plan.max_tokens is None else plan.max_tokens
     return plan.tau, plan.max_words, plan.branches, most, plan.stop
 
@@ -180,7 +180,7 @@ def test_next_tokens_obey_a_grammar(tiny_models, count):
 
 
 class EndsAtOnce:
-    """A session whose greedy continuations end before they begin; distributions are a real one's."""
+    """A session with empty greedy continuations and real distributions."""
 
     def __init__(self, session, end):
         self.session, self.end = session, end
@@ -196,7 +196,7 @@ class EndsAtOnce:
         self.session.close()
 
 
-def test_half_a_character_before_the_end_is_no_next_token(tiny_models):
+def test_an_incomplete_character_before_the_end_is_not_a_next_token(tiny_models):
     with Both(tiny_models["characters"], PROMPTS[0]) as both:
         prefix = both.open()
         expected = {token.span: token.logprob for token in prefix.next_tokens() if token.span.text.isascii()}
@@ -223,7 +223,7 @@ RULES = (
 
 
 def weighted(paths, weights, **options):
-    """An ensemble whose members' votes weigh differently, and the oracle's members."""
+    """An ensemble with different weights, and the oracle's members."""
     members = [
         MemberConfig(model=str(path), dtype="float64", weight=weight)
         for path, weight in zip(paths, weights, strict=True)
@@ -277,13 +277,13 @@ def test_a_continuation_that_fits_no_window_names_the_member(tiny_models):
 
 
 @pytest.mark.parametrize("continuation", ["", Span(text=""), None, 3, " half \ud83d"])
-def test_a_continuation_that_is_no_text_is_refused(tiny_models, continuation):
+def test_continuations_without_text_are_refused(tiny_models, continuation):
     ensemble, _ = weighted([tiny_models["bytes"]], (1.0,))
     with pytest.raises(PromptError):
         ensemble.score("The", [" brown", continuation])
 
 
-def test_nothing_to_score_is_scored_at_once(tiny_models):
+def test_scoring_no_continuations_loads_nothing(tiny_models):
     assert Ensemble(members=["/no/such/model"]).config
     ensemble, _ = weighted([tiny_models["bytes"]], (1.0,))
     assert ensemble.score("The", []) == []

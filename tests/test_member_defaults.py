@@ -1,4 +1,4 @@
-"""Options of all members: they hold where a member sets none itself, and survive every way there and back."""
+"""`member_defaults` apply to fields that a member does not set, and survive round trips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adafuse_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, Sc
 from adafuse_core.checks import field_names
 from adafuse_core.member_config import SHARED_OPTIONS
 
-# Of every field that may hold for all members, a value that is not the default, and another one.
+# For every field that may be a default: two values that differ from the built-in one.
 VALUES = {
     "revision": ("main", "v2"),
     "gguf_file": ("a.gguf", "b.gguf"),
@@ -40,12 +40,12 @@ VALUES = {
 }
 
 
-def test_every_field_but_model_name_and_weight_may_hold_for_all_members():
+def test_every_field_but_model_name_and_weight_may_be_a_default():
     assert set(VALUES) == set(SHARED_OPTIONS) == set(field_names(MemberConfig)) - {"model", "name", "weight"}
 
 
 def forms(name):
-    """A config with a default and two members, the second of which sets the field itself, in all ways to write it."""
+    """A config with a default and two members, the second of which sets the field, in every notation."""
     default, own = VALUES[name]
     members = ["org/one", {"model": "org/two", name: own}]
     yield EnsembleConfig(members=members, member_defaults={name: default})
@@ -59,7 +59,7 @@ def forms(name):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_default_holds_where_a_member_sets_nothing(name):
+def test_defaults_apply_to_fields_that_a_member_does_not_set(name):
     default, own = VALUES[name]
     for config in forms(name):
         assert [getattr(member, name) for member in config.members] == [default, own]
@@ -92,7 +92,7 @@ def test_a_value_that_a_member_sets_wins_also_if_it_is_the_builtin_default():
         assert [member.trust_remote_code for member in same.members] == [True, False, True]
 
 
-def test_defaults_may_change_later_and_hold_for_members_named_later():
+def test_defaults_can_be_updated_and_apply_to_later_members():
     config = EnsembleConfig(members=["a", "b"], member_defaults={"dtype": "float16", "device": "cuda:0"})
     changed = config.updated({"dtype": "float32"})
     assert {(member.dtype, member.device) for member in changed.members} == {("float32", "cuda:0")}
@@ -102,7 +102,7 @@ def test_defaults_may_change_later_and_hold_for_members_named_later():
 
 
 @pytest.mark.parametrize(("default", "own"), [("device", "device_map"), ("device_map", "device")])
-def test_a_member_that_says_where_it_lies_takes_no_place_from_the_defaults(default, own):
+def test_a_member_with_a_device_ignores_default_devices(default, own):
     config = EnsembleConfig(members=["a", {"model": "b", own: "cpu"}], member_defaults={default: "cuda:0"})
     assert [(getattr(member, default), getattr(member, own)) for member in config.members] == [
         ("cuda:0", None),
@@ -132,8 +132,8 @@ def test_defaults_are_checked_at_once(defaults, problem):
         EnsembleConfig.from_any({"members": ["a"], "member_defaults": defaults})
 
 
-def test_ready_made_members_take_no_options_of_loading():
-    with pytest.raises(ConfigError, match="loaded already"):
+def test_options_for_loading_are_refused_with_ready_made_members():
+    with pytest.raises(ConfigError, match="already loaded"):
         Ensemble(members=[ScriptedMember("m", "hi")], dtype="float16")
 
 

@@ -1,4 +1,4 @@
-"""The suite needs no network, and a test that reaches for it fails."""
+"""Tests that use the network fail."""
 
 import asyncio
 import socket
@@ -7,7 +7,7 @@ import pytest
 from pytest_socket import SocketConnectBlockedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:A test tried to use socket")
-ELSEWHERE = ("192.0.2.1", 80)  # an address that is kept free for documentation
+ELSEWHERE = ("192.0.2.1", 80)  # reserved for documentation
 
 
 def test_a_connection_to_another_machine_is_refused():

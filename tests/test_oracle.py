@@ -1,4 +1,4 @@
-"""The real path gives the text of the plain oracle, on every generation."""
+"""The engine gives the text of the uncached oracle."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def float64(path):
 
 
 def build(paths, cap=CAP):
-    """The real ensemble, and the oracle's members."""
+    """The ensemble and the oracle's members."""
     ensemble = Ensemble.from_pretrained(*map(float64, paths), max_word_tokens=cap)
     names = zip(paths, ensemble.names, strict=True)
     return ensemble, [OracleMember(path, cap, name=name) for path, name in names]
 
 
 def differences(ensemble, oracle, prompts, settings, max_new_tokens, at_once=1):
-    """The generations that differ, and how many were compared; the product makes so many at the same time."""
+    """The generations that differ, and the number compared; the ensemble runs several concurrently."""
     tolerance = ROUGH if "crossing" in ensemble.names else EXACT
     given = list(itertools.product(prompts, settings))
 
@@ -87,7 +87,9 @@ def test_tokenizers_that_disagree_give_the_oracles_text(tiny_models, names, coun
 
 
 SETTINGS = list(itertools.product((0.3, 0.7, 0.95), (1, 2, 3), (1, 3, 5)))  # tau, M, B
-SQUARE = [SETTINGS[9 * i + 3 * j + (i + j) % 3] for i in range(3) for j in range(3)]  # any two values meet in it
+SQUARE = [
+    SETTINGS[9 * i + 3 * j + (i + j) % 3] for i in range(3) for j in range(3)
+]  # a Latin square: contains every pair of values
 PLAIN_SKILLS = ["fact", "composed", "translation", "reading", "small_talk"]
 TOOL_SKILLS = ["tool_call", "tool_answer"]
 CASES = [
@@ -101,12 +103,12 @@ CASES = [
     ("names", "skill"), CASES, ids=lambda value: value if isinstance(value, str) else "+".join(value)
 )
 def test_every_skill_gives_the_oracles_text(tiny_models, names, skill, count):
-    wild = "modern" in names  # a model of random weights, which writes the longest words there can be
+    wild = "modern" in names  # random weights, which give the longest possible words
     paths = [tiny_models.get(name) or small_models.path(name) for name in names]
     ensemble, oracle = build(paths, cap=8 if wild else CAP)
     prompts = [(list(q.messages), q.tools) for q in skill_prompts(2, seed=5) if q.kind == skill]
     assert prompts
-    enough = 64 if skill in TOOL_SKILLS else 16  # a call that has begun is closed before the budget ends
+    enough = 64 if skill in TOOL_SKILLS else 16  # enough to complete a call
     settings = SQUARE if wild or enough > 16 else SETTINGS
     wrong, compared = differences(ensemble, oracle, prompts, settings, enough, 8)
     assert not wrong

@@ -1,4 +1,4 @@
-"""An answer that an error ends is not lost: the error carries what was written."""
+"""Errors contain the partial answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties
 
 
 class Cancelling(ScriptedMember):
-    """Cancels the generation when it has drafted so often."""
+    """Cancels the generation after a number of drafts."""
 
     def __init__(self, reply, drafts, cancel):
         super().__init__("a", reply)
@@ -59,7 +59,7 @@ def test_an_answer_in_which_a_member_fails_is_in_the_error():
     assert caught.value.member == "a"
 
 
-def test_thoughts_calls_and_text_that_was_held_back_are_not_lost():
+def test_held_back_text_thoughts_and_calls_are_in_the_partial_answer():
     call = SHARED.write([ToolCall(name="f", arguments={"a": "x y z"})])
     replies = {
         "<think>hm hm hm hm": ("hm hm hm", "", 0),
@@ -85,7 +85,7 @@ def test_a_stream_raises_the_same_error_and_shows_nothing_after_it_was_cancelled
     assert caught.value.partial.text == "one"
 
 
-def test_an_answer_that_was_not_begun_has_nothing_to_carry():
+def test_errors_before_the_first_round_have_no_partial_answer():
     with pytest.raises(ConfigError) as caught:
         Ensemble(members=[ScriptedMember("a", "one")]).generate("go", temprature=1)
     assert caught.value.partial is None
@@ -102,11 +102,11 @@ def test_a_batch_that_fails_carries_all_answers():
     assert len(caught.value.partials) == 3
 
 
-def test_an_answer_that_ends_since_another_prompt_of_the_batch_fails_is_kept():
+def test_answers_cancelled_by_another_failure_of_the_batch_are_kept():
     begun = threading.Event()
 
     class Slow(ScriptedMember):
-        """Writes on until the other prompt has failed."""
+        """Continues until the other prompt has failed."""
 
         def _count_draft(self):
             super()._count_draft()
@@ -126,7 +126,7 @@ def test_an_answer_that_ends_since_another_prompt_of_the_batch_fails_is_kept():
     assert (slow.text[:4], slow.reason) == ("one ", "cancelled")
 
 
-def test_a_deadline_keeps_what_was_written():
+def test_a_deadline_error_has_the_partial_answer():
     cancel = threading.Event()
     ensemble = Ensemble(members=[ScriptedMember("a", "one two three", delay=30)], max_words=1)
     with pytest.raises(DeadlineError) as caught, Deadline(0.05).enforced(cancel):

@@ -1,4 +1,4 @@
-"""The README's table of parameters is that of the code: names and defaults; further strategies need no row."""
+"""The README's table of parameters has the names and defaults of the code; other strategies need no row."""
 
 from __future__ import annotations
 

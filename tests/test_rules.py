@@ -1,4 +1,4 @@
-"""However candidates are compared, drawn, cut and scored: members give the oracle's text by the oracle's rounds."""
+"""Every rule of scoring, pooling, sampling and cutting gives the oracle's rounds and text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.opening import opened
 from tests.oracle import OracleEnsemble, OracleMember
 
 PROPERTY = "generations equal to the oracle"
-CAP = 8  # most tokens of one word: random models write long ones
+CAP = 8  # maximum tokens of a word: random models write long ones
 TINY = ("bytes", "pieces", "characters", "crossing", "modern")
 POOLS = (
     {"pool": "geometric"},
@@ -38,7 +38,7 @@ TEAMS = {  # members, their weights (the third team's can tie in a median), prom
 
 
 class Team:
-    """An ensemble of unequal weights and the oracle's, which remembers what its models said."""
+    """An ensemble with unequal weights, and the oracle's, which caches model outputs."""
 
     def __init__(self, paths, weights, prompts, tokens):
         self.prompts, self.tokens = prompts, tokens
@@ -51,7 +51,7 @@ class Team:
         self.oracle = [OracleMember(path, CAP, name=name, weight=weight) for path, weight, name in named]
 
     def compared(self, prompt, rule, grammar=None, **options):
-        """The oracle's answer, and what is wrong with the product's."""
+        """The oracle's answer, and the differences of the ensemble's."""
         given = {"max_new_tokens": self.tokens, **options}
         expected = OracleEnsemble(self.oracle, **rule).answer(prompt, grammar=grammar, **given)
         answer = Ensemble(self.ensemble.config, **rule).generate(prompt, grammar=grammar, **given)
@@ -60,7 +60,7 @@ class Team:
 
 @pytest.fixture(scope="session")
 def teams(tiny_models):
-    """Teams by name, each made once."""
+    """Cached teams by name."""
     made = {}
 
     def team(name):
@@ -82,12 +82,12 @@ def test_every_scoring_with_every_pool_gives_the_oracles_rounds(teams, name, cou
         choices += sum(len(played.candidates) > 1 for played in expected.rounds)
         against += sum(played.chosen > 0 for played in expected.rounds)
     assert not wrong
-    assert choices >= 25  # rounds that a rule could decide in another way
-    assert against >= 5  # and in which not the first candidate won
+    assert choices >= 25  # rounds in which rules could differ
+    assert against >= 5  # rounds that another than the first candidate won
     count(PROPERTY, len(RULES), at_least=20)
 
 
-def test_ties_of_weights_in_a_median_are_the_oracles(teams, count):
+def test_ties_of_weights_in_a_median_are_those_of_the_oracle(teams, count):
     team, ties = teams("tied"), 0
     rules = [rule | PLANS[index % 3] for index, rule in enumerate(RULES) if rule["pool"] == "median"]
     for rule, prompt in itertools.product(rules, team.prompts[:2]):
@@ -98,7 +98,7 @@ def test_ties_of_weights_in_a_median_are_the_oracles(teams, count):
             for played in expected.rounds
             for each, values in zip(played.fused, played.values, strict=True)
         )
-    assert ties >= 10  # values between two members'
+    assert ties >= 10  # weighted medians with a tie
     count(PROPERTY, 2 * len(rules), at_least=8)
 
 
@@ -109,7 +109,7 @@ DRAWS = [
 
 
 @pytest.mark.parametrize("name", ["small", "tiny"])
-def test_draws_are_the_oracles_draws(teams, name, count):
+def test_samples_are_those_of_the_oracle(teams, name, count):
     team, wrong, drawn = teams(name), [], 0
     rules = [RULES[index] | PLANS[index % 3] for index in (0, 6, 14)]
     for (number, draw), rule in itertools.product(enumerate(DRAWS), rules):
@@ -119,7 +119,7 @@ def test_draws_are_the_oracles_draws(teams, name, count):
             len(played.candidates) > 1 and played.fused[played.chosen] > min(played.fused) for played in expected.rounds
         )
     assert not wrong
-    assert drawn >= 10  # candidates that are not the best one
+    assert drawn >= 10  # sampled candidates that are not the best one
     count(PROPERTY, len(DRAWS) * len(rules), at_least=18)
 
 
@@ -142,7 +142,7 @@ def test_stop_strings_that_straddle_words_and_tokens_end_the_oracles_answer(team
 
 
 def straddling(answer):
-    """Stop strings that the answer comes upon: across the ends of its rounds, amid a word, one inside another."""
+    """Stop strings in the answer: across rounds, inside words, nested."""
     ends = list(itertools.accumulate(len(played.span.text) for played in answer.rounds))
     text = answer.text
     seams = [(text[max(0, end - 2) : end + 2],) for end in ends[:-1] if len(text) > end + 1][:2]
@@ -151,7 +151,7 @@ def straddling(answer):
 
 
 @pytest.mark.parametrize("name", ["small", "tiny"])
-def test_log_probabilities_of_all_that_is_committed_are_the_oracles(teams, name, count):
+def test_log_probabilities_of_committed_spans_are_those_of_the_oracle(teams, name, count):
     team, wrong, lone, cut = teams(name), [], 0, 0
     plans = [*PLANS, {"tau": 0.0, "max_words": 2, "branches": 1}, {"tau": 0.5, "max_words": 3, "branches": 1}]
     for number, plan in enumerate(plans):
@@ -173,7 +173,7 @@ def test_log_probabilities_of_all_that_is_committed_are_the_oracles(teams, name,
 LONE = {"small": 5, "tiny": 0}
 
 
-def test_log_probabilities_of_what_a_grammar_forces_are_the_oracles(teams, count):
+def test_log_probabilities_of_forced_text_are_those_of_the_oracle(teams, count):
     grammar, wrong, forced, tried = Grammar.regex("(The|A) (quick brown fox|étang|日本),? [a-c]{2}!"), [], 0, 0
     for name, plan in itertools.product(("small", "tiny"), PLANS):
         team = teams(name)
@@ -202,7 +202,7 @@ def test_one_member_with_one_branch_writes_the_tokens_of_plain_greedy_decoding(t
                 (span,) = prefix.draft(plan).spans
                 prefix.commit(span)
                 ended = span.ends
-            # The ids: bytes that make no character are shown in one way or another, by what they are decoded with.
+            # Compare ids: invalid bytes are decoded differently.
             assert list(prefix._ids) == oracle.ids + greedy(oracle, prefix.completion_tokens)
             assert not ended or len(greedy(oracle, prefix.completion_tokens + 1)) == prefix.completion_tokens
     count(PROPERTY, len(prompts), at_least=6)
@@ -219,7 +219,7 @@ def test_one_member_with_one_branch_gives_the_text_of_plain_greedy_decoding(name
 
 
 def greedy(member, tokens):
-    """The likeliest token, again and again, up to an end token or a number of tokens."""
+    """Greedy decoding up to an end token or a number of tokens."""
     ids = []
     while len(ids) < tokens and (token := int(member.logprobs(member.ids + ids).argmax())) not in member.ends:
         ids.append(token)

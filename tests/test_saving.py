@@ -1,4 +1,4 @@
-"""Configs in files: what is saved is read back, secrets stay out, and the documented file has every option."""
+"""Config files: round trips, secrets are left out, and the documented file lists every option."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_saved_config_is_read_back_equal(config, kind, tmp_path):
     assert EnsembleConfig.from_any(path) == config
 
 
-def test_a_saved_file_holds_what_was_set_and_no_more(tmp_path):
+def test_a_saved_file_contains_only_fields_that_were_set(tmp_path):
     Ensemble(members=["org/one", {"model": "org/two", "weight": 2}], dtype="bfloat16").save(tmp_path / "e.yaml")
     saved = yaml.safe_load((tmp_path / "e.yaml").read_text(encoding="utf-8"))
     assert saved["members"] == [{"model": "org/one", "name": "one"}, {"model": "org/two", "name": "two", "weight": 2}]
@@ -74,13 +74,13 @@ def test_secrets_are_left_out_and_named(tmp_path, caplog):
     assert read.members[0].model_kwargs == {"proxies": [{"host": "h"}]}
 
 
-def test_a_token_that_is_no_text_is_no_secret(tmp_path):
+def test_values_that_are_not_text_are_not_secret(tmp_path):
     config = EnsembleConfig(members=[{"model": "a", "model_kwargs": {"token": True}}])
     config.save(tmp_path / "e.yaml")
     assert EnsembleConfig.from_any(tmp_path / "e.yaml") == config
 
 
-def test_what_can_not_be_saved_is_said(tmp_path):
+def test_unsaveable_configs_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="can't write"):
         SHARED.save(tmp_path)
     with pytest.raises(ConfigError, match="can't save"):
@@ -103,8 +103,8 @@ class TestSample:
         for name in field_names(kind):
             assert re.search(rf"(?m)^[ #-]*{name}:|`{name}`", self.TEXT), name
 
-    def test_it_is_right_with_every_comment_taken_away(self):
-        """What is commented out is an option too, with a value that is taken."""
+    def test_it_is_valid_with_all_options_uncommented(self):
+        """Commented-out options are valid, too."""
         lines = [re.sub(r"^( *)# (?=[a-z_]+: )", r"\1", line) for line in self.TEXT.splitlines()]
         open_lines = [line for line in lines if not re.match(r" *(device_map|backend_options|pool_exponent):", line)]
         config = EnsembleConfig.from_any(yaml.safe_load("\n".join(open_lines)))

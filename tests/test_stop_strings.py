@@ -1,4 +1,4 @@
-"""Stop strings see the text that users see, not thoughts or calls, and nothing is decoded beyond the one that hits."""
+"""Stop strings match shown text only, not thoughts or calls; no round is decoded after a match."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_text_before_a_call_ends_at_a_stop_string_and_the_call_is_left_out():
         assert (answer.text.strip(), answer.reason, answer.stop, answer.tool_calls) == ("I look.", "stop", "Now", ())
 
 
-def test_text_that_was_held_back_comes_before_the_call_after_it():
+def test_held_back_text_comes_before_the_next_call():
     call = DIALECTS["hermes"].write([ToolCall(name="note", arguments={"text": "x"})])
     ensemble = Ensemble(members=[ScriptedMember("a", f"I see: Ob{call}")])
     events = list(ensemble.stream(ASK, tools=[TOOL], stop="Observation"))
@@ -98,12 +98,12 @@ def test_a_stop_string_in_the_word_that_exhausts_the_budget_still_counts():
         assert (answer.text.strip(), answer.reason) == ("one", reason)
 
 
-def test_what_was_held_back_is_shown_where_the_budget_ends():
+def test_held_back_text_is_shown_at_the_end_of_the_budget():
     answer = answered("one two three four", stop="two three six", max_new_tokens=3)
     assert (answer.text, answer.reason, answer.stop) == ("one two three", "length", None)
 
 
-def test_beside_a_grammar_a_stop_string_cuts_the_text_as_everywhere():
+def test_stop_strings_cut_text_under_a_grammar():
     grammar = Grammar.json_schema({"type": "array", "items": {"type": "integer"}})
     answer = answered("[1, 2, 3]", grammar=grammar, stop=", 3")
     assert (answer.text, answer.reason, answer.stop) == ("[1, 2", "stop", ", 3")

@@ -1,4 +1,4 @@
-"""Stop strings: found wherever spans end, cut at the first one to be complete, never shown and never begun in vain."""
+"""Stop strings are found across spans; the text is cut at the first complete match and never shows a part of it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from adafuse_core.stopping import StopMatcher
 
-# Two letters make hits, overlaps and false beginnings frequent.
+# Two letters make matches, overlaps and incomplete matches frequent.
 pieces = st.lists(st.text("ab ", max_size=4), min_size=1, max_size=8)
 stops = st.lists(st.text("ab ", min_size=1, max_size=5), max_size=4, unique=True).map(tuple)
 many = settings(deadline=None, max_examples=400)
 
 
 def run(parts, stop, *, ends=True):
-    """What is shown after each part, with the last one also what was held back if the text ends; and the matcher."""
+    """The text shown after each part, including held-back text at the end, and the matcher."""
     matcher = StopMatcher(stop)
     shown = []
     for part in parts:
@@ -28,7 +28,7 @@ def run(parts, stop, *, ends=True):
 
 
 def first_complete(text, stop):
-    """Position and string of the first stop to be complete in a text read from left to right; the longest of equals."""
+    """Position and string of the first complete match from left to right; the longest of several."""
     for end in range(1, len(text) + 1):
         hits = [string for string in stop if text[:end].endswith(string)]
         if hits:
@@ -56,7 +56,7 @@ def test_shown_text_is_the_text_before_the_first_complete_stop(parts, stop):
 @given(st.text("ab ", max_size=14), stops, st.data())
 @example("abcd", ("bc", "abcd"), None)
 @many
-def test_where_spans_end_does_not_change_the_answer(text, stop, data):
+def test_borders_of_spans_do_not_change_the_answer(text, stop, data):
     cuts = [2] if data is None else sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole, matcher = run([text], stop)
@@ -67,7 +67,7 @@ def test_where_spans_end_does_not_change_the_answer(text, stop, data):
 
 @given(pieces, stops, st.text("ab ", max_size=6))
 @many
-def test_what_is_shown_contains_no_stop_and_begins_none_that_hits_later(parts, stop, rest):
+def test_shown_text_contains_no_part_of_a_stop_string(parts, stop, rest):
     shown, matcher = run(parts, stop, ends=False)
     seen = "".join(shown)
     assert not any(string in seen for string in stop)
@@ -101,13 +101,13 @@ def test_stop_string_split_across_three_spans():
     assert matcher.hit == "\nObservation:"
 
 
-def test_a_beginning_that_comes_to_nothing_is_shown_with_what_follows():
+def test_an_incomplete_stop_string_is_shown_with_the_next_text():
     shown, matcher = run(["one\n", "Obser", "ving"], ("\nObservation:",))
     assert shown == ["one", "", "\nObserving"]
     assert matcher.hit is None
 
 
-def test_a_false_beginning_may_hold_a_true_one():
+def test_an_incomplete_stop_string_may_contain_the_start_of_another():
     shown, matcher = run(["aab", "aabc"], ("aabc",))
     assert "".join(shown) == "aab"
     assert matcher.hit == "aabc"
@@ -132,7 +132,7 @@ def test_of_overlapping_stops_the_first_to_be_complete_is_hit(parts):
     assert matcher.hit == "bc"
 
 
-def test_what_was_held_back_is_told_once():
+def test_held_back_text_is_shown_once():
     matcher = StopMatcher(("two three",))
     assert matcher.feed("one two") == "one "
     assert matcher.rest() == "two"

@@ -1,6 +1,6 @@
-"""Where models run: token ids in, log-probabilities out. The kinds of backends are a table.
+"""Backends run models: token ids in, log-probabilities out. `BACKENDS` lists them.
 
-A new kind is one file, with a class as `backends.base.Opener` describes it, and one row.
+A new backend is one file with a class that implements `backends.base.Opener`, and one row in the table.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 BACKENDS = {"local": "adafuse_core.backends.huggingface:Local"}  # module and class, imported at the first use
 
-# Fields of `MemberConfig` that say how a model runs. A kind of backend names those of them that it honours.
+# Fields of `MemberConfig` that configure how a model runs. A backend lists the ones it supports in `honours`.
 RUN_OPTIONS = (
     *("dtype", "device", "device_map", "attn_implementation", "quantization_config", "model_kwargs"),
     *("kv_store", "cuda_graphs", "max_kv_tokens"),
 )
-# Of `model_kwargs`: where files come from, for every read of them. Tokenizer and config are read on this machine,
-# whatever the backend.
+# `model_kwargs` that locate files. They also apply to tokenizer and config, which every backend reads locally.
 FILE_OPTIONS = (
     *("revision", "code_revision", "subfolder", "gguf_file", "trust_remote_code"),
     *("token", "cache_dir", "local_files_only", "force_download", "proxies"),
@@ -32,17 +31,17 @@ FILE_OPTIONS = (
 
 
 def opener(config: MemberConfig) -> Opener:
-    """The kind of backend that a member's config names, with its options, all of them checked.
+    """Create the opener of a member's backend from its options.
 
     Raises:
-        ConfigError: There is no such kind, its options are wrong, or it does not honour a field that is set.
+        ConfigError: The backend is unknown, an option is invalid, or the backend does not support a field that is set.
     """
     try:
         expect_choice("backend", config.backend, BACKENDS)
         module, _, name = BACKENDS[config.backend].partition(":")
         kind: Any = getattr(import_module(module), name)
         _check_honoured(config, kind)
-        hints = {name: f"it is no option of a backend, but MemberConfig({name}=...)" for name in RUN_OPTIONS}
+        hints = {name: f"it is a field of the member: MemberConfig({name}=...)" for name in RUN_OPTIONS}
         names = [field.name for field in dataclasses.fields(kind)]
         options = known_options(names, config.backend_options, f"option of backend {config.backend!r}", hints)
         made: Opener = kind(**options)
@@ -50,18 +49,18 @@ def opener(config: MemberConfig) -> Opener:
     except ConfigError as error:
         error.member = error.member or config.label
         raise
-    except TypeError as error:  # Python names the options that are missing
-        problem = f"backend {config.backend!r} can't be made of {sorted(config.backend_options)}: {error}"
+    except TypeError as error:  # a required option is missing
+        problem = f"backend {config.backend!r} can't be created with {sorted(config.backend_options)}: {error}"
         raise ConfigError(problem, member=config.label, hint="set backend_options={...}") from error
 
 
 def load_options(config: MemberConfig) -> dict[str, Any]:
-    """The `model_kwargs` that say how a model is loaded, not where its files are."""
+    """The `model_kwargs` without `FILE_OPTIONS`."""
     return {name: value for name, value in config.model_kwargs.items() if name not in FILE_OPTIONS}
 
 
 def check_backend(config: MemberConfig) -> None:
-    """Refuse what `opener` would refuse. The local kind honours every field, so it is not imported for that."""
+    """Refuse what `opener` would refuse, without importing the local backend, which supports every field."""
     if config.backend != "local" or config.backend_options:
         opener(config)
 

@@ -1,4 +1,4 @@
-"""Opens the local backend: loads a Hugging Face model, checks what it computes, and chooses its KV store."""
+"""Opens the local backend: loads a Hugging Face model, tests it, and chooses its KV store."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Models of transformers in this process. Fields of `MemberConfig` say how they run; there are no other options."""
+    """Runs models of transformers in this process, configured by fields of `MemberConfig`. It has no other options."""
 
     honours: ClassVar[frozenset[str]] = frozenset(RUN_OPTIONS)
 
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> LocalBackend:
-        """Load the model and check it; see `Opener.open_backend`."""
-        began = time.monotonic()
+        """Load and test the model; see `Opener.open_backend`."""
+        started = time.monotonic()
         model = _load_model(config, files)
-        logger.info("member %r: weights loaded in %.1f s; self-test", config.label, time.monotonic() - began)
+        logger.info("member %r: weights loaded in %.1f s; self-test", config.label, time.monotonic() - started)
         _check_model(model)
         limit = config.max_kv_tokens or tokens_in_free_memory(model)
         backend = LocalBackend(model, _choose_store(config, model, limit), name=config.label)
@@ -49,13 +49,13 @@ def _load_model(config: MemberConfig, files: ModelFiles) -> Model:
             options[option] = value
     soft_cap = getattr(files.architecture.get_text_config(), "attn_logit_softcapping", None)
     if "attn_implementation" not in options and soft_cap is not None:
-        options["attn_implementation"] = "eager"  # before transformers 5.21 the default drops the soft cap in silence
+        options["attn_implementation"] = "eager"  # before transformers 5.21, the default ignores the soft cap
     if config.device_map is None:
         options["device_map"] = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if files.location.gguf_file is not None:
         logger.info(
-            "%r: transformers unpacks %s, which takes time and several times its memory; a folder that is written once "
-            "with save_pretrained() loads faster, see README",
+            "%r: transformers unpacks %s, which takes time and several times its memory; a folder saved once with "
+            "save_pretrained() loads faster, see README",
             config.label,
             files.location.gguf_file,
         )
@@ -66,26 +66,26 @@ def _load_model(config: MemberConfig, files: ModelFiles) -> Model:
 
 
 def _load_adapter(model: Any, config: MemberConfig, files: ModelFiles) -> None:
-    """Put the layers of an adapter into a model, in the model's dtype as transformers does."""
+    """Add the layers of an adapter to a model, in the model's dtype."""
     assert files.adapter is not None
     if not is_peft_available():
         raise UnsupportedModelError(
-            f"{config.model!r} is an adapter of PEFT, and the package peft is missing",
+            f"{config.model!r} is a PEFT adapter, and the package peft is missing",
             hint='pip install "adafuse[peft]"',
         )
-    if files.adapter != files.location:  # where both lie in one place, transformers has loaded the adapter already
+    if files.adapter != files.location:  # otherwise, transformers has already loaded the adapter
         model.load_adapter(files.adapter.source, adapter_kwargs=files.adapter.hub_options, dtype=model.dtype)
 
 
 def _check_model(model: Model) -> None:
     if not is_finite(model):
         raise NonFiniteLogitsError(
-            "the model returned NaN or infinite logits when it was tried out",
+            "the model returned NaN or infinite logits in a test after loading",
             hint="load it in another dtype (bfloat16 or float32), or check its weights",
         )
     if not is_causal(model):
         raise UnsupportedModelError(
-            "its predictions depend on later tokens, so it is no causal language model (encoder-only?)",
+            "its predictions depend on later tokens, so it is not a causal language model (encoder-only?)",
             hint="members must be causal (decoder-only) language models",
         )
 

@@ -1,1 +1,1 @@
-"""Conversations: messages, and each member's own template for them."""
+"""Conversations, tools and grammars: everything about the text of prompts and answers."""

@@ -1,4 +1,4 @@
-"""The grammar of an answer that may call tools, in a dialect."""
+"""The grammar of an answer that may contain tool calls in a dialect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adafuse_core.chat.tools import Tools
 
 
 def answer_grammar(tools: Tools, dialect: Dialect, answer: Grammar | None = None, tags: ThoughtTags = THINK) -> Grammar:
-    """What an answer may be: calls, or where they are not forced `answer`, or any text if that is None."""
+    """The grammar of tool calls or, unless a call is forced, of text that obeys `answer` (any text if None)."""
     parts = tuple((f"arguments_{index}", part) for index, part in enumerate(tools.arguments(dialect.arguments)))
     if tools.forced:
         return Grammar(f"start: calls\n{_calls(tools, dialect)}", parts)
@@ -24,7 +24,7 @@ def answer_grammar(tools: Tools, dialect: Dialect, answer: Grammar | None = None
 
 
 def _calls(tools: Tools, dialect: Dialect) -> str:
-    """Rules for one `call` from its name on, and for all `calls` of an answer."""
+    """Rules for a `call` from its name on, and for all `calls` of an answer."""
     head = literal(dialect.head + dialect.begin)
     middles = (dialect.middle,) if tools.forced else dialect.middles
     variants = _variants(tools, "", middles, literal)
@@ -37,7 +37,7 @@ def _variants(tools: Tools, begin: str, middles: Sequence[str], cut: Callable[[s
 
 
 def _more(tools: Tools, dialect: Dialect) -> str:
-    """What follows the first call of an answer. After each call the answer may end, also where its line has ended."""
+    """Expression for the rest after the first call. The answer may end after any call, or after its line end."""
     several = f"({literal((dialect.between or '') + dialect.begin)} call)*" if _several(tools, dialect) else ""
     line_end = f" {literal(dialect.line_end)}?" if several and dialect.line_end else ""
     return f"{several} {literal(dialect.tail)}" if dialect.tail else several + line_end
@@ -48,7 +48,7 @@ def _several(tools: Tools, dialect: Dialect) -> bool:
 
 
 def _calls_or_json(tools: Tools, dialect: Dialect) -> str:
-    """Calls, or else the grammar `@text`. The engine takes JSON apart greedily, so the text of calls is cut alike."""
+    """Calls, or the grammar `@text`. The engine lexes JSON greedily, so the calls are split into the same lexemes."""
     more = f"({_json_parts(dialect.between or '')} call)*" if _several(tools, dialect) else ""
     variants = _variants(tools, dialect.begin, (dialect.middle,), _json_parts)
     return (
@@ -63,7 +63,7 @@ def _json_parts(text: str) -> str:
 
 
 def _calls_after_text(tools: Tools, dialect: Dialect, tags: ThoughtTags) -> str:
-    """Any text, then calls, if any. A call inside a thought is part of the thought."""
+    """Any text, then optional calls. Calls inside a thought belong to the thought."""
     rest = literal(dialect.begin.removeprefix(dialect.trigger))
     return (
         f"start: answer | thought NEWLINES? answer\nanswer: TEXT | before {rest} call {_more(tools, dialect)}\n"
@@ -73,7 +73,7 @@ def _calls_after_text(tools: Tools, dialect: Dialect, tags: ThoughtTags) -> str:
 
 
 def _calls_or_text(tools: Tools, dialect: Dialect, tags: ThoughtTags) -> str:
-    """Calls, or else text that does not begin like a call."""
+    """Calls, or text that does not start like a call."""
     return (
         f"start: thought? (HEAD call {_more(tools, dialect)} | OTHER)\n{_calls(tools, dialect)}{tags.rules}"
         f"HEAD: /\\n*/ {literal(dialect.head + dialect.begin)}\n"

@@ -1,7 +1,7 @@
-"""Earlier tool calls in the shapes that chat templates ask for, and whether a rendering shows them.
+"""Tool calls of earlier turns in the formats that chat templates expect, and a check that a rendering contains them.
 
-Some templates dump arguments as JSON, some print them as they get them, some take them apart, and some demand ids of
-nine characters. So a conversation is offered to a template in each shape, until its rendering shows all arguments.
+Some templates dump arguments as JSON, some print them as given, some iterate over them, and some require IDs of nine
+characters. A conversation is therefore rendered in one format after another, until the result contains all arguments.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ def _json_text(turn: Turn) -> Turn:
 
 
 def _openai(turn: Turn) -> Turn:
-    """Arguments as JSON text, and no content beside calls where there is no text."""
+    """Arguments as JSON text; the content is None if a turn with calls has no text."""
     return {**_json_text(turn), "content": None} if turn.get("tool_calls") and not turn["content"] else _json_text(turn)
 
 
 def _json_values(turn: Turn) -> Turn:
-    """Each argument as JSON text, but for strings, which stay as they are."""
-    return _with_arguments(turn, lambda arguments: {key: _plain(value) for key, value in arguments.items()})
+    """Each argument as JSON text; strings are unchanged."""
 
+    def dump_values(arguments: dict[str, Any]) -> dict[str, str]:
+        return {key: value if isinstance(value, str) else _dumps(value) for key, value in arguments.items()}
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else _dumps(value)
+    return _with_arguments(turn, dump_values)
 
 
 SHAPES: Sequence[Callable[[Turn], Turn]] = (_mapping, _openai, _json_text, _json_values)
 
 
 def shaped(messages: Sequence[Message]) -> Iterator[list[Turn]]:
-    """A conversation in every shape, the usual one first."""
+    """The conversation in every distinct shape, the usual one first."""
     tried: list[list[Turn]] = []
     with_tools = any(message.tool_calls or message.role == "tool" for message in messages)
     for conversation in (messages, with_short_ids(messages)) if with_tools else (messages,):
@@ -58,12 +58,12 @@ def shaped(messages: Sequence[Message]) -> Iterator[list[Turn]]:
 
 
 def with_short_ids(messages: Sequence[Message]) -> list[Message]:
-    """The messages; their calls with ids of nine characters, and each result with the id of the call it answers.
+    """The messages with call IDs of nine characters. Every result gets the ID of its call.
 
-    A result that names no known call answers the first one without a result, of its tool if it names one.
+    A result without a known call ID is matched to the first call without a result (of the same tool, if it has a name).
     """
     short: dict[str | None, str] = {}
-    open_calls: list[ToolCall] = []  # with the new ids
+    open_calls: list[ToolCall] = []  # with new IDs, without results
     renamed = []
     for message in messages:
         calls = tuple(replace(call, id=f"call{len(short) + at:05}") for at, call in enumerate(message.tool_calls))
@@ -80,9 +80,9 @@ def with_short_ids(messages: Sequence[Message]) -> list[Message]:
 
 
 def one_call_per_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages; an assistant's turn with several calls as several turns, each followed by its result."""
+    """The messages with one call per assistant turn, each followed by its result."""
     turns: list[Message] = []
-    waiting: list[Message] = []  # further turns of one call
+    waiting: list[Message] = []  # turns with the other calls of the same message
     for message in messages:
         if waiting and message.role != "tool":
             turns += waiting
@@ -95,11 +95,11 @@ def one_call_per_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def shows(arguments: Mapping[str, Any], text: str) -> bool:
-    """Whether arguments stand in a rendering as JSON: at once, or name by name with their values."""
-    return _stands(dict(arguments), text)
+    """Whether a rendering contains arguments as JSON, either as a whole or every name and value."""
+    return _contains(dict(arguments), text)
 
 
-def _stands(value: Any, text: str) -> bool:
+def _contains(value: Any, text: str) -> bool:
     if isinstance(value, str):
         stripped = value.strip()
         return any(form in text for form in (stripped, _dumps(stripped)[1:-1], json.dumps(stripped)[1:-1]))
@@ -108,11 +108,11 @@ def _stands(value: Any, text: str) -> bool:
     if _dumps(value) in text:
         return True
     parts = [*value, *value.values()] if isinstance(value, dict) else value
-    return str(value) not in text and all(_stands(part, text) for part in parts)  # Python's notation is no JSON
+    return str(value) not in text and all(_contains(part, text) for part in parts)  # Python's repr is not JSON
 
 
 def _answered(result: Message, calls: Sequence[ToolCall]) -> str | None:
-    """The id of the call that a result without an id answers."""
+    """The ID of the call to which a result without an ID belongs."""
     return next((call.id for call in calls if result.name in (None, call.name)), None)
 
 

@@ -1,9 +1,8 @@
-"""How an answer that has begun can end as its grammar wants, in few bytes.
+"""Searches for a short valid ending of an unfinished answer.
 
-The grammar engine tells which bytes may follow, not how far an end is. So an ending is searched for: first straight
-ahead, always with the byte that most likely closes something, then best first: fewest choices, and what is new before
-what was seen. The answer may certainly end after the bytes that were found; that no ending is shorter is likely, not
-certain.
+The grammar engine tells which bytes may follow, but not how far the end is. A greedy search always takes the byte that
+most likely closes something; a best-first search then prefers few choices and new states. An ending that is found is
+always valid, and probably, but not provably, the shortest one.
 """
 
 from __future__ import annotations
@@ -14,86 +13,85 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-# Choices straight ahead, and states best first: a few, then more.
+# (choices of the greedy search, states of the best-first search) per attempt.
 QUICK = ((40, 100), (500, 0))
-_PATIENT = ((40, 100), (2000, 1000))
-_PATIENCE = 4  # every so many visits to one state, another choice is made
-_LONGEST = 10_000  # bytes straight ahead
-_MANY = 20  # bytes that lead to one state: any text may stand here, so that literals are worth a try
-_FEW = 4  # bytes of a group that are all tried
-_CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
-_OPENERS = b"[{(<-+"  # after others
-_ESCAPE = b"\\"  # after all others
+_THOROUGH = ((40, 100), (2000, 1000))
+_PATIENCE = 4  # visits to a state before another choice is made
+_MAX_BYTES = 10_000  # of the greedy search
+_MANY = 20  # bytes that lead to one state: the grammar is in free text, where literals are tried
+_FEW = 4  # a group of at most so many bytes is tried completely
+_CLOSERS = b'}])>",;:'  # in order of preference, before bytes that close nothing
+_OPENERS = b"[{(<-+"  # after other bytes
+_ESCAPE = b"\\"  # last
 
-
-_Target = tuple[bool, bytes]  # where bytes lead: whether the answer may end there, and which bytes may follow there
-_Groups = dict[_Target, list[bytes]]  # bytes by where they lead
+_State = tuple[bool, bytes]  # whether the answer may end, and the mask of allowed bytes: equal states may still differ
+_Groups = dict[_State, list[bytes]]  # steps by the state they lead to
 
 
 def find_ending(
-    matcher: Any, literals: Sequence[bytes] = (), efforts: Sequence[tuple[int, int]] = _PATIENT
+    matcher: Any, literals: Sequence[bytes] = (), efforts: Sequence[tuple[int, int]] = _THOROUGH
 ) -> bytes | None:
-    """Bytes after which the answer may end; None if none were found.
+    """Find bytes that complete the answer; None if the search fails.
 
     Args:
-        matcher: The state of an llguidance matcher on bytes as tokens. It is not changed.
-        literals: Texts of the grammar that may have to come. In free text, no single byte of them shows where it leads.
-        efforts: How many choices and states are tried, before it is given up.
+        matcher: State of an llguidance matcher whose tokens are bytes. It is not changed.
+        literals: Literal texts of the grammar. In free text, their single bytes do not change the state.
+        efforts: Limits of choices and states, per attempt.
     """
     for choices, states in efforts:
-        text, turned = _straight_ahead(matcher.deep_copy(), literals, choices) or (None, True)
-        other = _best_first(matcher, literals, states) if turned else None
-        if ways := [way for way in (text, other) if way is not None]:
-            return min(ways, key=len)
+        text, cycled = _greedy(matcher.deep_copy(), literals, choices) or (None, True)
+        other = _best_first(matcher, literals, states) if cycled else None
+        if endings := [ending for ending in (text, other) if ending is not None]:
+            return min(endings, key=len)
     return None
 
 
-def _straight_ahead(matcher: Any, literals: Sequence[bytes], most_choices: int) -> tuple[bytes, bool] | None:
-    """Follow the best step everywhere, and another one where that goes in circles; also whether it did."""
-    text, turned = b"", False
+def _greedy(matcher: Any, literals: Sequence[bytes], max_choices: int) -> tuple[bytes, bool] | None:
+    """Take the best step in every state, and another one after repeated visits; also whether that happened."""
+    text, cycled = b"", False
     visits: Counter[tuple[bytes, bytes]] = Counter()
-    for _ in range(most_choices):
+    for _ in range(max_choices):
         forced = matcher.compute_ff_bytes()
         matcher.consume_tokens(list(forced))
         text += forced
         if matcher.is_accepting():
-            return text, turned
+            return text, cycled
         mask = matcher.compute_bitmask()
         visits[mask, forced] += 1
-        circles, patient = divmod(visits[mask, forced], _PATIENCE)
+        cycles, patient = divmod(visits[mask, forced], _PATIENCE)
         step = _delimiter(matcher) if patient else None
         if step is None and (steps := _steps(matcher, literals)):
-            step = steps[0 if patient else circles % len(steps)]
-        if step is None or len(text) > _LONGEST:
+            step = steps[0 if patient else cycles % len(steps)]
+        if step is None or len(text) > _MAX_BYTES:
             return None
         matcher.consume_tokens(list(step))
         text += step
         if patient:
             text += _repeated(matcher, mask, step)
         else:
-            turned = True
+            cycled = True
     return None
 
 
 def _repeated(matcher: Any, mask: bytes, step: bytes) -> bytes:
-    """Take a step again as long as it changes nothing, such as in a string of a least length."""
+    """Repeat a step as long as the mask stays the same, such as in a string with `minLength`."""
     text = b""
-    while len(step) + len(text) < _LONGEST and not matcher.is_accepting() and matcher.compute_bitmask() == mask:
+    while len(step) + len(text) < _MAX_BYTES and not matcher.is_accepting() and matcher.compute_bitmask() == mask:
         if matcher.try_consume_tokens(list(step)) < len(step):
             break
         text += step
     return text
 
 
-def _best_first(matcher: Any, literals: Sequence[bytes], most_states: int) -> bytes | None:
-    """The first ending in order of choices, where a state from which nothing new can be reached waits longer."""
+def _best_first(matcher: Any, literals: Sequence[bytes], max_states: int) -> bytes | None:
+    """The ending with the fewest choices. States whose successors were seen before are expanded later."""
     order = count()
-    waiting = [(0, next(order), 0, b"", matcher)]
-    seen: Counter[tuple[_Target, ...]] = Counter()  # by what can be reached from a state
-    for _ in range(most_states):
-        if not waiting:
+    queue = [(0, next(order), 0, b"", matcher)]
+    seen: Counter[tuple[_State, ...]] = Counter()  # by successors of a state
+    for _ in range(max_states):
+        if not queue:
             return None
-        _, _, choices, text, state = heapq.heappop(waiting)
+        _, _, choices, text, state = heapq.heappop(queue)
         reached = []
         for step in _steps(state, literals, each=True):
             further = state.deep_copy()
@@ -104,20 +102,20 @@ def _best_first(matcher: Any, literals: Sequence[bytes], most_states: int) -> by
         known = tuple((further.is_accepting(), further.compute_bitmask()) for _, further in reached)
         for step, further in reached:
             rank = choices + 1 + _PATIENCE * seen[known]
-            heapq.heappush(waiting, (rank, next(order), choices + 1, text + step, further))
+            heapq.heappush(queue, (rank, next(order), choices + 1, text + step, further))
         seen[known] += 1
     return None
 
 
 def _steps(matcher: Any, literals: Sequence[bytes], *, each: bool = False) -> list[bytes]:
-    """What may follow, best first: the bytes that must, or one step for each group of those that lead to one state.
+    """Possible steps, best first: the forced bytes, or one step per group of bytes that lead to the same state.
 
-    Bytes that allow the same next byte may still lead to different states. With `each`, a group gives one step
-    for each kind of byte, and escapes are left out: they write in many ways what has a plain form.
+    With `each`, a group gives one step per kind of byte, as its bytes may still behave differently later on. Escapes
+    are then left out: every character has a plain form.
     """
     if forced := matcher.compute_ff_bytes():
         return [forced]
-    allowed = _allowed(matcher)
+    allowed = allowed_bytes(matcher)
     groups: _Groups = {}
     for byte in [byte for byte in allowed if byte < 128] or allowed:
         _try(matcher, bytes([byte]), groups)
@@ -134,7 +132,7 @@ def _steps(matcher: Any, literals: Sequence[bytes], *, each: bool = False) -> li
 
 
 def _kinds(group: list[bytes]) -> list[bytes]:
-    """A letter of a group, a digit, and what is neither if that is not much."""
+    """One letter of a group, one digit, and all other steps if there are few."""
     letters, digits, others = (
         [step for step in group if kind(step)]
         for kind in (bytes.isalpha, bytes.isdigit, lambda step: not step.isalnum())
@@ -143,8 +141,8 @@ def _kinds(group: list[bytes]) -> list[bytes]:
 
 
 def _delimiter(matcher: Any) -> bytes | None:
-    """A byte that closes something, if it leads elsewhere than a letter does. Found without trying all bytes."""
-    allowed = _allowed(matcher)
+    """A closing byte that leads to another state than a letter. Faster than `_steps`, which tries all bytes."""
+    allowed = allowed_bytes(matcher)
     groups: _Groups = {}
     if letter := next((bytes([byte]) for byte in allowed if chr(byte).isalnum()), None):
         _try(matcher, letter, groups)
@@ -158,29 +156,30 @@ def _delimiter(matcher: Any) -> bytes | None:
 
 
 def _try(matcher: Any, step: bytes, groups: _Groups) -> None:
-    """Put a step into the group of those that lead to the same state, if it may follow."""
+    """Add a step to the group of its next state, if the grammar allows the step."""
     further = matcher.deep_copy()
     if further.try_consume_tokens(list(step)) == len(step):
         groups.setdefault((further.is_accepting(), further.compute_bitmask()), []).append(step)
 
 
-def _rank(target: _Target, group: list[bytes], mask: bytes) -> tuple[bool | int, ...]:
+def _rank(state: _State, group: list[bytes], mask: bytes) -> tuple[bool | int, ...]:
     """Sort key: lower means more likely to close something.
 
-    A delimiter leads to a state of its own; letters and digits all lead to one.
+    A delimiter is usually alone in its group; letters and digits share one.
     """
     alone = len(group) == 1 and len(group[0]) == 1
     return (
-        not target[0],
+        not state[0],
         group == [_ESCAPE],
-        target[1] == mask,  # the bytes change nothing
+        state[1] == mask,  # the step changes nothing
         alone and group[0] in _OPENERS,
         _CLOSERS.index(group[0]) if alone and group[0] in _CLOSERS else len(_CLOSERS),
-        alone and group[0].isalpha(),  # of a word, or of an escape with four digits
+        alone and group[0].isalpha(),  # part of a word, or of a four-digit escape
         len(group),
     )
 
 
-def _allowed(matcher: Any) -> list[int]:
+def allowed_bytes(matcher: Any) -> list[int]:
+    """The bytes that may follow."""
     bits = int.from_bytes(matcher.compute_bitmask(), "little")
     return [byte for byte in range(256) if bits >> byte & 1]

@@ -1,6 +1,6 @@
-"""Grammars for answers: what text is allowed.
+"""Grammars that constrain the text of an answer.
 
-A grammar is about text alone; `members.masks` works out what it means for a member's tokens. Parsing is llguidance's.
+A grammar knows text only; `members.masks` derives token masks for each member. The parser is llguidance.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _LITERALS = re.compile(r'"((?:[^"\\]|\\.)*)"|((?:\\[^\w\s]|[^\\\s"()\[\]{}*+?|.^
 
 @dataclass(frozen=True)
 class Grammar:
-    """What an answer may be. Made by the class methods.
+    """A constraint on the text of an answer. Create one with a class method.
 
     Args:
-        rules: In llguidance's Lark syntax, beginning at `start`.
-        parts: Further grammars that the rules name as `@name`.
+        rules: Rules in llguidance's Lark syntax. The first rule is `start`.
+        parts: Grammars by name, which the rules use as `@name`.
     """
 
     rules: str
@@ -39,24 +39,24 @@ class Grammar:
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any], *, lenient: bool = False, name: str = "JSON schema") -> Self:
-        """JSON that obeys a schema, written as `json.dumps` writes it.
+        """JSON that obeys a JSON Schema, formatted like the output of `json.dumps`.
 
-        Objects with `properties` take no others unless the schema says `additionalProperties`, or several of its parts
-        describe one object.
+        Objects with `properties` allow no other properties, unless the schema contains `additionalProperties` or
+        several of its parts describe the same object.
 
         Args:
             schema: A JSON Schema.
-            lenient: Whether keywords that can't be enforced are left out, with a warning in the log for each.
-            name: What the schema is called in errors and in the log.
+            lenient: Whether keywords that can't be enforced are relaxed, with a warning in the log for each.
+            name: Name of the schema in errors and in the log.
 
         Raises:
-            ConfigError: The schema is no schema; or it can't be enforced, and `lenient` is not set.
+            ConfigError: The schema is invalid; or a keyword can't be enforced, and `lenient` is False.
         """
         try:
-            rules, loosened = json_rules(schema, lenient=lenient)
+            rules, relaxed = json_rules(schema, lenient=lenient)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error.message}", hint=error.hint) from error
-        for keyword in loosened:
+        for keyword in relaxed:
             logger.warning("%s: %s", name, keyword)
         return cls(rules)
 
@@ -67,36 +67,32 @@ class Grammar:
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
-        """Text that a regular expression (of Rust's kind: no look-around, no back-references) matches as a whole."""
+        """Text that a regular expression matches as a whole. Rust syntax: no look-around or back-references."""
         _expect_text("pattern", pattern)
         escaped = re.sub(r"\\?([/\n])|\\.", lambda match: _ESCAPED.get(match[1], match[0]), pattern)
         return cls(f"start: /{escaped}/")._checked("regular expression", hint="see the syntax of Rust's regex crate")
 
     @classmethod
     def lark(cls, rules: str) -> Self:
-        """Text by the rules of a context-free grammar in llguidance's Lark syntax; they begin at `start`."""
+        """Text of a context-free grammar in llguidance's Lark syntax. The first rule is `start`."""
         _expect_text("rules", rules)
         return cls(rules)._checked("grammar", hint="see llguidance's description of its Lark syntax")
 
     def source(self, *, lead: str = "") -> str:
-        """The whole grammar in the form the engine takes.
-
-        Args:
-            lead: Text that goes before.
-        """
-        # Without forcing, all tokens are allowed that the text can go on with, not one encoding of what must follow.
+        """The whole grammar as JSON for the engine, optionally preceded by the fixed text `lead`."""
+        # "no_forcing" allows every tokenization of forced text, not only the canonical one.
         rules = f'%llguidance {{"no_forcing": true}}\nstart: {json.dumps(lead) if lead else ""} @answer'
         grammars = [{"name": "whole", "lark_grammar": rules}]
         return json.dumps({"grammars": [*grammars, *self._named("answer")]})
 
     def guide(self) -> Guide:
-        """The beginning of an answer."""
+        """The parser state at the beginning of an answer."""
         from adafuse_core.text.vocabulary import byte_matchers
 
         return Guide(byte_matchers()(self.source()).deep_copy(), self._literals())
 
     def _literals(self) -> tuple[bytes, ...]:
-        """Texts that the rules name; of JSON schemas those in patterns, as the others show by single bytes."""
+        """Literal texts in the rules; from JSON schemas only texts in patterns, as single bytes reveal the others."""
         every = [grammar["lark_grammar"] for grammar in self._named("")]
         of_schemas = (text for rules in every if "%json" in rules for text in pattern_literals(rules))
         found = (match for rules in every if "%json" not in rules for match in _LITERALS.finditer(rules))
@@ -119,12 +115,12 @@ class Grammar:
 
 
 def literal(text: str) -> str:
-    """The expression of a rule for just this text."""
+    """A Lark string literal for a text."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def pattern(text: str) -> str:
-    """A regular expression, to stand between slashes, for just this text."""
+    """A regular expression for a text, to be placed between slashes."""
     return _OPERATORS.sub(r"\\\g<0>", text)
 
 
@@ -136,5 +132,5 @@ def _expect_text(name: str, value: Any) -> None:
 def _unescaped(literal: str) -> str:
     try:
         return str(json.loads(literal))
-    except ValueError:  # of the grammar's own escapes
+    except ValueError:  # an escape that JSON does not have
         return ""

@@ -1,4 +1,4 @@
-"""A guide knows how far an answer has come in its grammar, and what may follow."""
+"""The parser state of a grammar after some text, and what may follow."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from adafuse_core.chat.endings import find_ending
+from adafuse_core.chat.endings import allowed_bytes, find_ending
 from adafuse_core.rounds import Span
 
 _CLOSERS = "]},"
 _OPENED_BY = {'"': '"', "]": "[", "}": "{"}
 _AFTER_STRINGS = frozenset(b",:]}\n<")  # bytes that may follow the end of a JSON string
-_FREE = 128  # where more bytes than these may follow, any text may stand
+_FREE_TEXT = 128  # where more bytes than this are allowed, the grammar is in free text
 
 
 class Guide:
-    """A place in a grammar. It never changes: more text leads to another guide.
+    """An immutable parser state. `after` returns the state after more text.
 
     Args:
-        matcher: The grammar engine's state, on bytes as tokens.
-        literals: Texts that the grammar names, as bytes.
+        matcher: State of an llguidance matcher whose tokens are bytes.
+        literals: Literal texts of the grammar.
     """
 
     def __init__(self, matcher: Any, literals: Sequence[bytes] = ()) -> None:
@@ -34,26 +34,29 @@ class Guide:
 
     @cached_property
     def short_ending(self) -> str | None:
-        """A short text after which the answer may end; None if none was found."""
+        """A short text that completes the answer; None if the search found none."""
         ending = find_ending(self._matcher, self._literals)
         return None if ending is None else ending.decode()
 
     @cached_property
     def closing(self) -> str:
-        """The beginning of `short_ending` that ends strings, lists and thoughts, if values have to follow it.
+        """The beginning of `short_ending` that closes open strings, lists and thoughts, if required values follow it.
 
-        After it, the members may write these values. Empty where the ending begins with a value, or holds none.
+        The members can write these values after it. Empty if the ending starts with a value or contains no values.
         """
         ending = self.short_ending or ""
         length, whole = self._closers(ending)
         return "" if whole else ending[:length]
 
     def only_closes(self, text: str) -> bool:
-        """Whether a text that goes on here ends what was begun and holds no values of its own."""
+        """Whether a text only closes open strings, lists and objects, without adding values."""
         return self._closers(text)[1]
 
     def _closers(self, text: str) -> tuple[int, bool]:
-        """The length of a text's last chosen character before a value is begun, and whether no value is."""
+        """The length of the closing characters at the start of a text, and whether the text consists of them.
+
+        Forced text counts as closing, but the length ends at the last character that is not forced.
+        """
         guide, place, length = self, 0, 0
         while place < len(text):
             forced = guide.forced.text if guide.forced else ""
@@ -68,36 +71,28 @@ class Guide:
         return length, True
 
     def _closer(self, text: str, before: str) -> str:
-        """The beginning of a text that ends what was begun: one character of JSON, or a literal after free text."""
+        """The closing text at the start of `text`: one character of JSON, or a literal after free text; else empty."""
         if _OPENED_BY.get(text[0]) == before[-1:]:
             return ""  # an empty value
         if text[0] == '"':
             after = self.after(text[0])
-            return text[0] if after is not None and after._allowed() <= _AFTER_STRINGS else ""
-        literal = max((each for each in self._texts if text.startswith(each)), key=len, default="")
-        if literal and len(self._allowed()) > _FREE:
+            return text[0] if after is not None and _AFTER_STRINGS.issuperset(allowed_bytes(after._matcher)) else ""
+        literals = (literal.decode() for literal in self._literals)
+        literal = max((each for each in literals if text.startswith(each)), key=len, default="")
+        if literal and len(allowed_bytes(self._matcher)) > _FREE_TEXT:
             return literal
         return text[0] if text[0] in _CLOSERS else ""
 
-    def _allowed(self) -> set[int]:
-        """The bytes that may follow."""
-        bits = int.from_bytes(self._matcher.compute_bitmask(), "little")
-        return {byte for byte in range(256) if bits >> byte & 1}
-
-    @property
-    def _texts(self) -> list[str]:
-        return [literal.decode() for literal in self._literals]
-
     @cached_property
     def forced(self) -> Span | None:
-        """The text with which every answer goes on here; None if there is a choice."""
-        text = self._matcher.compute_ff_bytes().decode("utf-8", "ignore")  # a last character may have its first bytes
+        """The text with which every valid answer continues; None if there is a choice."""
+        text = self._matcher.compute_ff_bytes().decode("utf-8", "ignore")  # the last character may be incomplete
         after = self.after(text) if text else self
         ends = after is not None and bool(after._matcher.is_stopped())
         return Span(text=text, ends=ends) if text or ends else None
 
     def after(self, text: str) -> Guide | None:
-        """The guide after more text; None if the grammar does not allow it."""
+        """The state after more text; None if the grammar does not allow the text."""
         matcher = self._matcher.deep_copy()
         data = list(text.encode())
         return Guide(matcher, self._literals) if matcher.try_consume_tokens(data) == len(data) else None

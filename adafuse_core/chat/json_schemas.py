@@ -8,18 +8,19 @@ from functools import lru_cache
 from typing import Any
 
 from adafuse_core.chat.schema_formats import with_patterns
-from adafuse_core.chat.schema_limits import Loosened, enforceable
+from adafuse_core.chat.schema_limits import RelaxedKeyword, relax_schema
+from adafuse_core.chat.schema_paths import DEFINITIONS, LISTS, NAMED
 from adafuse_core.errors import ConfigError
 
-# JSON as `json.dumps` writes it, which is what models are trained on; and no room for endless blanks.
+# The format of `json.dumps`, on which models are trained. Without flexible whitespace, blanks can't repeat forever.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
-_OF_ONE_OBJECT = ("allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas")  # beside `properties`
-_NOT_CLOSED = (*_OF_ONE_OBJECT, "patternProperties", "additionalProperties", "unevaluatedProperties")
-_NESTED = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")  # schemas, or lists of them
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")  # schemas by name
-_RECENT = 1024  # schemas that are kept as rules
+_APPLICATORS = ("allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas")  # more schemas for the same object
+_KEEP_OPEN = (*_APPLICATORS, "patternProperties", "additionalProperties", "unevaluatedProperties")
+_NESTED = (*LISTS, "additionalProperties")  # keywords with schemas, or lists of schemas
+_NAMED = (*NAMED, *DEFINITIONS)
+_CACHED = 1024  # schemas
 _ANNOTATIONS = ("title", "description", "default", "examples", "$comment")
-_NOTHING: dict[str, Any] = {  # keywords with a value that asks for nothing
+_NO_EFFECT: dict[str, Any] = {  # values without effect, by keyword
     "uniqueItems": False,
     "unevaluatedProperties": True,
     "unevaluatedItems": True,
@@ -33,8 +34,8 @@ _NOTHING: dict[str, Any] = {  # keywords with a value that asks for nothing
 _Schema = dict[str, Any]
 
 
-def json_rules(schema: Mapping[str, Any], *, lenient: bool) -> tuple[str, tuple[Loosened, ...]]:
-    """Rules for JSON that obeys a schema, and what of it they don't enforce; see `Grammar.json_schema`."""
+def json_rules(schema: Mapping[str, Any], *, lenient: bool) -> tuple[str, tuple[RelaxedKeyword, ...]]:
+    """Grammar rules for JSON that obeys a schema, and the keywords that are not enforced; see `Grammar.json_schema`."""
     if not isinstance(schema, Mapping):
         raise ConfigError(f"got {schema!r} as JSON schema, expected a mapping")
     try:
@@ -44,17 +45,16 @@ def json_rules(schema: Mapping[str, Any], *, lenient: bool) -> tuple[str, tuple[
     return _rules(text, lenient)
 
 
-@lru_cache(_RECENT)
-def _rules(text: str, lenient: bool) -> tuple[str, tuple[Loosened, ...]]:
-    """The same from a schema's text. To find out what can be enforced takes milliseconds, so it is kept."""
+@lru_cache(_CACHED)
+def _rules(text: str, lenient: bool) -> tuple[str, tuple[RelaxedKeyword, ...]]:
     schema = _mapped(json.loads(text), _simplified)
     closed = schema if _combines(schema) else _mapped(schema, _closed)
-    held, loosened = enforceable(closed, _STYLE, lenient=lenient)
-    return f"start: %json {json.dumps({**held, 'x-guidance': _STYLE})}", loosened
+    enforced, relaxed = relax_schema(closed, _STYLE, lenient=lenient)  # takes milliseconds
+    return f"start: %json {json.dumps({**enforced, 'x-guidance': _STYLE})}", relaxed
 
 
 def _mapped(schema: Any, change: Callable[[_Schema], _Schema]) -> Any:
-    """The schema, each of its parts changed, from the inside out."""
+    """The schema with every part changed, inner parts first."""
     if not isinstance(schema, Mapping):
         return [_mapped(item, change) for item in schema] if isinstance(schema, list) else schema
     inner = dict(schema)
@@ -72,15 +72,15 @@ def _simplified(schema: _Schema) -> _Schema:
 
 
 def _without_empty(schema: _Schema) -> _Schema:
-    """The schema without keywords that ask for nothing."""
-    asking = {key: value for key, value in schema.items() if key not in _ANNOTATIONS}
-    return {key: value for key, value in asking.items() if key not in _NOTHING or value != _NOTHING[key]}
+    """The schema without annotations and keywords that have no effect."""
+    effective = {key: value for key, value in schema.items() if key not in _ANNOTATIONS}
+    return {key: value for key, value in effective.items() if key not in _NO_EFFECT or value != _NO_EFFECT[key]}
 
 
 def _with_named_keys(schema: _Schema) -> _Schema:
-    """The schema with `patternProperties` or `properties` in place of the `propertyNames` that say the same."""
+    """The schema with `propertyNames` replaced by equivalent `patternProperties` or `properties`."""
     names, values = schema.get("propertyNames"), schema.get("additionalProperties", True)
-    if not isinstance(names, Mapping) or schema.keys() & {"properties", "patternProperties", *_OF_ONE_OBJECT}:
+    if not isinstance(names, Mapping) or schema.keys() & {"properties", "patternProperties", *_APPLICATORS}:
         return schema
     names = with_patterns({key: value for key, value in names.items() if key != "type"})
     rest = {key: value for key, value in schema.items() if key != "propertyNames"}
@@ -94,23 +94,20 @@ def _with_named_keys(schema: _Schema) -> _Schema:
 
 
 def _closed(schema: _Schema) -> _Schema:
-    """The schema, its object closed to properties that it does not name: models would make some up."""
+    """The schema without additional properties, which models would invent."""
     properties, required = schema.get("properties"), schema.get("required", ())
-    if not isinstance(properties, Mapping) or any(key in schema for key in _NOT_CLOSED):
+    if not isinstance(properties, Mapping) or any(key in schema for key in _KEEP_OPEN):
         return schema
     names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else ()
-    return {**schema, "properties": {**properties, **_any_value(names, properties)}, "additionalProperties": False}
-
-
-def _any_value(names: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: {} for name in names if name not in known}
+    undescribed: _Schema = {name: {} for name in names if name not in properties}
+    return {**schema, "properties": {**properties, **undescribed}, "additionalProperties": False}
 
 
 def _combines(schema: Any) -> bool:
-    """Whether several parts of the schema describe one object, so that none of them may close it to the others."""
+    """Whether several parts describe the same object. Closing one part would forbid the properties of the others."""
     if not isinstance(schema, Mapping):
         return isinstance(schema, list | tuple) and any(map(_combines, schema))
-    beside = schema.get("properties") and any(key in schema for key in _OF_ONE_OBJECT)
+    beside = schema.get("properties") and any(key in schema for key in _APPLICATORS)
     several = isinstance(schema.get("allOf"), list | tuple) and len(schema["allOf"]) > 1
     named = (part for key in _NAMED if isinstance(schema.get(key), Mapping) for part in schema[key].values())
     return bool(beside) or several or any(_combines(schema.get(key)) for key in _NESTED) or any(map(_combines, named))

@@ -1,4 +1,4 @@
-"""A conversation as plain values, from dictionaries in the form that OpenAI's API made common."""
+"""Messages as plain values, from dictionaries in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn of a conversation.
+    """One message of a conversation.
 
     Args:
         role: `"system"`, `"user"`, `"assistant"` or `"tool"`.
-        content: Its text.
-        tool_calls: Of an assistant turn.
-        tool_call_id: Of a tool turn: the call it answers.
-        name: Of a tool turn: the tool that ran.
+        content: Text of the message.
+        tool_calls: Tool calls of an assistant message.
+        tool_call_id: For tool messages: ID of the call whose result this is.
+        name: For tool messages: name of the tool.
     """
 
     role: str
@@ -39,7 +39,7 @@ class Message:
 
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | Message) -> Self:
-        """A message from itself or from a dictionary; unknown keys and roles raise `PromptError`."""
+        """A message from a `Message` or a dictionary. Unknown keys and roles raise `PromptError`."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
@@ -51,7 +51,7 @@ class Message:
                 hint="a message has 'role' and 'content'; beside them 'tool_calls', 'tool_call_id' and 'name'",
             )
         if "content" not in value and not value.get("tool_calls"):
-            raise PromptError(f"the message {dict(value)!r} has no 'content'", hint="give its text as 'content'")
+            raise PromptError(f"the message {dict(value)!r} has no 'content'", hint="set 'content' to its text")
         role: Any = value.get("role")
         calls = value.get("tool_calls") or ()
         if not isinstance(calls, Sequence):
@@ -65,7 +65,7 @@ class Message:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The form that chat templates read; absent parts are left out."""
+        """A dictionary for chat templates, without empty optional fields."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = [
@@ -80,7 +80,7 @@ class Message:
 
 
 def conversation(values: Sequence[Mapping[str, Any] | Message]) -> tuple[Message, ...]:
-    """The messages of a conversation, checked; an empty one raises `PromptError`."""
+    """Check the messages of a conversation. A conversation without text raises `PromptError`."""
     messages = tuple(Message.from_any(value) for value in values)
     if not any(message.content.strip() or message.tool_calls for message in messages):
         raise PromptError("the prompt is empty", hint="give at least one message with text")
@@ -88,9 +88,7 @@ def conversation(values: Sequence[Mapping[str, Any] | Message]) -> tuple[Message
 
 
 def countable(values: Iterable[Mapping[str, Any] | Message]) -> tuple[Message, ...]:
-    """The messages of a conversation whose tokens are to be counted, also if nobody could answer it.
-
-    What is no text, such as an image, counts nothing.
+    """The messages of a conversation for counting tokens. Messages that `conversation` refuses are reduced to text.
 
     Raises:
         PromptError: A value is neither a message nor a dictionary.
@@ -99,17 +97,17 @@ def countable(values: Iterable[Mapping[str, Any] | Message]) -> tuple[Message, .
 
 
 def countable_text(text: str) -> str:
-    """The text, with a question mark for each half of a surrogate pair, which has no tokens."""
+    """The text with lone surrogates, which have no UTF-8 form, replaced by question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 def encodable(text: str) -> str:
-    """The text, if it is one: half a surrogate pair can't be written in UTF-8."""
+    """Check that a text can be encoded in UTF-8; lone surrogates raise `PromptError`."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"the prompt has a lone surrogate at character {error.start}", hint="mend the text"
+            f"the prompt has a lone surrogate at character {error.start}", hint="remove or replace the character"
         ) from error
     return text
 
@@ -128,7 +126,7 @@ def _countable(value: Mapping[str, Any] | Message) -> Message:
 
 
 def _text(content: Any) -> str:
-    """Text of a message; content parts of type text are joined, others are refused."""
+    """The text of a message's content. Text parts are joined; other parts raise `PromptError`."""
     if content is None:
         return ""
     if isinstance(content, str):

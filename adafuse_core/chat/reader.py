@@ -1,4 +1,4 @@
-"""Takes an answer apart while it is written: thoughts, text, and tool calls, piece by piece."""
+"""Parses an answer into thoughts, text and tool calls, incrementally."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def read_answer(
     tags: ThoughtTags | None = THINK,
     complete_calls: bool = False,
 ) -> Iterator[Event]:
-    """The events of an answer, its text taken apart.
+    """Parse the `TextDelta`s of an answer into events for thoughts, text and tool calls.
 
     Args:
-        events: With the answer as `TextDelta`s, but for what the library wrote, which stands in its round.
-        calls: Finds calls; None if nothing may be called.
-        thinking: Whether the prompt ends with the beginning of a thought. Otherwise an answer may begin with one.
-        tags: Around a thought; None if all is text.
-        complete_calls: Whether calls in which the library wrote something are valid.
+        events: The events of `decode`.
+        calls: Parser for calls; None if no tool may be called.
+        thinking: Whether the answer starts inside a thought that the prompt opened.
+        tags: Tags around a thought; None if thoughts count as text.
+        complete_calls: Whether calls that contain library text are valid.
     """
     thoughts = None if tags is None else ThoughtReader(tags, inside=thinking)
     unsound = None if complete_calls else UnsoundCalls()

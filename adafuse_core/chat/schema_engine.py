@@ -1,4 +1,4 @@
-"""What the grammar engine says of a JSON schema, and the keywords that it accepts in silence and does not keep."""
+"""Whether the grammar engine can enforce a JSON schema, and which keywords it silently ignores."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 from adafuse_core.chat.endings import QUICK, find_ending
 
-_RECENT = 4096  # parts of schemas of which it is remembered what is wrong
-_LONGEST = 10_000  # characters, items or properties that an answer can be asked for; more were never found an end for
-_PRECISE = 1 << 53  # integers up to here are exact in the engine's arithmetic
-_LAST = (1 << 63) - 1  # integer of the engine
+_CACHED = 4096  # schemas
+_MAX_LENGTH = 10_000  # characters, items or properties: no ending was ever found for longer answers
+_MAX_EXACT = 1 << 53  # the engine computes with floats, in which larger integers are not exact
+_MAX_INTEGER = (1 << 63) - 1
 _UNKNOWN = "the grammar engine does not know this keyword"
-_ONE_OF = "a value could obey several of its parts"
-_OF_OLD = ("disallow", "divisibleBy", "extends", "contentSchema")  # keywords that the engine skips in silence
+_IMPRECISE = "the grammar engine does not tell such large integers apart"
+_SKIPPED = ("disallow", "divisibleBy", "extends", "contentSchema")  # silently, by the engine
 _PATTERN = re.compile(r'"pattern": ("(?:[^"\\]|\\.)*")')
-_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")  # of characters, in a regular expression
-_PLAIN = re.compile(r"(?<!\\)[A-Za-z0-9@ _:,;-]{2,}(?![*+?{])")
+_CHARACTER_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
+_PLAIN_TEXT = re.compile(r"(?<!\\)[A-Za-z0-9@ _:,;-]{2,}(?![*+?{])")
 
 
-@lru_cache(_RECENT)
-def engine_fault(schema: str) -> str | None:
-    """Why the engine can't enforce a schema, given as JSON; None if it can, with an answer that comes to an end."""
+@lru_cache(_CACHED)
+def engine_error(schema: str) -> str | None:
+    """Why the engine can't enforce a schema, given as JSON; None if it can, and an answer that ends was found."""
     from llguidance import LLMatcher
 
     from adafuse_core.text.vocabulary import byte_engine
@@ -41,27 +41,27 @@ def engine_fault(schema: str) -> str | None:
     return None
 
 
-def unkept(part: Mapping[str, Any]) -> dict[str, str]:
-    """Keywords that the engine takes and does not keep, or only with an answer that is too long; with the reason."""
-    found = {key: _UNKNOWN for key in _OF_OLD if key in part}
+def ignored_keywords(part: Mapping[str, Any]) -> dict[str, str]:
+    """Keywords that the engine accepts but does not enforce, or only with very long answers, with reasons."""
+    found = {key: _UNKNOWN for key in _SKIPPED if key in part}
     if part.get("contentMediaType") == "application/json":
         found["contentMediaType"] = "JSON inside a string is not checked"
     for key in ("minLength", "minItems", "minProperties"):
-        if _is_number(part.get(key)) and part[key] > _LONGEST:
-            found[key] = f"no answer is that long; at most {_LONGEST} can be asked for"
+        if _is_number(part.get(key)) and part[key] > _MAX_LENGTH:
+            found[key] = f"no answer is that long; the maximum is {_MAX_LENGTH}"
     if _may_repeat_keys(part):
-        found.setdefault("minProperties", "the grammar engine lets one key be written twice")
+        found.setdefault("minProperties", "the grammar engine accepts a key that occurs twice")
     for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-        if _is_imprecise(part.get(key)) and not (key == "maximum" and part[key] >= _LAST):
-            found[key] = "the grammar engine does not tell such large integers apart"
+        if _is_imprecise(part.get(key)) and not (key == "maximum" and part[key] >= _MAX_INTEGER):
+            found[key] = _IMPRECISE
     for key in ("enum", "const"):
-        if key in part and any(map(_is_imprecise, _numbers(part[key]))):
-            found[key] = "the grammar engine does not tell such large integers apart"
+        if key in part and any(map(_is_imprecise, _scalars(part[key]))):
+            found[key] = _IMPRECISE
     return found
 
 
 def _may_repeat_keys(part: Mapping[str, Any]) -> bool:
-    """Whether an answer could have as many properties as it must by writing one of them twice."""
+    """Whether an answer could reach `minProperties` with a duplicate key."""
     least, required = part.get("minProperties"), part.get("required")
     if (
         least is None
@@ -77,28 +77,32 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_imprecise(value: Any) -> bool:
-    """Whether the engine, which computes with floats, takes an integer for another one."""
-    return isinstance(value, int) and abs(value) > _PRECISE and (abs(value) > _LAST or int(float(value)) != value)
+    """Whether the engine may confuse an integer with another one."""
+    if not isinstance(value, int) or abs(value) <= _MAX_EXACT:
+        return False
+    return abs(value) > _MAX_INTEGER or int(float(value)) != value
 
 
-def _numbers(value: Any) -> Iterator[Any]:
+def _scalars(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping | list):
         for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _numbers(inner)
+            yield from _scalars(inner)
     else:
         yield value
 
 
 def pattern_literals(schema: str) -> tuple[bytes, ...]:
-    """Plain texts in the patterns of a schema that is given as JSON: where any text may stand, they lead on."""
-    patterns = (_CLASS.sub("\0", json.loads(match[1])) for match in _PATTERN.finditer(schema))
-    found = (match[0] for pattern in patterns for match in _PLAIN.finditer(pattern))
+    """Plain texts in the patterns of a schema, given as JSON: candidates for the text that ends a wildcard."""
+    patterns = (_CHARACTER_CLASS.sub("\0", json.loads(match[1])) for match in _PATTERN.finditer(schema))
+    found = (match[0] for pattern in patterns for match in _PLAIN_TEXT.finditer(pattern))
     return tuple(dict.fromkeys(text.encode() for text in found))
 
 
 def _first_line(problem: str) -> str:
-    """What the engine says is wrong, without what it says about where."""
+    """The first line of an engine error, without its source position."""
     text = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: ", "", problem).split("\n   1 | ")[0]
     if text.startswith("Unimplemented keys"):
         return _UNKNOWN
-    return _ONE_OF if text.startswith("oneOf not fully supported") else re.sub(r"\s+", " ", text).strip()
+    if text.startswith("oneOf not fully supported"):
+        return "a value could match several of its options"
+    return re.sub(r"\s+", " ", text).strip()

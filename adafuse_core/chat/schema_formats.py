@@ -1,25 +1,25 @@
-"""Formats of strings as regular expressions: each text that one allows is read back by the Python type of that name.
+"""String formats as regular expressions. Every match can be parsed by the Python type of the same name.
 
-The grammar engine knows some formats itself, but its dates have a year 0 and its URIs have ports beyond 65,535.
+The grammar engine has some of these formats, but it accepts the year 0 and ports beyond 65,535.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-ORIGIN = "x-origin"  # in a part of `allOf`: the keyword that it stands for
+ORIGIN = "x-origin"  # in a part of `allOf`: the keyword from which it was made
 
-_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"  # from 0001 on, as in Python
-_FOURTHS = "(?:0[48]|[2468][048]|[13579][26])"  # multiples of four, without 00
+_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"  # 0001 to 9999, as in Python
+_LEAP = "(?:0[48]|[2468][048]|[13579][26])"  # multiples of four, without 00
 _DAYS = (
     "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
 )
-DATE = f"(?:{_YEAR}-{_DAYS}|(?:[0-9]{{2}}{_FOURTHS}|{_FOURTHS}00)-02-29)"
+DATE = f"(?:{_YEAR}-{_DAYS}|(?:[0-9]{{2}}{_LEAP}|{_LEAP}00)-02-29)"
 TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?"
 _OFFSET = "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 
-# In the order and nesting of RFC 3339; with few digits, as Python's timedelta has at most 999,999,999 days.
+# Order and nesting of RFC 3339. The number of digits is limited: Python's timedelta ends at 999,999,999 days.
 _TIME_PART = "T(?:[0-9]{1,6}H(?:[0-9]{1,6}M(?:[0-9]{1,6}S)?)?|[0-9]{1,6}M(?:[0-9]{1,6}S)?|[0-9]{1,6}S)"
 _DATE_PART = "(?:[0-9]{1,4}Y(?:[0-9]{1,4}M(?:[0-9]{1,4}D)?)?|[0-9]{1,4}M(?:[0-9]{1,4}D)?|[0-9]{1,6}D)"
 _DURATION = f"P(?:{_DATE_PART}(?:{_TIME_PART})?|{_TIME_PART}|[0-9]{{1,6}}W)"
@@ -28,7 +28,7 @@ _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 _IPV6 = "(?:(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,3}::[0-9a-f]{1,4}|::[0-9a-f]{0,4})"
 _BITS4, _BITS6 = "(?:3[0-2]|[12]?[0-9])", "(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
-# Bits of a network's address behind the mask are 0.
+# Address bits behind the network mask must be 0.
 _NETWORK4 = rf"(?:{_IPV4}/32|(?:{_OCTET}\.){{3}}0/24|(?:{_OCTET}\.){{2}}0\.0/16|{_OCTET}\.0\.0\.0/8|0\.0\.0\.0/0)"
 _NETWORK6 = f"(?:{_IPV6}/128|[0-9a-f]{{1,4}}(?::[0-9a-f]{{1,4}}){{3}}::/64|[0-9a-f]{{1,4}}::/16|::/0)"
 
@@ -44,7 +44,7 @@ _HEX = "[0-9a-fA-F]"
 
 
 def uri(*schemes: str) -> str:
-    """The regular expression of URIs of these schemes, or of any."""
+    """The regular expression of URIs with one of these schemes; without arguments, with any scheme."""
     if schemes:
         return f"(?:{'|'.join(scheme.replace('+', '[+]') for scheme in schemes)}){_REST_OF_URI}"
     others = f"urn:[a-z0-9][a-z0-9-]+:[a-zA-Z0-9]{_URL_TEXT}|mailto:{_MAILBOX}@{_DOMAIN}"
@@ -59,7 +59,6 @@ def _uuid(version: int) -> str:
     return f"{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}"
 
 
-_ANY = dict.fromkeys(("password", "binary", "path"))  # which every string is
 _PATTERNS: dict[str, str | None] = {
     "date": DATE,
     "date-time": f"{DATE}T{TIME}{_OFFSET}",
@@ -80,28 +79,28 @@ _PATTERNS: dict[str, str | None] = {
     "ipvanyinterface": f"(?:{_IPV4}(?:/{_BITS4})?|{_IPV6}(?:/{_BITS6})?)",
     **dict.fromkeys(("base64", "byte"), _base64("A-Za-z0-9+/")),
     "base64url": _base64("A-Za-z0-9_-"),
-    **_ANY,
+    **dict.fromkeys(("password", "binary", "path")),  # any string
 }
 _ENCODINGS = ("base64", "base64url")
-_NOT_EMPTY = "^(?!^[-+.]*$)"  # how pydantic says that a decimal number has a digit
+_HAS_DIGIT = "^(?!^[-+.]*$)"  # in pydantic's pattern of decimal numbers
 
 
 def with_patterns(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, its format (not those of the schemas inside) as a pattern where the format is known here."""
+    """The schema with its known formats replaced by patterns. Schemas inside it are unchanged."""
     pattern = schema.get("pattern")
-    if isinstance(pattern, str) and pattern.startswith(_NOT_EMPTY):
-        schema = _also({**schema, "pattern": "^" + pattern.removeprefix(_NOT_EMPTY)}, "[0-9]", "pattern")
+    if isinstance(pattern, str) and pattern.startswith(_HAS_DIGIT):
+        schema = _with_pattern({**schema, "pattern": "^" + pattern.removeprefix(_HAS_DIGIT)}, "[0-9]", "pattern")
     for key in ("format", "contentEncoding"):
         name = schema.get(key)
         if isinstance(name, str) and name in (_PATTERNS if key == "format" else _ENCODINGS):
             rest = {other: value for other, value in schema.items() if other != key}
             known = _PATTERNS[name]
-            schema = rest if known is None else _also(rest, f"^(?:{known})$", key)
+            schema = rest if known is None else _with_pattern(rest, f"^(?:{known})$", key)
     return schema
 
 
-def _also(schema: dict[str, Any], pattern: str, origin: str) -> dict[str, Any]:
-    """The schema with one more pattern, which stands for a keyword of its own."""
+def _with_pattern(schema: dict[str, Any], pattern: str, origin: str) -> dict[str, Any]:
+    """The schema with an additional pattern, made from the keyword `origin`."""
     if "pattern" not in schema:
         return {**schema, "pattern": pattern}
     return {**schema, "allOf": [*schema.get("allOf", ()), {"pattern": pattern, ORIGIN: origin}]}

@@ -1,9 +1,9 @@
-"""Renders a conversation with one member's own chat template, and loses none of it.
+"""Renders a conversation with a member's chat template, without losing any of its content.
 
-Templates differ in what they accept: some refuse a system message, some want user and assistant
-to alternate, some drop tool messages in silence. So a conversation is offered in its own form first, then
-in ever plainer ones, each in all shapes that templates want for tool calls, and the first rendering that contains all
-of its texts and arguments is taken. Only the plainest forms tell of tool calls in prose.
+Some templates refuse a system message, some require alternating user and assistant messages, some silently drop tool
+messages. The conversation is therefore tried in its original form first, then in simpler and simpler forms, each in all
+shapes of tool calls. The first rendering that contains all texts and arguments is used. Only the simplest forms
+describe tool calls as plain text.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def render_chat(
     continues: bool = False,
     member: str | None = None,
 ) -> str:
-    """The prompt for a conversation, ready for the assistant's answer: a new turn, whoever spoke last.
+    """Render the prompt for a conversation, up to the start of a new assistant turn.
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
         messages: The conversation.
-        tools: JSON schemas of tools, in OpenAI's form.
-        mark: Applied to every text the user controls before it is rendered (`Codec.mark_control_tokens`).
-        variables: Further template variables.
-        tags: Around thoughts in assistant messages, which the template may leave out.
-        continues: Whether the answer continues the last message, which is the assistant's, in place of a new turn.
-        member: Name for errors.
+        tools: Tools in OpenAI's format.
+        mark: Function for every text that the user controls, before rendering (`Codec.mark_control_tokens`).
+        variables: Additional template variables.
+        tags: Tags of thoughts in assistant messages, which the template may drop.
+        continues: Whether the prompt ends inside the last message, an assistant's, instead of opening a new turn.
+        member: Name of the member in errors.
 
     Raises:
-        TemplateError: No form of the conversation can be rendered whole, or tools are ignored.
+        TemplateError: No form of the conversation can be rendered completely, or the template ignores tools.
     """
     given = tuple(messages)
     template = _Template(tokenizer=tokenizer, mark=mark, variables=variables or {}, tags=tags, continues=continues)
@@ -63,7 +63,7 @@ def render_chat(
                 continue
             if tools and template.rendered(turns, None) == text:
                 raise TemplateError(
-                    "the chat template ignores tools", member=member, hint="use a template that shows them"
+                    "the chat template ignores tools", member=member, hint="use a template that supports tools"
                 )
             if _has_tools(given) and not _has_tools(form):
                 logger.info("member %r: earlier tool calls and results are shown as text: %s", member, problems[0])
@@ -71,13 +71,13 @@ def render_chat(
     raise TemplateError(
         f"the chat template can't render this conversation: {problems[0]}",
         member=member,
-        hint="pass another one with MemberConfig(chat_template=...)",
+        hint="pass another template with MemberConfig(chat_template=...)",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Template:
-    """A chat template, and whether what it renders is whole. The fields are arguments of `render_chat`."""
+    """A chat template with checks of its renderings. The fields are arguments of `render_chat`."""
 
     tokenizer: Any
     mark: Callable[[Any], Any]
@@ -88,21 +88,22 @@ class _Template:
     def render_whole(
         self, form: Messages, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None
     ) -> tuple[str, str | None]:
-        """The rendering of a form in one shape, and what is wrong with it; None if nothing is."""
+        """The rendering of a form in one shape, and its problem; None if it is complete."""
         try:
             text = self._render(turns, tools)
-        except Exception as error:  # templates are programs: they fail in any way
+        except Exception as error:  # templates are programs, which can raise anything
             return "", str(error) or type(error).__name__
         if (lost := self._lost(form, text)) is not None:
             return text, f"it drops {lost[:60]!r}"
         if (hidden := self._hidden_calls(form, turns, tools, text)) is not None:
             return text, hidden
-        if form[-1].role == "assistant" and not self.continues and self._opens_nothing(turns, tools, text):
+        opens_turn = self.continues or form[-1].role != "assistant" or self._render(turns, tools, opens=False) != text
+        if not opens_turn:
             return text, "it opens no turn for an answer after the assistant's own"
         return text, None
 
     def rendered(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None) -> str | None:
-        """The rendering of a poorer conversation; None if it fails."""
+        """The rendering without any check; None if it fails."""
         try:
             return self._render(turns, tools)
         except Exception:
@@ -124,7 +125,7 @@ class _Template:
     def _hidden_calls(
         self, form: Messages, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None, text: str
     ) -> str | None:
-        """What a rendering leaves out of tool calls; None if it shows them all."""
+        """Which part of the tool calls a rendering drops; None if it contains all of them."""
         calls = [call for message in form for call in message.tool_calls]
         if not calls:
             return None
@@ -135,12 +136,8 @@ class _Template:
         hidden = (call.name for call in calls if not shows(self.mark(call.arguments), shown))
         return next((f"it does not show the arguments of a call of {name!r} as JSON" for name in hidden), None)
 
-    def _opens_nothing(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None, text: str) -> bool:
-        """Whether the answer would stand right after the last message."""
-        return self._render(turns, tools, opens=False) == text
-
     def _lost(self, form: Messages, text: str) -> str | None:
-        """A text of the form that its rendering contains less often than all texts of the form together do."""
+        """A text that occurs less often in the rendering than in the form; None if there is none."""
         parts = list(self._texts(form))
         for part in parts:
             marked = self.mark(part)
@@ -150,10 +147,10 @@ class _Template:
         return None
 
     def _texts(self, form: Messages) -> Iterable[str]:
-        """Every text that a rendering must contain. Templates may trim."""
+        """Every text that a rendering must contain, stripped, as templates may strip texts."""
         for message in form:
             content = message.content.strip()
-            if message.role == "assistant":  # templates of reasoning models leave old thoughts out
+            if message.role == "assistant":  # templates of reasoning models drop earlier thoughts
                 content = content.rpartition(self.tags.closing)[2].strip()
             if content:
                 yield content
@@ -162,7 +159,7 @@ class _Template:
 
 
 def _differing(text: str, other: str) -> str:
-    """A text without what it begins and ends with as another one does."""
+    """The middle of a text, without the prefix and suffix that it shares with another text."""
     start = shared_length(text, other)
     end = shared_length(text[start:][::-1], other[start:][::-1])
     return text[start : len(text) - end]
@@ -173,18 +170,18 @@ def _has_tools(messages: Messages) -> bool:
 
 
 def _forms(messages: Messages, *, continues: bool) -> Iterable[Messages]:
-    """Each plainer form once. An empty user's turn may open the answer after the assistant's own."""
+    """All distinct forms. After a last message of the assistant, an empty user message is tried, too."""
     seen: list[Messages] = []
-    for form in filter(None, _plainer(messages)):
-        asked = () if continues or form[-1].role != "assistant" else ((*form, Message(role="user")),)
-        for each in (form, *asked):
+    for form in filter(None, _simpler_forms(messages)):
+        with_user = () if continues or form[-1].role != "assistant" else ((*form, Message(role="user")),)
+        for each in (form, *with_user):
             if each not in seen:
                 seen.append(each)
                 yield each
 
 
-def _plainer(messages: Messages) -> Iterable[Messages]:
-    """The conversation as it is, then plainer and plainer."""
+def _simpler_forms(messages: Messages) -> Iterable[Messages]:
+    """The original conversation, then simpler and simpler forms."""
     gathered = _gather_system(messages)
     yield from (messages, gathered, one_call_per_turn(messages), one_call_per_turn(gathered))
     yield _answer_results(_merge_runs(gathered))
@@ -195,14 +192,14 @@ def _plainer(messages: Messages) -> Iterable[Messages]:
 
 
 def _gather_system(messages: Messages) -> Messages:
-    """One system message, in front."""
+    """All system messages joined into one at the start."""
     system = "\n\n".join(message.content for message in messages if message.role == "system" and message.content)
     rest = tuple(message for message in messages if message.role != "system")
     return (Message(role="system", content=system), *rest) if system else rest
 
 
 def _merge_runs(messages: Messages) -> Messages:
-    """No two neighbours of one role, but for tool results."""
+    """Adjacent messages of one role joined, except for tool results."""
     merged: list[Message] = []
     for message in messages:
         last = merged[-1] if merged else None
@@ -216,7 +213,7 @@ def _merge_runs(messages: Messages) -> Messages:
 
 
 def _answer_results(messages: Messages) -> Messages:
-    """An empty assistant's turn between a tool call or its result and what the user says next."""
+    """An empty assistant message between a tool call or result and the next user message."""
     answered: list[Message] = []
     for message in messages:
         if message.role == "user" and answered and (answered[-1].role == "tool" or answered[-1].tool_calls):
@@ -226,7 +223,7 @@ def _answer_results(messages: Messages) -> Messages:
 
 
 def _open_with_user(messages: Messages) -> Messages:
-    """An empty user turn before an assistant's greeting."""
+    """An empty user message before a leading assistant message."""
     system = messages[:1] if messages and messages[0].role == "system" else ()
     rest = messages[len(system) :]
     if rest and rest[0].role == "assistant":
@@ -235,7 +232,7 @@ def _open_with_user(messages: Messages) -> Messages:
 
 
 def _fold_system(messages: Messages) -> Messages:
-    """The system message as the opening of the first user turn."""
+    """The system message moved to the start of the first user message."""
     if not messages or messages[0].role != "system":
         return messages
     system, rest = messages[0], messages[1:]

@@ -1,4 +1,4 @@
-"""Thoughts before answers: the tags around them, their grammar rules, and the reader that takes them off."""
+"""Thoughts at the beginning of answers: their tags, grammar rules and parser."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from adafuse_core.stopping import held_back
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtTags:
-    """The texts before and after a thought."""
+    """The tags around a thought."""
 
     opening: str
     closing: str
 
     def begun_by(self, prompt: str) -> bool:
-        """Whether a rendered prompt ends with the beginning of a thought."""
+        """Whether a rendered prompt ends with an opening tag."""
         return prompt.rstrip().endswith(self.opening)
 
     def left_open_by(self, text: str) -> bool:
-        """Whether a text that an answer continues ends inside a thought."""
+        """Whether a text ends inside a thought."""
         return self.opening in text and self.closing not in text.rpartition(self.opening)[2]
 
     @property
     def rules(self) -> str:
-        """Grammar rules: `thought`, with its tags, and the `NEWLINES` after it."""
+        """Grammar rules `thought`, including its tags, and `NEWLINES` after it."""
         return self._rules(f"/\\s*{pattern(self.opening)}/ ")
 
     @property
     def no_thought(self) -> str:
-        """Grammar expression: text that does not begin with a thought."""
+        """Grammar expression for text that does not start with a thought."""
         return f"({ANY_TEXT} & ~/\\s*{pattern(self.opening)}(?s:.*)/)"
 
     def after_thought(self, answer: Grammar) -> Grammar:
-        """The rest of a thought that the prompt began, then the answer."""
+        """The grammar of an answer that starts inside a thought."""
         return Grammar(f"start: thought NEWLINES? @unthought\n{self._rules()}", (("unthought", answer),))
 
     def _rules(self, opening: str = "") -> str:
@@ -44,24 +44,27 @@ class ThoughtTags:
 
 
 THINK = ThoughtTags(opening="<think>", closing="</think>")
-TAGS = (THINK,)  # of other kinds of models: one more value each
+TAGS = (THINK,)  # add the tags of other model families here
 
 
 def tags_in(template: str) -> ThoughtTags:
-    """The tags that a chat template contains; `THINK` if it contains none that are known."""
+    """The tags in a chat template; `THINK` if it contains no known tags."""
     return next((tags for tags in TAGS if tags.closing in template), THINK)
 
 
 def shared_tags(tags: Iterable[ThoughtTags]) -> ThoughtTags:
-    """The tags by which an answer of several members is read: the first others than `THINK`, if there are any."""
+    """The tags for parsing the shared answer: the first ones that differ from `THINK`, if any."""
     return next((other for other in tags if other != THINK), THINK)
 
 
 def begun_thought(begun: Mapping[str, ThoughtTags | None]) -> ThoughtTags | None:
-    """The tags of the thought inside which the answer begins, if any; from what each member's prompt begins.
+    """The tags of the thought that the prompts open, if any.
+
+    Args:
+        begun: Tags by member name; None for members whose prompt opens no thought.
 
     Raises:
-        TemplateError: The members do not agree.
+        TemplateError: The members' tags differ.
     """
     kinds = set(begun.values())
     if len(kinds) > 1:
@@ -69,21 +72,26 @@ def begun_thought(begun: Mapping[str, ThoughtTags | None]) -> ThoughtTags | None
         others = "the others' don't" if None in kinds else "but not all with the same tags"
         raise TemplateError(
             f"the chat templates of {', '.join(names)} begin the answer with a thought, {others}",
-            hint="have all members think or none, such as by MemberConfig(template_kwargs={'enable_thinking': False})",
+            hint="enable or disable thinking for all, such as with template_kwargs={'enable_thinking': False}",
         )
     return next(iter(kinds), None)
 
 
 class ThoughtReader:
-    """Separates the thought that begins an answer, or inside which it begins. Line ends beside tags belong to them."""
+    """Separates a leading thought from the answer. Line ends next to tags are removed.
+
+    Args:
+        tags: Tags of the thought.
+        inside: Whether the text starts inside a thought.
+    """
 
     def __init__(self, tags: ThoughtTags, *, inside: bool) -> None:
         self._tags = tags
         self._stage = "thought" if inside else "start"
-        self._held = ""  # text whose part is not decided yet
+        self._held = ""  # text that is not classified yet
 
     def read(self, text: str, *, last: bool) -> tuple[str, str]:
-        """Take new text; returns what is certainly thought, and what is certainly answer."""
+        """Parse new text; returns new text of the thought and of the answer. `last` marks the end of the text."""
         self._held += text
         thought = answer = ""
         if self._stage == "start":
@@ -115,7 +123,7 @@ class ThoughtReader:
         if tag:
             self._stage, self._held = "after the closing tag", rest
             return thought.rstrip("\n")
-        if not last:  # the end may be the beginning of a tag, or line ends before one
+        if not last:  # the text may end with a part of a tag, or with line ends before a tag
             thought = thought[: len(thought) - held_back(thought, (self._tags.closing,))].rstrip("\n")
         self._held = self._held[len(thought) :]
         return thought

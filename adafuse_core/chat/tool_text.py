@@ -1,4 +1,4 @@
-"""Tools as text of messages, for chat templates that do not show them."""
+"""Tool descriptions, calls and results as text of messages, for chat templates that do not support them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from adafuse_core.chat.tools import Tools
 
 
 def with_tool_instructions(messages: Sequence[Message], tools: Tools, dialect: Dialect = SHARED) -> tuple[Message, ...]:
-    """A conversation that begins with instructions for calling tools, its own calls and results written so too."""
+    """The conversation after a system message with tool instructions. Its calls and results become text."""
     return (Message(role="system", content=_instructions(tools, dialect)), *calls_as_text(messages, dialect))
 
 
 def calls_as_text(messages: Sequence[Message], dialect: Dialect | None = None) -> tuple[Message, ...]:
-    """A conversation with tool calls and results as ordinary turns: in a dialect, or in plain words if that is None."""
+    """The conversation with tool calls and results as ordinary turns, in a dialect, or in plain words if it is None."""
     return tuple(_turn(message, dialect) for message in messages)
 
 

@@ -1,4 +1,4 @@
-"""Tools of a request: which may be called, and how often."""
+"""The tools of a request: which ones may be called, and how often."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHOICES = ("auto", "any", "required", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What an answer may call.
+    """The tools that an answer may call.
 
     Args:
-        schemas: In OpenAI's form, `{"type": "function", "function": {"name", "description", "parameters"}}`.
-        forced: Whether the answer must call one.
-        only: The one tool that may be called, once; None for all.
-        parallel: Whether an answer may call several times.
+        schemas: Tools in OpenAI's format, `{"type": "function", "function": {"name", "description", "parameters"}}`.
+        forced: Whether the answer must contain a call.
+        only: Name of the only tool that may be called, once; None for all tools.
+        parallel: Whether an answer may contain several calls.
     """
 
     schemas: tuple[dict[str, Any], ...]
@@ -33,39 +33,39 @@ class Tools:
 
     @classmethod
     def of_request(cls, schemas: Sequence[Mapping[str, Any]] | None, choice: str, parallel: bool) -> Self | None:
-        """The tools of a request, checked; None if nothing may be called.
+        """Check the tools of a request; None if no tool may be called.
 
         Raises:
-            ConfigError: A tool has no valid schema, or `choice` names none of them.
+            ConfigError: A tool has no valid schema, or `choice` is not the name of a tool.
         """
         checked = tuple(_schema(tool) for tool in several("tools", schemas or (), "write tools=[...]"))
         names = [tool["function"]["name"] for tool in checked]
         if len(set(names)) < len(names):
-            raise ConfigError(f"got tools of the same name: {names}", hint="give each tool a name of its own")
+            raise ConfigError(f"got tools of the same name: {names}", hint="rename one of them")
         if choice not in (*CHOICES, *names):
             expected = ", ".join(map(repr, (*CHOICES, *names)))
             raise ConfigError(f"got tool_choice={choice!r}, expected one of {expected}")
         if not names and choice in ("any", "required"):
-            raise ConfigError(f"got tool_choice={choice!r} without tools", hint="give tools")
+            raise ConfigError(f"got tool_choice={choice!r} without tools", hint="pass tools")
         if not names or choice == "none":
             return None
         only = None if choice in CHOICES else choice
         tools = cls(schemas=checked, forced=choice != "auto", only=only, parallel=parallel and only is None)
-        tools.arguments(JSON)  # a schema that can't be enforced is refused at once, whatever the dialect
+        tools.arguments(JSON)  # refuses unenforceable schemas at once, for every dialect
         return tools
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the tools that may be called."""
+        """Names of the callable tools."""
         return tuple(function["name"] for function in self._callable)
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:
-        """The schemas of their arguments, by name."""
+        """JSON schemas of the arguments, by name of the callable tool."""
         return {function["name"]: function["parameters"] for function in self._callable}
 
     def arguments(self, syntax: Arguments) -> tuple[Grammar, ...]:
-        """What the arguments of each tool that may be called may be."""
+        """Grammars of the arguments, one per callable tool."""
         if syntax not in self._grammars:
             self._grammars[syntax] = tuple(
                 syntax.grammar(

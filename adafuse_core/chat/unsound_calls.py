@@ -1,4 +1,4 @@
-"""Calls that hold text of the library's own: no member meant them as they stand, so no application may run them."""
+"""Makes calls invalid that contain text of AdaFuse itself, so that applications do not run them."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from adafuse_core.events import Event, ToolCallDelta, ToolCallDone
 
 
 class UnsoundCalls:
-    """Turns calls in which the library wrote something into invalid ones.
+    """Turns calls that contain library text into invalid calls.
 
-    The arguments of such a call are what the members wrote. Where the library only ended a string or a list and the
-    members wrote on after it, that end is part of the arguments.
+    The arguments of an invalid call are the members' text. If the library closed a string or list and the members
+    continued after it, the closing text is part of the arguments.
     """
 
     def __init__(self) -> None:
-        self._library = ""  # what the library wrote in the call that is being written
-        self._waiting: list[ToolCallDelta] = []  # pieces of that, told only if the members write on
-        self._told: list[ToolCallDelta] = []  # pieces of the call so far
+        self._library = ""  # library text in the current call
+        self._waiting: list[ToolCallDelta] = []  # deltas of library text, yielded only if the members continue
+        self._yielded: list[ToolCallDelta] = []  # deltas of the current call
 
     def checked(self, events: Iterator[Event], *, library: str = "") -> Iterator[Event]:
-        """The events of a piece of text.
+        """Check the events of a piece of text.
 
         Args:
-            events: What was read of the piece.
-            library: The piece itself if the library wrote it, else nothing.
+            events: The parsed events.
+            library: The piece of text if the library wrote it, else empty.
         """
         self._library += library
         for event in events:
             if isinstance(event, ToolCallDone):
-                yield self._ended(event)
+                yield self._checked_call(event)
             elif not isinstance(event, ToolCallDelta):
                 yield event
             elif library:
                 self._waiting.append(event)
             else:
-                pieces = [*self._waiting, event]
-                self._waiting, self._told = [], self._told + pieces
-                yield from pieces
+                deltas = [*self._waiting, event]
+                self._waiting, self._yielded = [], self._yielded + deltas
+                yield from deltas
 
-    def _ended(self, done: ToolCallDone) -> ToolCallDone:
+    def _checked_call(self, done: ToolCallDone) -> ToolCallDone:
         if self._library and isinstance(done.call, ToolCall):
             error = (
                 f"the token budget or a context window ended inside this call, and AdaFuse wrote {self._library!r} in "
-                "the members' place. Hint: raise max_new_tokens, or accept such calls by complete_calls=True"
+                "the members' place. Hint: raise max_new_tokens, or accept such calls with complete_calls=True"
             )
             name = None if done.call.name in self._library else done.call.name
-            arguments = "".join(piece.arguments for piece in self._told)
+            arguments = "".join(delta.arguments for delta in self._yielded)
             done = replace(done, call=InvalidToolCall(name=name, arguments=arguments, id=done.call.id, error=error))
-        self._library, self._waiting, self._told = "", [], []
+        self._library, self._waiting, self._yielded = "", [], []
         return done

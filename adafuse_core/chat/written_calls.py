@@ -1,7 +1,7 @@
-"""Answers that are wholly tool calls, in another form than the one that members were shown.
+"""Parses answers that consist of tool calls in another format than the one shown to the members.
 
-Models fall back on the form that they were trained on, such as bare or fenced JSON. `FORMS` is the table of those that
-are read, whatever the dialect of the request.
+Models fall back on formats from their training, such as bare or fenced JSON. `FORMS` lists the formats that are read,
+whatever the dialect of the request.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import regex
 
 from adafuse_core.calls import ToolCall
 from adafuse_core.chat.dialects.base import JSON, quoted
+from adafuse_core.chat.schema_paths import part_at, reference_target
 from adafuse_core.chat.tools import Tools
 
 logger = logging.getLogger(__name__)
 
-_NAMES = ("name", "function", "tool", "tool_name", "function_name", "action")  # keys of JSON calls
+# Keys of calls in JSON: for the name, the arguments, other values, and lists of calls.
+_NAMES = ("name", "function", "tool", "tool_name", "function_name", "action")
 _ARGUMENTS = ("arguments", "parameters", "args", "input", "kwargs", "tool_input", "action_input")
 _BESIDE = ("id", "type", "index", "call_id")
 _LISTS = ("tool_calls", "function_calls")
@@ -58,7 +60,7 @@ FORMS: Mapping[str, str] = {
 
 
 def _pattern(names: Sequence[str]) -> regex.Pattern[str]:
-    """Of all forms, for tools of these names."""
+    """The pattern of all formats, for tools of these names."""
     definitions = "".join(_DEFINITIONS.split())
     pattern = f"{definitions}\\s*+(?:{'|'.join(f'(?:{form})' for form in FORMS.values())})\\s*+"
     for part, meaning in _PARTS.items():
@@ -70,10 +72,10 @@ def _pattern(names: Sequence[str]) -> regex.Pattern[str]:
 
 
 class WrittenCalls:
-    """Reads a whole answer as calls of the tools of a request.
+    """Parses a whole answer as calls.
 
     Args:
-        tools: What may be called.
+        tools: The tools of the request.
     """
 
     def __init__(self, tools: Tools) -> None:
@@ -83,34 +85,34 @@ class WrittenCalls:
         self._parallel = tools.parallel
 
     def may_become(self, text: str) -> bool:
-        """Whether the beginning of an answer may become calls, or be calls already."""
+        """Whether the text is, or may become, an answer that consists of calls."""
         return self._pattern.fullmatch(text, partial=True) is not None
 
     def repeats_itself(self, text: str) -> bool:
-        """Whether an answer consists of calls by now, and makes one of them twice."""
+        """Whether the text consists of complete calls, two of which are the same."""
         calls = self._calls(text)
         return any(call.repeats(other) for call, other in combinations(calls, 2))
 
     def read(self, text: str) -> list[ToolCall]:
-        """The calls that an answer consists of, without ids.
+        """The calls of an answer, without IDs.
 
         Returns:
-            Empty if anything in the answer is no call of one of the tools, or if arguments break a tool's schema. Only
-            the first call where an answer may call once.
+            All calls, or only the first one without `parallel_tool_calls`. Empty if the answer contains anything else,
+            or if arguments violate the schema of their tool.
         """
         calls = self._calls(text)
         if not all(map(self._allows, calls)):
-            logger.info("an answer looks like tool calls, but breaks the schema of a tool: it is kept as text")
+            logger.info("an answer looks like tool calls, but violates the schema of a tool: it is kept as text")
             return []
         if len(calls) > 1 and not self._parallel:
             logger.info("parallel_tool_calls is off: only the first of %d calls is kept", len(calls))
         return calls if self._parallel else calls[:1]
 
     def _calls(self, text: str) -> list[ToolCall]:
-        """What reads like calls, if the whole text does."""
+        """The unchecked calls of a text; empty if it contains anything else."""
         try:
             return [ToolCall(name=name, arguments=dict(arguments)) for name, arguments in self._found(text)]
-        except (ValueError, TypeError, SyntaxError, RecursionError):  # not JSON, or not Python, after all
+        except (ValueError, TypeError, SyntaxError, RecursionError):  # matches the pattern, but is not JSON or Python
             return []
 
     def _found(self, text: str) -> Iterator[tuple[str, Any]]:
@@ -123,7 +125,7 @@ class WrittenCalls:
             yield name, self._arguments(name, arguments)
 
     def _arguments(self, name: str, text: str) -> Any:
-        """Arguments in JSON, in Python's syntax, or between tags."""
+        """Parse arguments in JSON, Python syntax, or tags."""
         if text.startswith("{"):
             return json.loads(text)
         if text.startswith("("):
@@ -146,13 +148,13 @@ class WrittenCalls:
 
 
 def _json_calls(value: Any) -> Iterator[tuple[str, Any]]:
-    """The calls that a JSON value consists of; `ValueError` if it is anything else."""
+    """The calls in a JSON value; raises `ValueError` if it contains anything else."""
     if isinstance(value, list) and value:
         for item in value:
             yield from _json_calls(item)
         return
     if not isinstance(value, dict):
-        raise ValueError("no call")
+        raise ValueError("not a call")
     names, arguments = ([key for key in value if key in keys] for keys in (_NAMES, _ARGUMENTS))
     rest = value.keys() - {*names, *arguments, *_BESIDE}
     if len(value) == 1 and rest <= {*_LISTS}:
@@ -163,11 +165,11 @@ def _json_calls(value: Any) -> Iterator[tuple[str, Any]]:
         given = value[arguments[0]]
         yield value[names[0]], (json.loads(given or "{}") if isinstance(given, str) else given or {})
     else:
-        raise ValueError("no call")
+        raise ValueError("not a call")
 
 
 def _tagged(text: str, schema: Any) -> Any:
-    """The value between two tags: a string if the schema wants one, else JSON."""
+    """The value between two tags: a string if the schema requires one, else JSON if it can be parsed."""
     if isinstance(schema, Mapping) and schema.get("type") == "string":
         return text
     try:
@@ -177,7 +179,7 @@ def _tagged(text: str, schema: Any) -> Any:
 
 
 def _ordered(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
-    """A value with the keys of its objects in the order of the schema, which is the order that grammars allow."""
+    """A value whose object keys are in the order of the schema, which grammars require."""
     if isinstance(value, list):
         items = _resolved(value, schema, root).get("items")
         return [_ordered(item, items, root) for item in value]
@@ -189,14 +191,12 @@ def _ordered(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
 
 
 def _resolved(value: Any, schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a schema that tells the order of a value's keys."""
+    """The part of a schema that describes a value, behind `$ref`, `anyOf` and `oneOf`."""
     if not isinstance(schema, Mapping):
         return {}
-    if isinstance(reference := schema.get("$ref"), str):
-        found: Any = root
-        for key in reference.removeprefix("#").strip("/").split("/"):
-            found = found.get(key, {}) if key and isinstance(found, Mapping) else found
-        return {} if found is schema else _resolved(value, found, root)
+    if (target := reference_target(schema)) is not None:
+        part = part_at(root, target)
+        return {} if part is schema else _resolved(value, part, root)
     options = [_resolved(value, option, root) for option in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))]
     kind = "properties" if isinstance(value, dict) else "items"
     fitting = [option for option in options if kind == "items" or value.keys() <= option.get("properties", {}).keys()]

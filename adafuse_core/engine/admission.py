@@ -1,4 +1,4 @@
-"""Which of the waiting requests the next pass takes, where the memory for keys and values has a bound."""
+"""Admission control: chooses the requests of the next forward pass when the KV cache has a capacity."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from adafuse_core.engine.store import Store
 
 
 class Admission:
-    """The memory of all sequences, while the requests of one pass are chosen.
+    """Chooses the requests of one forward pass.
 
-    Older sequences go first. Where a request finds no room, idle sequences are evicted for it, then sequences that
-    wait as well and are younger, the youngest first. An evicted sequence is read again when it is wanted.
+    Older sequences have priority. If a request does not fit, idle sequences are evicted first, then younger sequences
+    that are also waiting, youngest first. An evicted sequence is prefilled again at its next request.
 
     Args:
-        store: Says how much memory each sequence takes.
-        bound: Most tokens to hold.
-        sequences: All of them.
-        idle: Those that nobody has used for a while.
+        store: KV store, which knows the size of each sequence.
+        bound: Capacity in tokens.
+        sequences: All open sequences.
+        idle: Sequences that were not used for a while.
     """
 
     def __init__(self, store: Store, bound: int, sequences: Iterable[Memo], idle: Sequence[Memo]) -> None:
@@ -29,10 +29,10 @@ class Admission:
         self._idle = idle
 
     def admit(self, requests: Sequence[ReadRequest]) -> list[ReadRequest]:
-        """The requests for which there is room.
+        """The requests that fit.
 
         Args:
-            requests: Of different sequences, the oldest sequence first.
+            requests: At most one request per sequence, oldest sequence first.
         """
         growth = sum(self._store.tokens_needed(request) - self._held[request.memo] for request in requests)
         if sum(self._held.values()) + growth <= self._bound:
@@ -40,7 +40,7 @@ class Admission:
         admitted, refused = [], False
         for index, request in enumerate(requests):
             if refused and not self._held[request.memo]:
-                continue  # a new sequence does not overtake an older one that waits for room
+                continue  # a new sequence does not overtake an older one that does not fit
             younger = [other.memo for other in reversed(requests[index + 1 :])]
             if self._reserve(request, [*self._idle, *younger]):
                 admitted.append(request)
@@ -49,13 +49,13 @@ class Admission:
         return admitted
 
     def _reserve(self, request: ReadRequest, evictable: Iterable[Memo]) -> bool:
-        """Take memory for a request, evicting as few sequences as that needs; False if even all are too few."""
+        """Reserve memory for a request, with as few evictions as possible; False if evictions don't suffice."""
         memo, needed = request.memo, self._store.tokens_needed(request)
         victims = [other for other in dict.fromkeys(evictable) if self._held[other] and other is not memo]
-        staying = sum(held for other, held in self._held.items() if other is not memo and other not in victims)
-        if staying and staying + needed > self._bound:  # a sequence that is left alone runs in any case
+        kept = sum(held for other, held in self._held.items() if other is not memo and other not in victims)
+        if kept and kept + needed > self._bound:  # a request that is alone always runs
             return False
-        excess = staying + sum(self._held[victim] for victim in victims) + needed - self._bound
+        excess = kept + sum(self._held[victim] for victim in victims) + needed - self._bound
         for victim in victims:
             if excess > 0:
                 excess -= self._held[victim]

@@ -1,7 +1,7 @@
-"""Joins what all running requests want to read with one model into common passes.
+"""Continuous batching: the read requests of all running sequences share the forward passes of a model.
 
-There is no thread of its own: a thread that waits for its answer and finds the model idle (the leader) runs the next
-pass, for all requests in the queue. So a lone request never changes threads, and many requests share each pass.
+There is no worker thread. The first waiting thread becomes the leader and runs the forward pass for all requests in the
+queue. A single request thus never changes threads.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from adafuse_core.engine.store import Store
 from adafuse_core.forks import renew_after_fork
 from adafuse_core.text.ids import Ids
 
-POLL_SECONDS = 0.05  # how often a waiting request looks whether it was cancelled
-IDLE_SECONDS = 0.5  # a sequence unused for longer may be evicted when memory is short
+POLL_SECONDS = 0.05  # interval at which waiting requests check for cancellation
+IDLE_SECONDS = 0.5  # after which an unused sequence may be evicted
 
 
 class Closed(Exception):
@@ -28,54 +28,54 @@ class Closed(Exception):
 
 
 class Orphaned(Exception):
-    """The sequence belongs to the process that this one was forked from."""
+    """The sequence belongs to the parent process."""
 
 
 class _Queued:
-    """A request in the queue, and the thread that waits for its answer."""
+    """A request in the queue and its thread."""
 
     def __init__(self, request: ReadRequest, lock: threading.RLock) -> None:
         self.request = request
         self.thread = threading.get_ident()
-        self.settled = False  # the request is answered, or there is an error
+        self.settled = False  # whether the request was answered or failed
         self.error: Exception | None = None
-        self.wake = threading.Condition(lock)  # notified when it is settled, or becomes the leader
+        self.wake = threading.Condition(lock)  # notified when the request is settled or becomes the leader
 
 
 class Batcher:
-    """The one door to a model's memory, for any number of threads.
+    """Batches the requests to a model's KV store. Thread-safe.
 
     Args:
-        store: Answers the requests.
-        max_kv_tokens: Most tokens to hold; None for no bound. A sequence that finds no room waits until others end
-            or have been idle for a while; see `Admission`.
-        clock: What waiting threads go by.
+        store: KV store that answers the requests.
+        max_kv_tokens: Capacity of the KV cache in tokens; None for no limit. Requests that don't fit wait until other
+            sequences end or become idle; see `Admission`.
+        clock: Clock for timeouts.
     """
 
     def __init__(self, store: Store, *, max_kv_tokens: int | None = None, clock: Clock = SYSTEM) -> None:
         self.store = store
-        self.turns = Turns(clock)  # models on one device share theirs
+        self.turns = Turns(clock)  # replaced by a shared object for models on one device
         self.max_kv_tokens = max_kv_tokens
         self._clock = clock
         self._closed = False
-        self._last_used: dict[Memo, float] = {}  # of all sequences, oldest first
-        self._orphans: list[Memo] = []  # sequences of the process that this one was forked from
+        self._last_used: dict[Memo, float] = {}  # times by open sequence, oldest sequence first
+        self._orphans: list[Memo] = []  # sequences of the parent process
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Begin without sequences and requests. The parent's sequences may be in the middle of a change."""
-        self._lock = threading.RLock()  # of everything below
-        self._changed = threading.Condition(self._lock)  # a request came, a pass or a sequence ended
-        self._orphans += self._last_used  # kept, since what they hold is not to be freed while locks are renewed
+        """Drop sequences and requests of the parent, which may be in an inconsistent state."""
+        self._lock = threading.RLock()  # guards all fields below
+        self._changed = threading.Condition(self._lock)  # notified of new requests, and of ended passes and sequences
+        self._orphans += self._last_used  # keeps their memory: it must not be freed while locks are being replaced
         self._last_used = {}
-        self._in_call: set[Memo] = set()  # sequences that keep their memory, since they are in the middle of work
+        self._in_call: set[Memo] = set()  # sequences between two reads of one operation, which are not evicted as idle
         self._queue: list[_Queued] = []
-        self._passing: list[_Queued] = []  # read by the pass that runs now
-        self._leader: _Queued | None = None  # its thread runs the passes
+        self._passing: list[_Queued] = []  # requests of the running pass
+        self._leader: _Queued | None = None  # the request whose thread runs the passes
 
     def open(self, context: Ids) -> Memo:
-        """The memo of a new sequence. Nothing is computed yet."""
+        """Open a sequence. Nothing is computed yet."""
         memo = Memo(context)
         with self._lock:
             self._last_used[memo] = self._clock.now()
@@ -83,7 +83,7 @@ class Batcher:
 
     @contextmanager
     def call(self, memo: Memo) -> Iterator[None]:
-        """Around work that reads several times: the sequence is not idle meanwhile."""
+        """Context of an operation with several reads, during which the sequence does not count as idle."""
         with self._lock:
             self._in_call.add(memo)
         try:
@@ -96,11 +96,11 @@ class Batcher:
                 self._changed.notify_all()
 
     def read(self, request: ReadRequest, check: Callable[[], None]) -> None:
-        """Have a request answered.
+        """Queue a request and wait until it is answered.
 
         Args:
-            request: Of a sequence that has no other request in the queue.
-            check: Called while waiting; raises to give up.
+            request: A request of a sequence that has no other request in the queue.
+            check: Called while waiting; raises an exception to give up.
 
         Raises:
             Closed: The model was freed.
@@ -113,7 +113,7 @@ class Batcher:
             self._queue.append(queued)
             self._leader = self._leader or queued
             self.turns.arrive()
-            self._changed.notify_all()  # a leader that waits for room may find some for this request
+            self._changed.notify_all()  # a leader without an admissible request may be able to run this one
             try:
                 while not queued.settled:
                     if queued not in self._passing:
@@ -130,14 +130,14 @@ class Batcher:
             raise queued.error
 
     def commit(self, memo: Memo, context: Ids) -> None:
-        """Make a context the committed one."""
+        """Set the committed context of a sequence."""
         with self._lock:
             if self._closed:
                 raise Closed
             self.store.commit(memo, context)
 
     def close(self, memo: Memo) -> None:
-        """Forget a sequence."""
+        """Close a sequence and free its memory."""
         with self._lock:
             self._last_used.pop(memo, None)
             memo.restart()
@@ -145,12 +145,12 @@ class Batcher:
         self.turns.arrive()
 
     def tokens_held(self) -> int:
-        """Tokens whose keys and values are in memory."""
+        """Number of tokens in the KV cache."""
         with self._lock:
             return 0 if self._closed else sum(map(self.store.tokens_held, self._last_used))
 
     def shut(self) -> None:
-        """Refuse all further requests, and let go of the model once the running pass is over."""
+        """Refuse further requests, wait for the running pass, and release the model."""
         with self._lock:
             self._closed = True
             while self._passing:
@@ -161,7 +161,7 @@ class Batcher:
             self._changed.notify_all()
 
     def _leave(self, queued: _Queued) -> None:
-        """Take a request from the queue; if it led, another one becomes the leader."""
+        """Remove a request from the queue. If it was the leader, the next waiting request becomes the leader."""
         self._queue.remove(queued)
         if self._leader is queued:
             self._leader = next((other for other in self._queue if not other.settled), None)
@@ -169,7 +169,7 @@ class Batcher:
                 self._leader.wake.notify_all()
 
     def _lead(self, check: Callable[[], None]) -> bool:
-        """Run the next pass, with the lock released meanwhile; False if no request was admitted."""
+        """Run the next pass without holding the lock; False if no request was admitted."""
         self._lock.release()
         try:
             with self.turns.hold(self._queue, check):  # while this waits for the device, the queue grows
@@ -195,14 +195,14 @@ class Batcher:
             if len(passing) == 1:
                 passing[0].error, passing[0].settled = error, True
             else:
-                for queued in passing:  # one of them is to blame; the others are read without it
+                for queued in passing:  # run each request alone, so that only the failing one gets the error
                     self._pass([queued])
             return
         for queued in passing:
             queued.settled = queued.request.is_answered()
 
     def _admitted(self) -> list[_Queued]:
-        """The requests that the next pass reads, oldest sequence first."""
+        """The requests of the next pass, oldest sequence first."""
         age = {memo: index for index, memo in enumerate(self._last_used)}
         waiting = {queued.request: queued for queued in self._queue if not queued.settled}
         requests = sorted(waiting, key=lambda request: age[request.memo])

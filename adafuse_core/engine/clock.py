@@ -1,4 +1,4 @@
-"""The time that waiting threads go by. Tests pass a clock that they drive themselves."""
+"""The clock for timeouts. Tests replace it by one that they control."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 
 class Clock:
-    """The time of this machine."""
+    """The system clock."""
 
     def now(self) -> float:
-        """Seconds since some moment in the past; never goes back."""
+        """Monotonic time in seconds."""
         return time.monotonic()
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
-        """Wait until a condition, whose lock the caller holds, is notified or the seconds are over."""
+        """Wait until a condition is notified or the time is over. The caller holds its lock."""
         condition.wait(seconds)
 
 

@@ -1,8 +1,7 @@
-"""Whose turn it is on a device: models that share one interleave, and passes wait for requests that will soon come.
+"""Scheduling of forward passes on one device: models take turns, and passes wait for requests that come back soon.
 
-Between two passes a request reads its words and decides how to go on; that is Python, which gains nothing from running
-beside a pass. So a pass begins when every request that the last passes answered has come back, or has been away for
-too long.
+Between two passes, a request runs Python code, which gains nothing from running beside a pass. A pass therefore starts
+when all recently answered requests have come back with a new read, or after a timeout.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from contextlib import contextmanager
 from adafuse_core.engine.clock import SYSTEM, Clock
 from adafuse_core.forks import renew_after_fork
 
-PATIENCE = 2.0  # times the last pass: how long an answered request is waited for
-MOST_SECONDS = 0.05  # but never longer
+PATIENCE = 2.0  # timeout for answered requests, in durations of the last pass
+MOST_SECONDS = 0.05  # upper bound of this timeout
 
 
 class _Queue:
-    """The requests that wait for a pass of one model."""
+    """The waiting requests of one model."""
 
     def __init__(self, waiting: Sized) -> None:
         self._waiting = waiting
@@ -30,10 +29,10 @@ class _Queue:
 
 
 class Turns:
-    """One device's turns. Threads stand for requests.
+    """The scheduler of one device. Each request is identified by its thread.
 
     Args:
-        clock: What waiting threads go by.
+        clock: Clock for timeouts.
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
@@ -43,19 +42,19 @@ class Turns:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Nobody waits yet."""
+        """Replace the lock, and forget the parent's threads."""
         self._changed = threading.Condition()
         self._taken = False
         self._queues: list[_Queue] = []
-        self._expected: dict[int, float] = {}  # threads that will come back, and when they were answered
+        self._expected: dict[int, float] = {}  # times at which threads were answered
 
     def expect(self, threads: Iterable[int]) -> None:
-        """These threads have their answers: the next passes wait for them for a moment."""
+        """Let the next passes wait for these threads, whose requests were just answered."""
         with self._changed:
             self._expected |= dict.fromkeys(threads, self._clock.now())
 
     def arrive(self) -> None:
-        """The calling thread has come back with a request, or will not."""
+        """Stop waiting for the calling thread, which has queued a request or finished its work."""
         with self._changed:
             self._expected.pop(threading.get_ident(), None)
             if not self._expected:
@@ -63,11 +62,11 @@ class Turns:
 
     @contextmanager
     def hold(self, waiting: Sized, check: Callable[[], None]) -> Iterator[None]:
-        """Hold the device for a pass. Of several models, the one comes first whose requests are more and waited longer.
+        """Hold the device for a pass. Models with more requests, and that have waited for more passes, go first.
 
         Args:
-            waiting: The requests; others may join them until the pass begins.
-            check: Called while waiting; raises to give up.
+            waiting: Queue of the model's requests, which may grow until the pass starts.
+            check: Called while waiting; raises an exception to give up.
         """
         queue = _Queue(waiting)
         with self._changed:
@@ -75,7 +74,7 @@ class Turns:
             try:
                 while (patience := self._patience_left()) or not self._is_next(queue):
                     self._clock.wait(self._changed, patience or MOST_SECONDS)
-                    self._changed.release()  # what `check` does may take other locks
+                    self._changed.release()  # `check` may take other locks
                     try:
                         check()
                     finally:
@@ -99,7 +98,7 @@ class Turns:
         return not self._taken and queue is max(self._queues, key=_Queue.weight)
 
     def _patience_left(self) -> float:
-        """Seconds for which expected threads are still waited for; forgets those that stay away longer."""
+        """Seconds left to wait for expected threads. Threads beyond the timeout are forgotten."""
         since = self._clock.now() - min(PATIENCE * self._pass_seconds, MOST_SECONDS)
         self._expected = {thread: when for thread, when in self._expected.items() if when > since}
         return max(self._expected.values(), default=since) - since

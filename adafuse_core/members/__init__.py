@@ -1,1 +1,1 @@
-"""Members: language models at the level of text. Token ids do not leave this package."""
+"""Members: language models with a text interface. Token ids do not leave this package."""

@@ -1,4 +1,4 @@
-"""What a member's files declare: its context window, and whether it has a chat template. No weights are loaded."""
+"""Context window and chat template of a member, read from its files without loading weights."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
 def context_window(config: MemberConfig, architecture: Any) -> int | None:
-    """Most tokens of prompt plus answer, by a transformers config and the member's own bound; None if unbounded."""
+    """The context window in a transformers config, limited by the member's config; None if unbounded."""
     text = architecture.get_text_config()
     declared = next((window for name in _WINDOWS if (window := getattr(text, name, None))), None)
     return min((window for window in (declared, config.context_window) if window), default=None)
 
 
 def declared_window(config: MemberConfig) -> int | None:
-    """The same, read from the model's config file.
+    """The context window in the model's config file, which may be downloaded.
 
     Raises:
-        ModelLoadError: There is no such file, or it can't be read.
+        ModelLoadError: The file does not exist or can't be read.
     """
     with load_errors(config):
         return context_window(config, read_architecture(config, member_files(config)))
 
 
 def window_on_disk(config: MemberConfig) -> int | None:
-    """The same without transformers and without a download; None if this machine has no file that tells it."""
+    """The context window in a local file, without transformers or a download; None if unknown."""
     windows = [_declared_on_disk(config), config.context_window]
     return min((window for window in windows if window), default=None)
 
@@ -41,7 +41,7 @@ def window_on_disk(config: MemberConfig) -> int | None:
 def _declared_on_disk(config: MemberConfig) -> int | None:
     try:
         location = member_files(config, Location.file_on_disk).model
-    except AdaFuseError:  # loading it will say so
+    except AdaFuseError:  # loading the member will raise it
         return None
     path = location.file_on_disk(location.gguf_file or "config.json")
     if path is None:
@@ -55,12 +55,12 @@ def _declared_on_disk(config: MemberConfig) -> int | None:
 
 
 def has_template_on_disk(config: MemberConfig) -> bool | None:
-    """Whether the member has a chat template; None if no file on this machine tells."""
+    """Whether the member has a chat template, from local files; None if unknown."""
     if config.chat_template is not None:
         return True
     try:
         location = tokenizer_location(config, Location.file_on_disk)
-    except AdaFuseError:  # loading it will say so
+    except AdaFuseError:  # loading the member will raise it
         return None
     if location.gguf_file:
         path = location.file_on_disk(location.gguf_file)

@@ -1,4 +1,4 @@
-"""Which tokens end a member's answers, known without loading any weights."""
+"""The tokens that end a member's answers, read without loading weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from adafuse_core.member_config import MemberConfig
 
 
 def end_ids(config: MemberConfig, files: ModelFiles) -> frozenset[int]:
-    """Every token that ends an answer: declared by model or tokenizer, written by the template, or given.
+    """Ids of all end tokens: from model, tokenizer, chat template and `MemberConfig.end_tokens`.
 
     Raises:
-        ModelLoadError: There is none, or a given one is not in the vocabulary.
+        ModelLoadError: No end token is known, or one of `MemberConfig.end_tokens` is not in the vocabulary.
     """
     tokenizer = files.tokenizer
     declared = [tokenizer.eos_token_id]
@@ -45,14 +45,14 @@ def end_ids(config: MemberConfig, files: ModelFiles) -> frozenset[int]:
 
 
 def _generation_config(config: MemberConfig, files: ModelFiles) -> Any:
-    """What transformers makes a loaded model's `generation_config` of."""
+    """The `generation_config` that transformers gives to the loaded model."""
     if (given := config.model_kwargs.get("generation_config")) is not None:
         return given
     return files.location.read_generation_config() or GenerationConfig.from_model_config(files.architecture)
 
 
 def _template_end(tokenizer: Any) -> int | None:
-    """The control token that the chat template writes after an assistant's turn."""
+    """The control token that the chat template writes after an assistant message."""
     if not tokenizer.chat_template:
         return None
     answer = "adafuse-answer"

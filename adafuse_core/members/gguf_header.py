@@ -1,4 +1,4 @@
-"""Reads single numbers from the header of a GGUF file, without the packages that read whole files."""
+"""Reads single values from the header of a GGUF file, without loading the whole file or a GGUF package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 
 def header_value(path: Path, ending: str) -> Any:
-    """The first value whose key ends so, such as `.context_length`; None if there is none or the file is no GGUF file.
+    """The first value whose key has this ending, such as `.context_length`; None if not found or not a GGUF file.
 
-    Vocabularies stand behind the numbers of the architecture, so only the beginning of the file is read.
+    Values of the architecture come before the vocabulary, so only the start of the file is read.
     """
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":

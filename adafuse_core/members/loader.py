@@ -1,4 +1,4 @@
-"""Loads a member from its config: tokenizer, what its files declare, and a backend; all must fit together."""
+"""Loads a member from its config: tokenizer, declarations of its files, and backend, checked against each other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def load_member(
     config: MemberConfig, encoder: PromptEncoder | None = None, shared: Shared = lambda _, make: make()
 ) -> ModelMember:
-    """Load tokenizer (if it is not given) and model; the first failing check raises a `ModelLoadError`."""
-    began = time.monotonic()
+    """Load the model and, unless an encoder is given, the tokenizer. A failed check raises `ModelLoadError`."""
+    started = time.monotonic()
     logger.info("member %r: loading %s", config.label, config.model)
     encoder = encoder or load_encoder(config)
     with load_errors(config):
@@ -37,7 +37,7 @@ def load_member(
         except TokenizerMismatchError:
             backend.close()
             raise
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         logger.info("member %r: ready after %.1f s (%s, %s)", config.label, seconds, abilities.device, abilities.dtype)
         return ModelMember(
             name=config.label,
@@ -61,12 +61,12 @@ def _read_files(config: MemberConfig, tokenizer: Any) -> ModelFiles:
 
 
 def _check_vocabulary(size: int, tokenizer: Any, ends: frozenset[int]) -> None:
-    # Added tokens may lie beyond: text-only models share tokenizers that can name images.
+    # Added tokens may exceed the size: text-only models share tokenizers with tokens for images.
     own = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
     if own > size or max(ends) >= size:
         raise TokenizerMismatchError(
             f"the tokenizer has {own} tokens, the model knows {size}"
             if own > size
             else f"end token {max(ends)} is beyond the {size} tokens that the model knows",
-            hint="give the tokenizer that belongs to the model",
+            hint="set tokenizer to the one that belongs to the model",
         )

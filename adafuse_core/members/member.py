@@ -78,10 +78,10 @@ class ModelMember:
                 raise CancelledError("the generation was cancelled", member=self.name)
 
         with ErrorContext(self.name, "opening a prompt"):
-            silent = self.prompt_reader.silent if opening.tools and not opening.must_call else None
+            call_token = self.prompt_reader.call_token if opening.tools and not opening.must_call else None
             masks = None
             if grammar is not None:
-                masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, silent)
+                masks = Masks(grammar, self._vocabulary, self.end_ids, ids, section.lead, call_token)
             session = self.backend.open(
                 ids,
                 window=self._max_context,

@@ -1,4 +1,4 @@
-"""Where a member's files are by its config, and which error says that they can't be read."""
+"""Locates the files of a member, and turns errors of reading them into `ModelLoadError`s."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adafuse_core.member_config import MemberConfig
 
 _SMALL = "small:"
 _GGUF = ".gguf"
-_OF_ONE_REPOSITORY = ("revision", "code_revision", "subfolder", "gguf_file")  # they mean nothing in another one
+_REPOSITORY_OPTIONS = ("revision", "code_revision", "subfolder", "gguf_file")  # specific to one repository
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 _Find = Callable[[Location, str], Path | None]
@@ -25,11 +25,11 @@ _Find = Callable[[Location, str], Path | None]
 
 @dataclass(frozen=True, kw_only=True)
 class MemberFiles:
-    """The places that a member is read from.
+    """Locations of a member's files.
 
     Args:
-        model: Of configuration and weights.
-        adapter: Of a PEFT adapter on top of them, if the member has one.
+        model: Location of configuration and weights.
+        adapter: Location of the PEFT adapter, if the member has one.
     """
 
     model: Location
@@ -37,10 +37,10 @@ class MemberFiles:
 
 
 def source(model: str) -> str:
-    """What transformers is to load: a path of this machine, or the name of a model repository.
+    """The path or repository name that transformers loads.
 
     Raises:
-        ModelNotFoundError: It is a path and nothing is there, or no small model has that name.
+        ModelNotFoundError: The path does not exist, or no small model has this name.
     """
     if model.startswith(_SMALL):
         try:
@@ -52,7 +52,7 @@ def source(model: str) -> str:
         return model
     try:
         path = Path(model).expanduser()
-    except RuntimeError as error:  # ~someone who is not there
+    except RuntimeError as error:  # the home folder of an unknown user
         raise ModelNotFoundError(f"there is no folder {model!r}: {error}", hint="check the path") from error
     if not path.exists():
         named = f"file of a repository is model='owner/name', gguf_file={path.name!r}"
@@ -65,30 +65,30 @@ def source(model: str) -> str:
 
 
 def member_files(config: MemberConfig, find: _Find = Location.file) -> MemberFiles:
-    """Where the model of a config is. A place that holds an adapter names the base model, which is elsewhere.
+    """Locate the model of a config and, if `model` is an adapter, its base model.
 
     Args:
-        config: The member's.
-        find: How a file of a place is found: with downloads, or on this disk only.
+        config: Config of the member.
+        find: Method that finds a file of a location, with or without downloads.
 
     Raises:
         ConfigError: A field and `model_kwargs` contradict each other.
-        ModelNotFoundError: It is a path and nothing is there, or no small model has that name.
+        ModelNotFoundError: The path does not exist, or no small model has this name.
         ModelLoadError: An adapter does not name its base model.
     """
     here = _location(config.model, file_options(config), find)
     description = None if here.gguf_file else find(here, "adapter_config.json")
     if description is None:
         return MemberFiles(model=here)
-    if (description.parent / "config.json").is_file():  # the adapter lies beside its base model
+    if (description.parent / "config.json").is_file():  # the adapter is in the folder of its base model
         return MemberFiles(model=here, adapter=here)
     return MemberFiles(model=_base_model(config, description, find), adapter=here)
 
 
 def tokenizer_location(config: MemberConfig, find: _Find = Location.file) -> Location:
-    """Where the tokenizer of a config is: where `tokenizer` says, or else with the adapter or the model."""
+    """Locate the tokenizer of a config: `tokenizer`, or the one of the adapter or model."""
     if config.tokenizer is not None:
-        return _location(config.tokenizer, _options_elsewhere(config), find)
+        return _location(config.tokenizer, _shared_options(config), find)
     files = member_files(config, find)
     if files.adapter is not None and any(find(files.adapter, name) for name in _TOKENIZER_FILES):
         return files.adapter
@@ -96,12 +96,12 @@ def tokenizer_location(config: MemberConfig, find: _Find = Location.file) -> Loc
 
 
 def read_architecture(config: MemberConfig, files: MemberFiles) -> Any:
-    """The model's transformers config, with what `model_kwargs` change of it."""
+    """The model's transformers config, with the changes in `model_kwargs`."""
     return files.model.read_config(load_options(config))
 
 
 def file_options(config: MemberConfig) -> dict[str, Any]:
-    """What fields and `model_kwargs` say of where the model's files are, and whether to run code among them."""
+    """Options for reading the model's files, from fields and `model_kwargs`."""
     options = {name: config.model_kwargs[name] for name in FILE_OPTIONS if name in config.model_kwargs}
     trusted = config.trust_remote_code or None
     fields = {"revision": config.revision, "gguf_file": config.gguf_file, "trust_remote_code": trusted}
@@ -115,62 +115,62 @@ def file_options(config: MemberConfig) -> dict[str, Any]:
     return options
 
 
-def _options_elsewhere(config: MemberConfig) -> dict[str, Any]:
-    """The same for a repository that is not the model's own."""
-    return {name: value for name, value in file_options(config).items() if name not in _OF_ONE_REPOSITORY}
+def _shared_options(config: MemberConfig) -> dict[str, Any]:
+    """The file options that also apply to other repositories than the model's."""
+    return {name: value for name, value in file_options(config).items() if name not in _REPOSITORY_OPTIONS}
 
 
 def _location(model: str, options: dict[str, Any], find: _Find) -> Location:
-    """A place by its name; of a GGUF file, the folder of this machine that holds it."""
+    """The location of a model name or path; for a GGUF file, the local folder that contains it."""
     gguf_file = options.pop("gguf_file", None)
     location = Location(source=source(model), options=options, gguf_file=gguf_file)
     path = Path(location.source)
     if not path.is_file():
-        return location if gguf_file is None else _of_gguf(location, gguf_file, find)
+        return location if gguf_file is None else _gguf_location(location, gguf_file, find)
     if path.suffix.lower() != _GGUF or gguf_file is not None:
         raise ModelNotFoundError(
             f"{model!r} is a file, expected a folder, a model name or a GGUF file",
-            hint="give the folder that holds config.json and weights, or the path of a .gguf file",
+            hint="pass a folder with config.json and weights, or the path of a .gguf file",
         )
-    return Location(source=str(path.parent), options=_on_disk(options), gguf_file=path.name)
+    return Location(source=str(path.parent), options=_local_options(options), gguf_file=path.name)
 
 
-def _of_gguf(location: Location, name: str, find: _Find) -> Location:
-    """The folder that holds the file: the tokenizer of a GGUF file is read without revision, cache and token."""
+def _gguf_location(location: Location, name: str, find: _Find) -> Location:
+    """The local folder of a GGUF file. Transformers reads its tokenizer without revision, cache and token."""
     if (path := find(location, name)) is not None:
-        return Location(source=str(path.parent), options=_on_disk(location.options), gguf_file=path.name)
+        return Location(source=str(path.parent), options=_local_options(location.options), gguf_file=path.name)
     if (folder := Path(location.source)).is_dir():
-        there = _gguf_files(folder)
+        found = _gguf_files(folder)
         raise ModelNotFoundError(
             f"there is no file {name!r} in {location.source!r}",
-            hint=f"its GGUF files are {there}" if there else "it has no GGUF file",
+            hint=f"its GGUF files are {found}" if found else "it has no GGUF file",
         )
-    return location  # reading it says what is wrong
+    return location  # reading it will raise the right error
 
 
 def _gguf_files(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob(f"*{_GGUF}")) if folder.is_dir() else []
 
 
-def _on_disk(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that still mean something for a file on this machine."""
+def _local_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that apply to local files."""
     return {name: value for name, value in options.items() if name == "trust_remote_code"}
 
 
 def _base_model(config: MemberConfig, description: Path, find: _Find) -> Location:
-    """Where the base model of an adapter is, by its `adapter_config.json`."""
+    """Locate the base model of an adapter from its `adapter_config.json`."""
     try:
-        told = json.loads(description.read_text(encoding="utf-8"))
-        name: str = told["base_model_name_or_path"]
-        beside = description.parent / name  # folders that were moved together
+        declared = json.loads(description.read_text(encoding="utf-8"))
+        name: str = declared["base_model_name_or_path"]
+        beside = description.parent / name  # for folders that were moved together
     except (ValueError, LookupError, TypeError) as error:
         raise ModelLoadError(
             f"the adapter {config.model!r} does not name its base model",
             hint=f"write base_model_name_or_path into {description.name}",
         ) from error
-    options = _options_elsewhere(config)
-    if told.get("revision"):
-        options["revision"] = told["revision"]
+    options = _shared_options(config)
+    if declared.get("revision"):
+        options["revision"] = declared["revision"]
     try:
         return _location(str(beside) if beside.is_dir() and not Path(name).exists() else name, options, find)
     except ModelNotFoundError as error:
@@ -182,13 +182,13 @@ def _base_model(config: MemberConfig, description: Path, find: _Find) -> Locatio
 
 @contextmanager
 def load_errors(config: MemberConfig) -> Iterator[None]:
-    """Turn whatever goes wrong while a member's files are read into a `ModelLoadError` that names it."""
+    """Turn any error of reading a member's files into a `ModelLoadError` that names the member."""
     try:
         yield
     except AdaFuseError as error:
         error.member = error.member or config.label
         raise
-    except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
+    except Exception as error:  # transformers, tokenizers and safetensors raise many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         files = member_files(config, Location.file_on_disk)
         kind: type[ModelLoadError] = ModelLoadError
@@ -199,7 +199,7 @@ def load_errors(config: MemberConfig) -> Iterator[None]:
 
 
 def _is_missing(model: Location, error: Exception) -> bool:
-    """Whether an error of reading a model means that there is no model."""
+    """Whether an error of reading a model means that it does not exist."""
     has_config = model.file_on_disk(model.gguf_file or "config.json") is not None
     return not has_config and (isinstance(error, OSError) or Path(model.source).is_dir())
 
@@ -212,9 +212,9 @@ def _described(config: MemberConfig, files: MemberFiles) -> str:
 
 
 def _how_to_name_a_model(model: Location) -> str:
-    if there := _gguf_files(Path(model.source)):
-        return f"name one of its GGUF files with gguf_file=...: {there}"
+    if found := _gguf_files(Path(model.source)):
+        return f"name one of its GGUF files with gguf_file=...: {found}"
     return (
-        "give a Hugging Face model name that this machine can reach (gated ones need `hf auth login`), the path of a "
-        "folder with config.json or adapter_config.json, or that of a GGUF file"
+        "give a Hugging Face model name that this machine can reach (gated models need `hf auth login`), or the path "
+        "of a folder with config.json or adapter_config.json, or of a GGUF file"
     )

@@ -1,4 +1,4 @@
-"""The prefixes of one request, worked on together: members of one place take turns, places work at the same time."""
+"""The prefixes of one request. Members of one place (a device) run in turn, different places run in parallel."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Result = TypeVar("Result")
 
 
 class Prefixes:
-    """All members' views of one answer.
+    """The prefixes of all members for one answer.
 
     Args:
-        prefixes: In the order of the members.
-        verify: Whether a member reads, in the pass that starts its draft, what members before it in the same
-            place proposed. That pass is its scoring of them, too. Speed only.
+        prefixes: One per member, in member order.
+        verify: Whether the forward pass that starts a member's draft also scores the candidates of earlier members in
+            the same place. Affects speed only.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], *, verify: bool = True) -> None:
         self._prefixes = tuple(prefixes)
         self._verify = verify
-        self._side_by_side = SideBySide([prefix.place for prefix in self._prefixes])
+        self._runner = PlaceRunner([prefix.place for prefix in self._prefixes])
 
     @classmethod
     def opened(cls, members: Sequence[Member], opening: Opening, *, verify: bool = True) -> Prefixes:
-        """A prefix of each member, opened at the same time in all places. If one fails, the others are closed."""
+        """Open a prefix of each member, in all places in parallel. If one fails, the others are closed."""
         opened: list[Prefix] = []
 
         def in_turn(group: Sequence[int]) -> Iterator[Prefix]:
@@ -39,15 +39,15 @@ class Prefixes:
                 opened.append(prefix)
                 yield prefix
 
-        side_by_side = SideBySide([member.place for member in members])
+        runner = PlaceRunner([member.place for member in members])
         try:
-            return cls(side_by_side.run(in_turn), verify=verify)
+            return cls(runner.run(in_turn), verify=verify)
         except BaseException:
             for prefix in opened:
                 prefix.close()
             raise
         finally:
-            side_by_side.close()
+            runner.close()
 
     def __len__(self) -> int:
         return len(self._prefixes)
@@ -59,7 +59,7 @@ class Prefixes:
         return self._prefixes[index]
 
     def draft(self, plan: DraftPlan) -> tuple[Draft, ...]:
-        """What each member proposes. Raises `WindowFull`."""
+        """The draft of each member. Raises `WindowFull`."""
 
         def in_turn(group: Sequence[int]) -> Iterator[Draft]:
             proposed: dict[Span, None] = {}
@@ -68,14 +68,14 @@ class Prefixes:
                 proposed |= dict.fromkeys(draft.spans)
                 yield draft
 
-        return tuple(self._side_by_side.run(in_turn))
+        return tuple(self._runner.run(in_turn))
 
     def score(self, spans: Sequence[Span]) -> tuple[tuple[Score, ...], ...]:
-        """`[spans][members]`: what each member thinks of each span."""
+        """Scores of all spans by all members, `[spans][members]`."""
         return tuple(zip(*self.each(lambda prefix: prefix.score(spans)), strict=True))
 
     def fit(self, span: Span, closing: str = "") -> bool:
-        """Whether every member's context window has room for the span, and a closing text after it."""
+        """Whether every member's context window has room for the span and a closing text after it."""
         return all(prefix.fits(span, closing) for prefix in self._prefixes)
 
     def commit(self, span: Span) -> None:
@@ -83,24 +83,24 @@ class Prefixes:
         self.each(lambda prefix: prefix.commit(span))
 
     def each(self, work: Callable[[Prefix], Result]) -> list[Result]:
-        """Results of some work on each prefix, in the order of the members."""
-        return self._side_by_side.run(lambda group: (work(self._prefixes[index]) for index in group))
+        """Run a function on each prefix; results in member order."""
+        return self._runner.run(lambda group: (work(self._prefixes[index]) for index in group))
 
     def close(self) -> None:
-        """Free the memory of all, also if that fails for one of them. May be called twice."""
+        """Close all prefixes, even if one fails. May be called twice."""
         with ExitStack() as closings:
-            closings.callback(self._side_by_side.close)
+            closings.callback(self._runner.close)
             for prefix in self._prefixes:
                 closings.callback(prefix.close)
 
 
-class SideBySide:
-    """Runs work for several members: one after the other where they share a place, at the same time elsewhere.
+class PlaceRunner:
+    """Runs work for all members: in turn for members of one place, in parallel for different places.
 
-    Threads start with the first work of more than one place.
+    The thread pool is created by the first `run` with several places.
 
     Args:
-        places: Of each member.
+        places: Place of each member.
     """
 
     def __init__(self, places: Sequence[str]) -> None:
@@ -111,10 +111,10 @@ class SideBySide:
         self._threads: ThreadPoolExecutor | None = None
 
     def run(self, work: Callable[[Sequence[int]], Iterator[Result]]) -> list[Result]:
-        """Results in the order of the members.
+        """Run work in all places; results in member order.
 
         Args:
-            work: Given the indices of the members of a place; yields a result for each.
+            work: Function of the member indices of one place; yields a result for each.
         """
         if len(self._groups) == 1:
             return list(work(self._groups[0]))
@@ -130,11 +130,11 @@ class SideBySide:
         return [found[index] for index in sorted(found)]
 
     def after_fork(self) -> None:
-        """Begin without threads."""
+        """Drop the thread pool, whose threads don't exist in the child."""
         self._threads = None
 
     def close(self) -> None:
-        """End the threads."""
+        """Shut the thread pool down."""
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = None

@@ -1,4 +1,4 @@
-"""A member's way with prompts: its template, its tokenizer, its tool dialect. No weights are needed for any of it."""
+"""Renders and encodes prompts for one member, without its weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from adafuse_core.chat.dialects import DIALECTS, spoken_by
+from adafuse_core.chat.dialects import DIALECTS, dialect_of
 from adafuse_core.chat.dialects.base import Dialect
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.templates import render_chat
@@ -26,9 +26,9 @@ class Encoded:
     """A prompt in a member's tokens.
 
     Args:
-        ids: Of the whole prompt.
-        section: Where the answer stands.
-        thinking: The tags of the thought inside which the answer begins; None if it begins in no thought.
+        ids: Token ids of the whole prompt.
+        section: Position of the answer.
+        thinking: Tags of the thought that the prompt opens, if any.
     """
 
     ids: Ids
@@ -40,10 +40,10 @@ class PromptEncoder:
     """Renders and encodes prompts for one member.
 
     Args:
-        name: The member's, for errors.
+        name: Name of the member in errors.
         tokenizer: Fast transformers tokenizer.
-        template_variables: Handed to the chat template.
-        dialect: Name of the form in which the member calls tools; None for the one that the chat template shows.
+        template_variables: Variables of the chat template.
+        dialect: Name of the tool dialect; None to detect it from the chat template.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class PromptEncoder:
 
     @property
     def dialect(self) -> Dialect | None:
-        """How the member writes tool calls; None if its template tells nothing of it."""
+        """Format of the member's tool calls; None if unknown."""
         return DIALECTS[self._dialect] if self._dialect else self._template_dialect
 
     @property
     def shows_tools(self) -> bool:
-        """Whether the chat template shows tools, and calls in the member's dialect."""
+        """Whether the chat template shows tools, with calls in the member's dialect."""
         return self._template_dialect is not None and self.dialect == self._template_dialect
 
     @property
     def thought_tags(self) -> ThoughtTags:
-        """How the member marks thoughts: as its template shows, or else in the usual way."""
+        """Tags of the member's thoughts, from its chat template."""
         return tags_in(str(self.tokenizer.chat_template))
 
     @property
-    def silent(self) -> int | None:
-        """The control token that the member writes before its calls, if its dialect has one."""
+    def call_token(self) -> int | None:
+        """Id of the control token that the member writes before its calls, if its dialect has one."""
         token = self.dialect.token if self.dialect else None
         index = None if token is None else self.tokenizer.get_vocab().get(token)
         return index if index in self.codec.special_ids else None
@@ -89,13 +89,13 @@ class PromptEncoder:
         must_call: bool = False,
         continues: bool = False,
     ) -> Encoded:
-        """A text with the tokenizer's own opening tokens, or messages in the chat template.
+        """Encode a text with the tokenizer's BOS token, or messages with the chat template.
 
         Args:
             prompt: A text to continue, or messages.
-            tools: For the template.
-            must_call: Whether the answer is to call tools, so that the token for that is written already.
-            continues: Whether it is to continue the last message, which is the assistant's.
+            tools: Tools for the chat template.
+            must_call: Whether the answer must call a tool. The prompt then ends with the dialect's control token.
+            continues: Whether the answer continues the last message, an assistant's.
 
         Raises:
             PromptError: The prompt is empty.
@@ -108,8 +108,8 @@ class PromptEncoder:
             thinking = None
         else:
             rendered = self._render(prompt, tools, continues=continues)
-            if must_call and tools and self.silent is not None:
-                rendered += self.tokenizer.convert_ids_to_tokens(self.silent)
+            if must_call and tools and self.call_token is not None:
+                rendered += self.tokenizer.convert_ids_to_tokens(self.call_token)
             ids, section = self.codec.encode_rendered(rendered, continues=continues)
             tags = self.thought_tags
             begun = tags.left_open_by(prompt[-1].content) if continues else tags.begun_by(rendered)
@@ -119,7 +119,7 @@ class PromptEncoder:
         return Encoded(ids=ids, section=section, thinking=thinking)
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in own tokens, template included; messages that can't be rendered are counted as text."""
+        """Length of a prompt in tokens, including the chat template; messages that can't be rendered count as text."""
         if not prompt:
             return 0
         try:
@@ -130,15 +130,15 @@ class PromptEncoder:
         return self.codec.count("\n".join(f"{message.role}: {message.content}" for message in calls_as_text(prompt)))
 
     def count_text_tokens(self, text: str) -> int:
-        """Length of a bare text in own tokens."""
+        """Length of a text in tokens, without special tokens."""
         return self.codec.count(text)
 
     @cached_property
     def _template_dialect(self) -> Dialect | None:
-        """The dialect of the chat template, if it shows tools at all."""
+        """The dialect of the chat template, if it shows tools."""
         try:
             self._render([Message(role="user", content="?")], [_PROBE])
-            return spoken_by(self.tokenizer.get_chat_template(tools=[_PROBE]))
+            return dialect_of(self.tokenizer.get_chat_template(tools=[_PROBE]))
         except TemplateError:
             return None
 
@@ -149,7 +149,7 @@ class PromptEncoder:
             raise TemplateError(
                 "this member has no chat template, but messages were given",
                 member=self.name,
-                hint="give a plain string as prompt, or set MemberConfig(chat_template=...)",
+                hint="pass a plain text as prompt, or set MemberConfig(chat_template=...)",
             )
         return render_chat(
             self.tokenizer,

@@ -1,4 +1,4 @@
-"""Members that are given as objects, such as `ScriptedMember`s, in place of configs."""
+"""Checks of members that are passed as objects, such as `ScriptedMember`s, instead of configs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from adafuse_core.members.base import Member
 
 
 def ready_made(members: Sequence[Any] | None) -> tuple[Member, ...] | None:
-    """The members if they are objects that can be used as they are, None if they are configs."""
+    """The members if they are objects; None if they are configs."""
     if not members:
         return None
     configs = [isinstance(member, str | Path | Mapping | MemberConfig) for member in members]
     if any(configs) and not all(configs):
-        raise ConfigError("got ready-made members beside model names", hint="give one kind")
+        raise ConfigError("got ready-made members and model names", hint="use one kind")
     for member in members:
         if not any(configs) and not hasattr(member, "open"):
             raise ConfigError(
                 f"got {member!r} as a member, expected a model name, a mapping, a MemberConfig or a ready-made member",
-                hint="to run a model that is loaded already, give the name or path from which it was loaded",
+                hint="for a model that is already loaded, pass the name or path from which it was loaded",
             )
     return None if all(configs) else tuple(members)
 
 
 def check_ready_made(members: Sequence[Member], configs: Sequence[MemberConfig], defaults: Mapping[str, Any]) -> None:
-    """Refuse members whose names or weights differ from the config's, and options that only say how to load members."""
+    """Refuse members whose names or weights differ from the config's, and options for loading members."""
     if defaults:
         raise ConfigError(
-            f"got member_defaults={dict(defaults)!r} for ready-made members, which are loaded already",
+            f"got member_defaults={dict(defaults)!r} for ready-made members, which are already loaded",
             hint="leave these options out",
         )
     given = [(member.name, member.weight) for member in members]
@@ -39,5 +39,5 @@ def check_ready_made(members: Sequence[Member], configs: Sequence[MemberConfig],
     if given != expected:
         raise ConfigError(
             f"got ready-made members {given} (name, weight), the config has {expected}",
-            hint="give each member a name of its own, and the config's names and weights if there is a config",
+            hint="use unique names and, with a config, its names and weights",
         )

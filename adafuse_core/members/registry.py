@@ -1,7 +1,7 @@
-"""Loaded models, shared by the whole process: two ensembles that name the same model share its weights.
+"""The process-wide registry of loaded models: ensembles with the same model share its weights.
 
-The module state of the library, beside the list of what is renewed in forked children (`forks.py`). Configs travel
-(copy, pickle, other threads), models stay here.
+Together with the registrations in `forks.py` it is the only module-level state of the library. Configs are copied and
+pickled; models stay here.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _members: dict[str, ModelMember] = {}
 _encoders: dict[str, PromptEncoder] = {}
 _users: defaultdict[str, WeakSet[object]] = defaultdict(WeakSet)
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-_shared: dict[tuple[str, Callable[[], Any]], Any] = {}  # by place, and what makes it
+_shared: dict[tuple[str, Callable[[], Any]], Any] = {}  # by place and factory
 _guard = threading.Lock()
-_loading: list[str] = []  # what is being loaded, on any thread
-_broken_off: list[str] = []  # what the parent was loading when this process was forked
+_loading: list[str] = []  # models that any thread is loading
+_interrupted: list[str] = []  # models that the parent was loading when this process was forked
 
 
 def acquire(config: MemberConfig, user: object) -> ModelMember:
-    """The member of a config, loaded at the first call for its model.
+    """The member of a config. The first call loads its model.
 
     Args:
-        config: What to load.
-        user: Who uses it. A model stays loaded until a user releases it and no other one is alive that
-            has not; a user that vanishes without releasing leaves it loaded, ready for the next.
+        config: Config of the member.
+        user: Object that uses the member. A model is freed when a user releases it and no other user is alive. A user
+            that is garbage-collected without releasing the model leaves it loaded.
     """
     key = config.load_key
     with _lock(key):
         if key not in _members:
             from adafuse_core.members.loader import load_member
 
-            with _noted(config):
+            with _loading_model(config):
                 _members[key] = load_member(config, _encoder(config), shared)
         with _guard:
             _users[key].add(user)
@@ -53,7 +53,7 @@ def acquire(config: MemberConfig, user: object) -> ModelMember:
 
 
 def encoder(config: MemberConfig) -> PromptEncoder:
-    """How the member of a config reads prompts. Its model is not loaded, and its tokenizer stays."""
+    """The prompt encoder of a config. Its tokenizer stays loaded; its model is not loaded."""
     with _lock(config.load_key):
         own = copy.copy(_encoder(config))
     own.name = config.label
@@ -61,7 +61,7 @@ def encoder(config: MemberConfig) -> PromptEncoder:
 
 
 def release(config: MemberConfig, user: object) -> None:
-    """Give a member back; its model is freed once nobody uses it."""
+    """Release a member. The model is freed if it has no other user."""
     key = config.load_key
     with _lock(key):
         with _guard:
@@ -72,17 +72,17 @@ def release(config: MemberConfig, user: object) -> None:
 
 
 def _lock(key: str) -> threading.Lock:
-    """One for each model: loading one does not hold up another."""
+    """The lock of a model, so that loading one does not block others."""
     with _guard:
         return _locks[key]
 
 
 @contextmanager
-def _noted(config: MemberConfig) -> Iterator[None]:
-    """Around loading. A child of a process that was loading can't load: what another thread began never ends there."""
-    if _broken_off:
+def _loading_model(config: MemberConfig) -> Iterator[None]:
+    """Record that a model is being loaded. A process forked meanwhile refuses to load: its locks may stay locked."""
+    if _interrupted:
         raise ModelLoadError(
-            f"this process was forked while its parent loaded a model ({_broken_off[0]})",
+            f"this process was forked while its parent loaded a model ({_interrupted[0]})",
             member=config.label,
             hint="fork before or after models are loaded, or start processes with multiprocessing's 'spawn'",
         )
@@ -94,27 +94,27 @@ def _noted(config: MemberConfig) -> Iterator[None]:
 
 
 def _after_fork() -> None:
-    """Make new locks, and note what the parent was loading."""
+    """Replace the locks, and record the models that the parent was loading."""
     global _guard
     _guard = threading.Lock()
     _locks.clear()
-    _broken_off.extend(_loading)
+    _interrupted.extend(_loading)
     _loading.clear()
 
 
 def _encoder(config: MemberConfig) -> PromptEncoder:
-    """The shared one, loaded at the first call; the lock of the config is held."""
+    """The shared encoder, loaded by the first call. The caller holds the lock of the config."""
     key = config.load_key
     if key not in _encoders:
         from adafuse_core.members.tokenizers import load_encoder
 
-        with _noted(config):
+        with _loading_model(config):
             _encoders[key] = load_encoder(config)
     return _encoders[key]
 
 
 def shared(place: str, make: Callable[[], Any]) -> Any:
-    """What all backends of a place have in common, such as the turns on a device: made by the first that asks."""
+    """An object shared by all backends of a place, such as the turns on a device. The first call creates it."""
     with _guard:
         if (place, make) not in _shared:
             _shared[place, make] = make()

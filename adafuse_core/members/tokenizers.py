@@ -1,4 +1,4 @@
-"""Loads a member's tokenizer, and makes sure that it is the one its files describe."""
+"""Loads a member's tokenizer, and checks it against its `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PROBES = (
 
 
 def load_encoder(config: MemberConfig) -> PromptEncoder:
-    """What is needed to read prompts as a member does, without its weights; errors as of `load_tokenizer`."""
+    """Load the prompt encoder of a member, without its weights. Errors are those of `load_tokenizer`."""
     with load_errors(config):
         tokenizer = load_tokenizer(config)
         return PromptEncoder(
@@ -42,10 +42,10 @@ def load_encoder(config: MemberConfig) -> PromptEncoder:
 
 
 def load_tokenizer(config: MemberConfig) -> Any:
-    """The fast tokenizer that a member's config names, checked against its file.
+    """Load the fast tokenizer of a member's config.
 
     Raises:
-        ModelLoadError: It can't be had, is no fast tokenizer, or encodes otherwise than its file says.
+        ModelLoadError: The tokenizer can't be loaded, is not a fast tokenizer, or differs from its `tokenizer.json`.
     """
     location = tokenizer_location(config)
     file = location.file("tokenizer.json")
@@ -54,22 +54,22 @@ def load_tokenizer(config: MemberConfig) -> Any:
     tokenizer = location.read_tokenizer(PreTrainedTokenizerFast if config.tokenizer_class == "file" else AutoTokenizer)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UnsupportedModelError(
-            f"{type(tokenizer).__name__} is no fast tokenizer",
-            hint="convert it to a tokenizer.json, or give another one",
+            f"{type(tokenizer).__name__} is not a fast tokenizer",
+            hint="convert it to a tokenizer.json, or use another tokenizer",
         )
     if file is not None:
         _check_against_file(tokenizer, Tokenizer.from_file(str(file)))
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     codec = Codec(tokenizer)
-    lossy = [probe for probe in _PROBES if not codec.lossless("a" + probe)]  # an answer never stands at the start
+    lossy = [probe for probe in _PROBES if not codec.lossless("a" + probe)]  # answers never start a sequence
     if lossy:
         logger.warning("the tokenizer of %r changes some texts, such as %r", config.label, lossy[0])
     return tokenizer
 
 
 def _check_against_file(tokenizer: Any, saved: Tokenizer) -> None:
-    """`AutoTokenizer` may put another class in place of the saved tokenizer, with other ids."""
+    """Compare encodings: `AutoTokenizer` may choose another class than the saved tokenizer's, with other ids."""
     saved.no_padding()
     saved.no_truncation()
     for probe in _PROBES:

@@ -1,4 +1,4 @@
-"""How members learn about the tools of a request: from their templates if all share a dialect, else from messages."""
+"""Shows the tools of a request to the members: by chat templates if all share a dialect, else by a system message."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def show_tools(
 
 
 def can_call_tools(readers: Sequence[PromptReader]) -> bool:
-    """Whether these members can be shown tools: each needs a chat template. The log says how they are, or why not."""
+    """Whether all members have a chat template, as tools require. The log says how tools are shown, or why not."""
     without = [reader.name for reader in readers if not reader.supports_chat()]
     if without:
         logger.info("no tool calling: no chat template in %s; set chat_template of the member", ", ".join(without))
         return False
-    silent = [reader.name for reader in readers if not reader.shows_tools]
+    without = [reader.name for reader in readers if not reader.shows_tools]
     dialects = {reader.dialect.name for reader in readers if reader.dialect is not None}
-    if silent:
-        reason = f"the chat template of {', '.join(silent)} shows no tools"
+    if without:
+        reason = f"the chat template of {', '.join(without)} shows no tools"
     elif len(dialects) > 1:
-        reason = f"the chat templates write calls in different forms ({', '.join(sorted(dialects))})"
+        reason = f"the chat templates use different formats for calls ({', '.join(sorted(dialects))})"
     else:
         return True
-    logger.info("tools are told to all members in a system message: %s", reason)
+    logger.info("a system message describes the tools to all members: %s", reason)
     return True

@@ -155,7 +155,7 @@ def test_the_local_backend_says_where_its_options_are():
     error = refusal(lambda: checked(model="m", name="counts", backend_options={"kv_store": "tree"}))
     assert "MemberConfig(kv_store=...)" in error.hint
     error = refusal(lambda: checked(model="m", name="counts", backend_options={"x": 1}))
-    assert error.hint == "known are: none"
+    assert error.hint == "known options: none"
 
 
 VALUES = {

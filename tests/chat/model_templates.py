@@ -1,4 +1,4 @@
-"""Chat templates in the manner of well-known models, as far as conversations and tool calls go."""
+"""Chat templates modelled on those of well-known models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HERMES = r"""{{ bos_token }}{% if tools %}<|im_start|>system
 <|im_start|>assistant
 {% endif %}"""
 
-QWEN = HERMES.replace("{{ tool_call.arguments | tojson }}", "{{ tool_call.arguments }}")  # prints what it gets
+QWEN = HERMES.replace("{{ tool_call.arguments | tojson }}", "{{ tool_call.arguments }}")  # prints arguments as given
 
 LLAMA = r"""{{- bos_token }}{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}
 {%- set messages = messages[1:] %}{%- else %}{%- set system = "" %}{%- endif %}

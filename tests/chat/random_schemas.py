@@ -1,4 +1,4 @@
-"""Random JSON schemas: nested, recursive, with unions, formats and bounds, and with what no grammar can enforce."""
+"""Random JSON schemas: nested, recursive, with unions, formats, bounds, and keywords that no grammar can enforce."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ UNKNOWN: dict[str, Any] = {
 
 
 class Generator:
-    """Draws schemas of the parameters of tools."""
+    """Generates schemas of tool parameters."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
 
     def parameters(self) -> dict[str, Any]:
-        """A schema of an object, with definitions that may refer to each other and to themselves."""
+        """A schema of an object, with definitions that may be recursive."""
         names = [f"D{index}" for index in range(self._draw.randrange(3))]
         schema = self._object(2, names)
         if names:

@@ -1,4 +1,4 @@
-"""A dialect may write arguments in a syntax of its own: its grammar, its writing and its reading are all it brings."""
+"""A dialect with its own syntax of arguments: a grammar, a writer and a parser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = {"string": "/[^;)]*/", "integer": "/-?[0-9]+/"}
 
 
 def pairs_grammar(schema, *, lenient, name):
-    """All properties in their order, such as `city=Paris; days=3`."""
+    """All properties in order, such as `city=Paris; days=3`."""
     pairs = (f'"{name}=" {VALUES[value["type"]]}' for name, value in schema["properties"].items())
     return Grammar.lark("start: " + ' "; " '.join(pairs))
 
@@ -64,7 +64,7 @@ CALLS = [ToolCall(name="weather", arguments={"city": "Paris é", "days": 3}), To
 
 @pytest.fixture
 def shell(monkeypatch):
-    """The dialect as one more row of the table."""
+    """Adds the dialect to the table."""
     monkeypatch.setitem(DIALECTS, "shell", SHELL)
     return SHELL
 
@@ -110,7 +110,7 @@ def test_a_script_that_breaks_the_syntax_is_refused(shell):
         ensemble.generate(ASK, tools=TOOLS)
 
 
-def test_a_row_in_the_table_is_all_that_a_dialect_needs(shell):
+def test_a_dialect_needs_only_a_row_in_the_table(shell):
     assert MemberConfig(model="m", tool_dialect="shell").tool_dialect == "shell"
     silent = ScriptedMember("b", reply="Hello", dialect="shell")
     silent.shows_tools = False  # so that instructions show the form of a call

@@ -1,4 +1,4 @@
-"""Dialects: what is written is what the grammar allows, and what the reader reads."""
+"""Dialects: grammar, writer and parser agree."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def accepts(rules, text):
 
 
 def of_another_tool(dialect, arguments):
-    """A call of a tool that there is not."""
+    """A call of an unknown tool."""
     return dialect.write([ToolCall(name="zzz", arguments=arguments)])
 
 
 def read(dialect, pieces):
-    """The text and the calls of an answer that came in pieces."""
+    """Text and calls of an answer that is parsed in pieces."""
     events = [*(TextDelta(text=piece) for piece in pieces), Finished(reason="stop", stop=None, usage=EMPTY)]
     seen = list(read_answer(iter(events), calls=CallReader(dialect, NAMES), thinking=False))
     text = "".join(event.text for event in seen if isinstance(event, TextDelta))
@@ -46,7 +46,7 @@ def read(dialect, pieces):
 
 
 def until_repeated(calls):
-    """The calls before the first one that repeats another."""
+    """The calls before the first repeated one."""
     places = (place for place, call in enumerate(calls) if any(call.repeats(other) for other in calls[:place]))
     return calls[: next(places, len(calls))]
 
@@ -55,9 +55,7 @@ def plain(calls):
     return [(call.name, call.arguments) for call in calls]
 
 
-characters = st.characters(
-    exclude_categories=["Cs"], exclude_characters="\x7f"
-)  # JSON may hold it, but is asked not to
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x7f")  # allowed in JSON, but excluded here
 texts = st.text(characters, max_size=6) | st.sampled_from(['"}', "}}", "\n</tool_call>", "<tool_call>", "]", "\\"])
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -74,7 +72,7 @@ some_calls = st.lists(
 @pytest.mark.parametrize("name", DIALECTS)
 @given(calls=some_calls, data=st.data())
 @settings(deadline=None, max_examples=40)
-def test_calls_that_are_written_obey_the_grammar_and_are_read_again_whatever_the_pieces(name, calls, data):
+def test_written_calls_obey_the_grammar_and_are_parsed_from_any_pieces(name, calls, data):
     dialect = DIALECTS[name]
     calls = calls[:1] if dialect.between is None else calls
     text = dialect.write(calls)
@@ -128,7 +126,7 @@ def test_a_named_tool_is_the_only_one(name):
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_an_answer_that_may_call_may_be_any_other_text(name):
+def test_without_a_forced_call_any_text_is_allowed(name):
     dialect = DIALECTS[name]
     rules = grammar(dialect, "auto")
     for text in (
@@ -146,7 +144,7 @@ def test_an_answer_that_may_call_may_be_any_other_text(name):
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_a_call_once_begun_obeys_its_schema(name):
+def test_calls_obey_the_schema_of_their_tool(name):
     dialect = DIALECTS[name]
     rules = grammar(dialect, "auto")
     begun = dialect.head + dialect.begin

@@ -1,4 +1,4 @@
-"""The way to a valid end is found from every place of an answer, and it is short."""
+"""A short valid ending is found for every prefix of an answer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tool(model):
 
 
 def walks(grammar, count, longest, start=""):
-    """Random beginnings of answers, each with its guide."""
+    """Random prefixes of answers with their guides."""
     draw, oracle = random.Random(0), OracleGrammar(grammar.source())
     for _ in range(count):
         text = oracle.random_text(draw, len(start) + draw.randrange(longest), start)
@@ -62,7 +62,7 @@ def walks(grammar, count, longest, start=""):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_from_everywhere_in_json_the_end_is_valid(model):
+def test_endings_of_every_prefix_of_json_are_valid(model):
     for text, guide in walks(Grammar.json_schema(model.model_json_schema()), 60, 200):
         assert guide.short_ending is not None, text
         model.model_validate_json(text + guide.short_ending)
@@ -71,7 +71,7 @@ def test_from_everywhere_in_json_the_end_is_valid(model):
 
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("choice", ["auto", "any", "order"])
-def test_from_everywhere_in_calls_the_end_is_valid(name, choice):
+def test_endings_of_every_prefix_of_calls_are_valid(name, choice):
     dialect = DIALECTS[name]
     tools = Tools.of_request([tool(model) for model in MODELS], choice, parallel=True)
     grammar = answer_grammar(tools, dialect)
@@ -80,7 +80,7 @@ def test_from_everywhere_in_calls_the_end_is_valid(name, choice):
         assert guide.after(guide.short_ending).may_end
 
 
-def test_an_answer_that_may_end_needs_no_more():
+def test_the_ending_of_a_complete_answer_is_empty():
     assert Grammar.json_object().guide().after("{}").short_ending == ""
     assert Grammar.regex("a*").guide().short_ending == ""
 
@@ -106,7 +106,7 @@ SHORTEST = {
 
 
 @pytest.mark.parametrize("name", SHORTEST)
-def test_the_way_is_the_shortest(name):
+def test_the_ending_is_the_shortest(name):
     grammar, text, closing = SHORTEST[name]
     assert len(grammar.guide().after(text).short_ending) == len(closing)
     assert grammar.guide().after(text + closing).may_end
@@ -125,7 +125,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_long_ways_are_found(name):
+def test_long_endings_are_found(name):
     grammar = Grammar.json_schema(LONG[name])
     value = json.loads(grammar.guide().short_ending)
     assert len(value) == LONG[name].get("minLength", LONG[name].get("minItems", 200))
@@ -142,12 +142,12 @@ FAST = {
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_a_way_is_found_fast(name):
+def test_endings_are_found_fast(name):
     guide = FAST[name].guide()
-    started = time.thread_time()  # whatever else runs
+    started = time.thread_time()  # unaffected by other processes
     assert guide.short_ending is not None
-    assert time.thread_time() - started < 1  # milliseconds, really
+    assert time.thread_time() - started < 1  # usually milliseconds
 
 
-def test_none_is_told_where_none_is_found():
+def test_without_an_ending_the_result_is_none():
     assert Grammar.regex("(?s:.*)[E][N][D]").guide().short_ending is None

@@ -1,4 +1,4 @@
-"""Grammars: what they accept, what they refuse to be, and what a guide knows of an answer that grows."""
+"""Grammars: accepted texts, refused grammars, and guides of growing answers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def record(**properties):
 
 
 def accepts(grammar, text):
-    """Whether a text is an answer as a whole."""
+    """Whether a text is a complete answer."""
     guide = grammar.guide().after(text)
     return guide is not None and guide.may_end
 
 
 def begins(grammar, text):
-    """Whether an answer may begin with a text."""
+    """Whether a text is a prefix of an answer."""
     return grammar.guide().after(text) is not None
 
 
@@ -98,12 +98,12 @@ json_values = st.recursive(
 @given(st.dictionaries(st.text(max_size=3), json_values, max_size=3))
 @settings(deadline=None, max_examples=60)
 def test_every_object_that_json_dumps_writes_is_a_json_object(value):
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # json.dumps leaves this one as it is
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # json.dumps does not escape this character
     assert accepts(Grammar.json_object(), text)
 
 
 @pytest.mark.parametrize("text", ["[]", "1", '"a"', "null", "{", "{]", '{"a"}'])
-def test_a_json_object_is_nothing_else(text):
+def test_json_object_refuses_other_values(text):
     assert not accepts(Grammar.json_object(), text)
 
 
@@ -119,7 +119,7 @@ COMBINED = {
 
 
 @pytest.mark.parametrize("name", COMBINED)
-def test_parts_that_speak_of_one_object_are_not_closed_to_each_other(name):
+def test_parts_that_describe_one_object_allow_each_others_properties(name):
     text = '{"a": 1, "b": 2}'
     grammar = Grammar.json_schema(COMBINED[name])
     assert accepts(grammar, '{"x": [' + text + "]}" if name == "deep inside" else text)
@@ -140,7 +140,7 @@ def test_a_property_may_be_called_like_a_keyword(name):
     assert not begins(grammar, json.dumps({name: {"a": 1}})[:-1] + ', "additionalProperties')
 
 
-def test_a_value_that_looks_like_a_schema_is_left_as_it_is():
+def test_values_that_look_like_schemas_are_unchanged():
     value = {"properties": {"a": 1}}
     grammar = Grammar.json_schema({"enum": [value]})
     assert accepts(grammar, json.dumps(value))
@@ -162,7 +162,7 @@ def test_a_keyword_that_can_not_be_enforced_is_refused():
     assert caught.value.hint
 
 
-def test_a_lenient_grammar_leaves_it_out_and_says_so(caplog):
+def test_a_lenient_grammar_drops_the_keyword_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         grammar = Grammar.json_schema(UNENFORCED, lenient=True)
     assert "uniqueItems" in caplog.text
@@ -183,7 +183,7 @@ def test_a_lenient_grammar_leaves_it_out_and_says_so(caplog):
         (None, "got None as JSON schema"),
     ],
 )
-def test_what_is_no_schema_is_refused(schema, message):
+def test_other_values_as_schemas_are_refused(schema, message):
     with pytest.raises(ConfigError, match=message):
         Grammar.json_schema(schema)
 
@@ -224,7 +224,7 @@ def test_a_pattern_that_can_not_be_used_is_refused_with_its_reason(pattern):
 
 
 @pytest.mark.parametrize("make", [Grammar.regex, Grammar.lark])
-def test_what_is_no_text_is_refused(make):
+def test_other_values_as_text_are_refused(make):
     with pytest.raises(ConfigError, match=r"got .*=3, expected a string"):
         make(3)
 
@@ -261,7 +261,7 @@ def test_a_lead_goes_before_the_answer():
     assert led.after(b"aa") is None
 
 
-def test_what_every_answer_goes_on_with_is_known():
+def test_forced_text_is_known():
     guide = Grammar.json_schema(record(name=STRING, n={"enum": [10, 12]})).guide()
     assert guide.forced == Span(text='{"name": "')
     guide = guide.after('{"name": "')
@@ -273,14 +273,14 @@ def test_what_every_answer_goes_on_with_is_known():
     assert guide.after("}").forced == Span(text="", ends=True)
 
 
-def test_nothing_is_forced_where_an_answer_may_end_or_go_on():
+def test_no_text_is_forced_where_an_answer_may_end_or_continue():
     guide = Grammar.regex("a(bc)?").guide()
     assert guide.forced == Span(text="a")
     assert guide.after("a").forced is None
     assert guide.after("a").may_end
 
 
-def test_half_a_character_is_not_forced():
+def test_incomplete_characters_are_not_forced():
     guide = Grammar.json_schema({"enum": ["été", "êta"]}).guide()
     assert guide.forced == Span(text='"')
     assert guide.after('"').forced is None
@@ -298,7 +298,7 @@ def test_a_guide_is_never_changed():
 
 @given(st.text(alphabet='{}[]",: 0123456789eabé😀\\ntrufls-.', max_size=12), st.data())
 @settings(deadline=None, max_examples=60)
-def test_pieces_lead_where_the_whole_text_leads(text, data):
+def test_the_guide_after_pieces_is_the_guide_after_the_whole_text(text, data):
     cut = data.draw(st.integers(0, len(text)))
     guide = Grammar.json_schema({}).guide()
     whole, first = guide.after(text), guide.after(text[:cut])
@@ -308,7 +308,7 @@ def test_pieces_lead_where_the_whole_text_leads(text, data):
         assert (whole.may_end, whole.forced) == (pieces.may_end, pieces.forced)
 
 
-def test_after_a_thought_the_answer_follows():
+def test_an_answer_may_follow_a_thought():
     grammar = THINK.after_thought(Grammar.json_schema(record(a=INTEGER)))
     answer = '{"a": 1}'
     assert accepts(grammar, f"hm {{ hm\n</think>\n\n{answer}")

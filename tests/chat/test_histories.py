@@ -1,4 +1,4 @@
-"""Histories as frameworks send them: every order of roles is rendered, and earlier calls stand in them as JSON."""
+"""Histories as frameworks send them: every order of roles is rendered, with earlier calls as JSON."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_short_histories_of_every_order_are_rendered_whole(name):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_after_the_assistant_a_new_turn_begins(name):
-    if name == "concatenates":  # opens no turn for anybody
+    if name == "concatenates":  # has no generation prompt
         return
     text = render(name, [user("one"), assistant("two")])
     asked = render(name, [user("one"), assistant("two"), user("three")])
@@ -127,7 +127,7 @@ def test_after_the_assistant_a_new_turn_begins(name):
 
 
 @pytest.mark.parametrize(("name", "empty"), [("mistral", "[INST] [/INST]"), ("brackets", "[INST]  [/INST]")])
-def test_where_the_users_turn_opens_the_answer_an_empty_one_is_added(name, empty):
+def test_an_empty_user_message_is_added_if_the_template_needs_one(name, empty):
     assert render(name, [user("one"), assistant("two")]).endswith(empty)
 
 
@@ -135,7 +135,7 @@ def test_where_the_users_turn_opens_the_answer_an_empty_one_is_added(name, empty
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_last_turn_is_continued_if_that_is_asked_for(name):
+def test_the_last_message_is_continued_on_request(name):
     text = render(name, [user("one"), assistant("Once upon")], continues=True)
     assert text.endswith("Once upon")
     assert "one" in text
@@ -152,7 +152,7 @@ def test_a_template_that_shows_no_end_of_the_last_turn_can_not_continue_it():
 
 
 def values_in(text):
-    """All JSON objects that stand in a text."""
+    """All JSON objects in a text."""
     decoder = json.JSONDecoder()
     found = []
     for match in re.finditer("{", text):
@@ -188,7 +188,7 @@ def test_a_template_that_dumps_sorted_or_indented_json_is_whole():
 
 
 @pytest.mark.parametrize("name", ["gemma", "chatml", "brackets"])
-def test_prose_tells_of_calls_where_the_template_knows_none_and_the_log_says_so(name, caplog):
+def test_calls_become_plain_text_without_template_support_and_the_log_says_so(name, caplog):
     with caplog.at_level(logging.INFO):
         text = render(name, CALLED)
     assert f"Call of set_light: {TEXT}" in text
@@ -203,12 +203,12 @@ def test_a_template_that_hides_arguments_is_not_whole():
     assert f"Call of set_light: {TEXT}" in render(first, CALLED)
 
 
-def test_arguments_that_stand_in_other_messages_only_are_missed():
+def test_arguments_in_other_messages_only_count_as_dropped():
     template = MODELS["hermes"].replace("{{ tool_call.arguments | tojson }}", "...")
     assert "Call of set_light: " in render(template, [user(f"Do {TEXT}"), *CALLED])
 
 
-def test_ids_of_nine_characters_belong_together():
+def test_short_ids_of_calls_and_results_match():
     calls = [call({"n": number}, call_id=f"toolu_01{number}") for number in range(2)]
     messages = [
         user("Go."),
@@ -227,7 +227,7 @@ def test_ids_of_nine_characters_belong_together():
     assert results == {"zero": ids[0], "one": ids[1], "two": ids[2]}
 
 
-def test_ids_stay_as_they_are_where_the_template_takes_them():
+def test_ids_are_unchanged_if_the_template_accepts_them():
     messages = [user("Go."), assistant("", call(call_id="abcdef012")), result("ok", "abcdef012"), user("So?")]
     assert '"call_id": "abcdef012"' in render("mistral", messages)
 

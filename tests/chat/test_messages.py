@@ -1,4 +1,4 @@
-"""Conversations from dictionaries: what is taken, what is refused, and that nothing is dropped in silence."""
+"""Conversations from dictionaries: accepted and refused values; nothing is silently dropped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_other_roles_are_refused_with_the_known_ones(role):
 
 
 @pytest.mark.parametrize("value", [None, "hi", 3, ["user", "hi"], ("user", "hi")])
-def test_what_is_no_message_is_refused(value):
+def test_other_values_as_messages_are_refused(value):
     with pytest.raises(PromptError, match="expected a dict"):
         Message.from_any(value)
 
@@ -152,7 +152,7 @@ def test_a_conversation_without_text_is_refused(messages):
     assert caught.value.hint
 
 
-def test_a_conversation_of_tool_calls_alone_is_none_without_text():
+def test_a_conversation_of_tool_calls_alone_is_allowed():
     assert len(conversation([assistant(call({}))])) == 1
 
 

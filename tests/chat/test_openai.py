@@ -1,4 +1,4 @@
-"""OpenAI's forms as clients send them."""
+"""OpenAI's formats as clients send them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adafuse_core.chat import openai
 from adafuse_core.chat.grammar import Grammar
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-ANSWER = {  # as a server tells it, and a client sends it back with the next question
+ANSWER = {  # as a server returns it, and a client sends it back with the next question
     "role": "assistant",
     "content": None,
     "refusal": None,
@@ -64,11 +64,11 @@ def test_other_roles_are_refused(name):
         {"content": [{"type": "text", "text": "I "}, {"type": "refusal", "refusal": "can't."}], "refusal": ""},
     ],
 )
-def test_the_words_of_a_refusal_are_said(parts):
+def test_refusals_are_part_of_the_text(parts):
     assert openai.message({"role": "assistant", **parts}).content == "I can't."
 
 
-def test_calls_of_the_time_before_tools_are_calls():
+def test_function_calls_are_tool_calls():
     turn = {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": "{}"}}
     result = {"role": "function", "name": "f", "content": "1"}
     called, told = openai.messages([turn, result])
@@ -88,12 +88,12 @@ def test_calls_of_the_time_before_tools_are_calls():
         ("assistant", {"content": 3}, "3"),
     ],
 )
-def test_what_would_be_lost_is_refused(role, parts, problem):
+def test_content_that_would_be_lost_is_refused(role, parts, problem):
     with pytest.raises(PromptError, match=problem):
         openai.message({"role": role, **parts})
 
 
-def test_what_is_no_message_is_refused():
+def test_other_values_as_messages_are_refused():
     with pytest.raises(PromptError, match="expected a dict"):
         openai.message("hello")
 

@@ -1,4 +1,4 @@
-"""The reader takes answers apart: thoughts, text and calls, whatever pieces they come in, and loses nothing."""
+"""The reader parses answers into thoughts, text and calls, from any pieces, without losses."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ EMPTY = Usage(prompt_tokens={}, completion_tokens={}, rounds=0)
 
 
 def read(pieces, dialect=HERMES, *, thinking=False, reason="stop"):
-    """All events of an answer that came in pieces."""
+    """All events of an answer that is parsed in pieces."""
     calls = None if dialect is None else CallReader(dialect, NAMES)
     given = [*(TextDelta(text=piece) for piece in pieces), Finished(reason=reason, stop=None, usage=EMPTY)]
     return list(read_answer(iter(given), calls=calls, thinking=thinking))
 
 
 def joined(events):
-    """Thought, text, calls, and why the answer ended."""
+    """Thought, text, calls and finish reason."""
     thought = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     return thought, text, [event.call for event in events if isinstance(event, ToolCallDone)], events[-1].reason
 
 
 def summary(events):
-    """The same, without ids."""
+    """The same without IDs."""
     thought, text, calls, reason = joined(events)
     kinds = [(type(call), call.name, call.arguments) for call in calls]
     return thought, text, kinds, reason
@@ -68,7 +68,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_is_read_does_not_depend_on_the_pieces(name):
+def test_events_do_not_depend_on_the_pieces(name):
     dialect, text = ANSWERS[name]
     whole = summary(read([text], dialect))
     assert summary(read(text, dialect)) == whole
@@ -79,7 +79,7 @@ def test_what_is_read_does_not_depend_on_the_pieces(name):
 @pytest.mark.parametrize("name", ANSWERS)
 @given(data=st.data())
 @settings(deadline=None, max_examples=20)
-def test_what_is_read_does_not_depend_on_several_cuts(name, data):
+def test_events_do_not_depend_on_several_cuts(name, data):
     dialect, text = ANSWERS[name]
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
     assert summary(read(parts(text, cuts), dialect)) == summary(read([text], dialect))
@@ -123,7 +123,7 @@ def test_an_end_that_looks_like_a_call_is_text(text):
     assert summary(read(text)) == ("", text, [], "stop")
 
 
-def test_text_is_shown_as_soon_as_it_can_be_no_call():
+def test_text_is_shown_once_it_can_not_be_a_call():
     events = read(["a <tool", "_box>", "\n", "b"])
     assert [event.text for event in events[:-1]] == ["a ", "<tool_box>", "\nb"]
 
@@ -152,7 +152,7 @@ def test_an_answer_cut_anywhere_in_a_call_has_an_invalid_call(name):
         assert shown == ""
         assert reason == "length"
         assert call.id
-        if cut >= closed:  # nothing of the call is missing
+        if cut >= closed:  # the call is complete
             assert (type(call), call.name, call.arguments) == (ToolCall, "f", {"a": {"b": "}"}})
         else:
             assert isinstance(call, InvalidToolCall)
@@ -193,7 +193,7 @@ def test_deltas_of_a_cut_call_belong_to_it():
         (CALL[:30], "length", "length"),
     ],
 )
-def test_why_an_answer_ended_is_told(text, reason, told):
+def test_finished_has_the_reason(text, reason, told):
     assert read([text], reason=reason)[-1] == Finished(reason=told, stop=None, usage=EMPTY)
 
 
@@ -204,7 +204,7 @@ def test_rounds_are_passed_on_in_their_place():
     assert seen == [TextDelta(text="a"), done, done, TextDelta(text="<tool"), given[-1]]
 
 
-def test_a_number_of_thousands_of_digits_is_no_valid_call():
+def test_an_integer_of_thousands_of_digits_makes_a_call_invalid():
     text = CALL.replace("[1,", f"[{'1' * 5000},")
     (call,) = joined(read([text]))[2]
     assert isinstance(call, InvalidToolCall)
@@ -231,7 +231,7 @@ def test_a_number_of_thousands_of_digits_is_no_valid_call():
         ("", "", ""),
     ],
 )
-def test_a_thought_at_the_beginning_is_no_text(dialect, text, thought, answer):
+def test_a_leading_thought_is_not_text(dialect, text, thought, answer):
     assert summary(read([text], dialect)) == (thought, answer, [], "stop")
     assert summary(read(text, dialect)) == (thought, answer, [], "stop")
     for cut in range(len(text) + 1):
@@ -248,7 +248,7 @@ def test_a_thought_at_the_beginning_is_no_text(dialect, text, thought, answer):
         ("", "", ""),
     ],
 )
-def test_a_thought_that_the_prompt_began_is_no_text(text, thought, answer):
+def test_a_thought_that_the_prompt_opened_is_not_text(text, thought, answer):
     assert summary(read([text], thinking=True)) == (thought, answer, [], "stop")
     assert summary(read(text, thinking=True)) == (thought, answer, [], "stop")
 

@@ -1,4 +1,4 @@
-"""What can't be enforced of a schema is left out where it stands and named in the log, or is an error that names it."""
+"""Keywords that can't be enforced are relaxed and logged, or raise an error that names them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def record(required=True, **properties):
 
 
 def named(messages):
-    """Tool and path of each message, checked for their form."""
+    """Tool and path of each log message."""
     found = [re.match(r"tool '(\w+)': (#[^ ]*) can't be enforced: \S", message) for message in messages]
     assert None not in found, messages
     return [(match[1], match[2]) for match in found]
 
 
 def stands(schema, path):
-    """Whether a JSON pointer names something in a schema."""
+    """Whether a JSON pointer exists in a schema."""
     part = schema
     for step in path.split("/")[1:]:
         key = unquote(step).replace("~1", "/").replace("~0", "~")
@@ -49,8 +49,8 @@ def stands(schema, path):
 
 
 @pytest.mark.parametrize("part", range(5))
-def test_no_random_schema_refuses_a_request_and_all_that_is_loosened_is_named(part, caplog):
-    """Five hundred schemas in all; strict ones are refused with the first of the places that the log names."""
+def test_no_random_schema_is_refused_and_relaxed_keywords_are_logged(part, caplog):
+    """Strict schemas are refused with the first path that the log of lenient ones contains. Five hundred schemas."""
     loosened = 0
     generator = Generator(part)
     for index in range(COUNT // 5):
@@ -128,7 +128,7 @@ LOOSENED = {
 
 @pytest.mark.parametrize("name", LOOSENED)
 @pytest.mark.parametrize("optional", [False, True])
-def test_a_keyword_is_left_out_where_it_stands_and_the_rest_holds(name, optional, caplog):
+def test_only_the_failing_keyword_is_dropped(name, optional, caplog):
     part, keyword, right, wrong = LOOSENED[name]
     schema = record(required=not optional, deep=record(x=part), other={"type": "boolean"})
     with caplog.at_level(logging.WARNING):
@@ -161,7 +161,7 @@ ENFORCED = {
 
 
 @pytest.mark.parametrize("name", ENFORCED)
-def test_what_can_be_enforced_is(name, caplog):
+def test_enforceable_keywords_are_enforced(name, caplog):
     grammar = Grammar.json_schema(ENFORCED[name])
     assert grammar.guide().short_ending is not None
     assert caplog.records == []
@@ -182,7 +182,7 @@ def test_keys_obey_the_names_that_a_schema_gives():
     assert not accepts(days, '{"2023-02-29": 1}')
 
 
-def test_a_fault_in_a_definition_is_named_once_and_the_recursion_stays(caplog):
+def test_an_error_in_a_definition_is_logged_once_and_the_recursion_stays(caplog):
     node = record(
         value={"type": "string", "pattern": "^(?=a)[a-c]+$"}, kids={"type": "array", "items": {"$ref": "#/$defs/N"}}
     )
@@ -194,21 +194,21 @@ def test_a_fault_in_a_definition_is_named_once_and_the_recursion_stays(caplog):
     assert not accepts(grammar, inner.replace("abc", "xyz"))
 
 
-def test_a_class_that_can_never_end_is_loosened_at_the_place_where_it_contains_itself(caplog):
+def test_an_infinite_recursion_is_relaxed_at_its_reference(caplog):
     schema = {"$ref": "#/$defs/N", "$defs": {"N": record(a={"type": "integer"}, next={"$ref": "#/$defs/N"})}}
     grammar = Grammar.json_schema(schema, lenient=True, name="tool 't'")
     assert named(record.getMessage() for record in caplog.records) == [("t", "#/$defs/N/properties/next/$ref")]
     assert not accepts(grammar, '{"a": "x", "next": 1}')
 
 
-def test_an_optional_part_that_can_never_end_is_loosened_too(caplog):
+def test_an_optional_part_that_can_never_end_is_relaxed_too(caplog):
     schema = record(required=False, a={"$ref": "#/$defs/N"}) | {"$defs": {"N": {"$ref": "#/$defs/N"}}}
     grammar = Grammar.json_schema(schema, lenient=True, name="tool 't'")
     assert named(record.getMessage() for record in caplog.records) == [("t", "#/$defs/N/$ref")]
     assert grammar.guide().after('{"a": ').short_ending is not None
 
 
-def test_a_schema_with_an_address_of_its_own_is_read():
+def test_a_schema_with_an_id_is_supported():
     schema = record(a={"$ref": "https://example.com/s.json#/$defs/A"}) | {
         "$id": "https://example.com/s.json",
         "$defs": {"A": {"type": "null"}},
@@ -232,7 +232,7 @@ def test_schemas_are_compiled_once_whatever_tool_has_them():
     parameters = record(a={"type": "integer", "minimum": -1234}, b={"type": "string", "pattern": "^compiled-once$"})
     ensemble = Ensemble(members=[ScriptedMember("m", "hi")])
     ensemble.generate(ASK, tools=[tool("first", parameters)])
-    compiled = schema_engine.engine_fault.cache_info().misses
+    compiled = schema_engine.engine_error.cache_info().misses
     for names in (["first"], ["second", "third"]):
         ensemble.generate(ASK, tools=[tool(name, parameters) for name in names])
-    assert schema_engine.engine_fault.cache_info().misses == compiled
+    assert schema_engine.engine_error.cache_info().misses == compiled

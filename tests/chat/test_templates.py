@@ -1,4 +1,4 @@
-"""Chat templates of every temper: a conversation is rendered whole, in a plainer form if need be, or refused."""
+"""Chat templates of all kinds render a conversation completely, possibly in a simpler form, or refuse it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_ordinary_conversation_is_rendered_in_its_own_form(name):
     )
 
 
-def test_a_template_that_takes_it_all_gets_it_as_it_is():
+def test_a_template_without_limits_gets_the_original_form():
     messages = [say("system", "s"), say("user", "u"), say("user", "v"), say("system", "t"), say("assistant", "")]
     assert turns(render(tiny.CHATML, messages))[:-1] == [(m["role"], m["content"]) for m in messages]
 
@@ -115,12 +115,12 @@ def test_a_system_message_opens_the_first_user_turn_where_the_template_has_none(
     ]
 
 
-def test_a_system_message_is_missed_even_if_the_user_repeats_its_words():
+def test_a_dropped_system_message_is_noticed_even_if_the_user_repeats_it():
     messages = [say("system", "Be brief."), say("user", "Be brief. Who are you?")]
     assert turns(render(DROPS_SYSTEM, messages))[0] == ("user", "Be brief.\n\nBe brief. Who are you?")
 
 
-def test_a_dropped_message_is_missed_even_if_another_one_is_the_same():
+def test_a_dropped_message_is_noticed_even_if_another_one_is_equal():
     dropping = EACH + "{% if not (m['role'] == 'user' and not loop.last) %}" + TURN + "{% endif %}{% endfor %}" + OPEN
     with pytest.raises(TemplateError, match="drops 'yes'"):
         render(dropping, [say("user", "yes"), say("assistant", "ok"), say("user", "yes")])
@@ -181,7 +181,7 @@ def test_tool_messages_become_ordinary_turns_where_the_template_knows_none(name)
 
 
 @pytest.mark.parametrize("template", [tiny.CHATML, TRIMS])
-def test_a_dropped_tool_call_is_missed_even_if_its_name_stands_elsewhere(template):
+def test_a_dropped_tool_call_is_noticed_even_if_its_name_occurs_elsewhere(template):
     messages = [say("user", "Please add 1 and 2."), *CALLED[1:], say("assistant", "I add.")]
     assert 'Call of add: {"a": 1, "b": 2}' in render(template, messages)
 
@@ -220,7 +220,7 @@ def test_a_template_that_ignores_tools_is_refused(name):
     assert caught.value.hint
 
 
-def test_a_template_that_can_not_do_without_tools_is_none_that_ignores_them():
+def test_a_template_that_fails_without_tools_does_not_ignore_tools():
     assert render(NEEDS_TOOLS, [say("user", "Hi.")], tools=TOOLS).startswith("add\n")
 
 
@@ -289,7 +289,7 @@ def test_control_tokens_in_tools_are_text():
     tool = {"type": "function", "function": {"name": "add", "description": HOSTILE, "parameters": {HOSTILE: HOSTILE}}}
     text = render(FULL_TOOLS, [say("user", "Hi.")], tools=[tool], mark=CODEC.mark_control_tokens)
     ids, _ = CODEC.encode_rendered(text)
-    assert [index in CODEC.special_ids for index in ids].count(True) == 5  # two turns, and one that opens
+    assert [index in CODEC.special_ids for index in ids].count(True) == 5  # two messages and the generation prompt
 
 
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
@@ -299,7 +299,7 @@ contents = st.sampled_from(["", " ", "a", "a b", "b", " c\n", "a\n\nb"])
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(data=st.data())
 @settings(deadline=None, max_examples=25)
-def test_whatever_is_rendered_holds_every_text(name, data):
+def test_renderings_contain_every_text(name, data):
     drawn = data.draw(st.lists(st.builds(Message, role=roles, content=contents), min_size=1, max_size=5))
     messages = [Message(role="user", content="start"), *drawn]
     text = render(TEMPLATES[name], messages)
@@ -328,7 +328,7 @@ def test_a_greeting_by_the_assistant_may_open_where_roles_must_alternate():
         assert text.startswith("<|im_start|>user\n<|im_end|>")
 
 
-def test_old_thoughts_that_a_template_leaves_out_are_not_missed():
+def test_earlier_thoughts_may_be_dropped():
     tokenizer = tiny.byte_level()
     tokenizer.chat_template = tiny.CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
     turns = [("user", "2 + 2?"), ("assistant", "<think>easy</think>4"), ("user", "Sure?")]

@@ -1,4 +1,4 @@
-"""Thoughts in other tags than the usual ones: one more value in the table is all they need."""
+"""Thoughts in other tags than the usual ones: they need only a value in the table."""
 
 from __future__ import annotations
 

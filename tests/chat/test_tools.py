@@ -1,4 +1,4 @@
-"""Tools of a request: what may be called, how members are told of it, and what comes of an answer that calls."""
+"""Tools of a request: callable tools, how members see them, and calls in answers."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def forced(parameters, **more):
         ("get_weather", True, "get_weather", False),
     ],
 )
-def test_a_choice_says_what_may_and_what_must_be_called(choice, is_forced, only, parallel):
+def test_tool_choice_sets_callable_and_required_tools(choice, is_forced, only, parallel):
     tools = Tools.of_request([tool(), tool("get_time")], choice, parallel=True)
     assert (tools.forced, tools.only, tools.parallel) == (is_forced, only, parallel)
     assert tools.names == ((only,) if only else ("get_weather", "get_time"))
 
 
 @pytest.mark.parametrize(("given", "choice"), [(None, "auto"), ([], "auto"), ([], "none"), ([tool()], "none")])
-def test_nothing_may_be_called(given, choice):
+def test_tool_choice_none_allows_no_calls(given, choice):
     assert Tools.of_request(given, choice, parallel=True) is None
 
 
@@ -159,7 +159,7 @@ def test_arguments_obey_the_parameters(name):
     assert grammar.guide().after(grammar.guide().short_ending).may_end
 
 
-def test_what_can_not_be_enforced_is_left_out_of_a_tool_that_is_not_strict(caplog):
+def test_unenforceable_keywords_are_relaxed_without_strict(caplog):
     with caplog.at_level(logging.WARNING):
         grammar = forced({"properties": {"a": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}}})
     assert "uniqueItems" in caplog.text
@@ -239,7 +239,7 @@ def prompts(names, messages=HISTORY, tools=None, dialects=None):
 
 
 @pytest.mark.parametrize("name", ["hermes", "llama3", "mistral"])
-def test_members_of_one_dialect_are_told_by_their_templates(name):
+def test_members_of_one_dialect_see_tools_in_their_templates(name):
     dialect, schemas, texts = prompts([name, name])
     assert dialect == DIALECTS[name]
     assert schemas == [tool(description="Tells the weather.")]
@@ -260,7 +260,7 @@ def test_members_of_one_dialect_are_told_by_their_templates(name):
     ],
     ids="+".join,
 )
-def test_members_without_a_common_dialect_are_all_told_the_same_and_miss_nothing(names):
+def test_members_without_a_common_dialect_get_the_same_instructions(names):
     dialect, schemas, texts = prompts(names)
     assert (dialect, schemas) == (SHARED, None)
     for text in texts:
@@ -277,14 +277,14 @@ def test_members_without_a_common_dialect_are_all_told_the_same_and_miss_nothing
         assert text.index("Be brief.") < text.index("weather in Paris?") < text.index("sun") < text.index("Rome")
 
 
-def test_a_dialect_that_was_set_is_told_where_no_template_shows_it():
+def test_a_configured_dialect_is_described_if_no_template_shows_it():
     dialect, schemas, (text,) = prompts(["ignores tools"], dialects=["mistral"])
     assert (dialect, schemas) == (DIALECTS["mistral"], None)
     assert '[{"name": "NAME", "arguments": {"PARAMETER": VALUE}}]' in text
     assert '[{"name": "get_weather", "arguments": {"city": "Paris"}}]' in text
 
 
-def test_a_dialect_that_was_set_may_agree_with_the_others_template():
+def test_a_configured_dialect_may_equal_another_members_template():
     dialect, schemas, _ = prompts(["hermes", "ignores tools"], dialects=[None, "hermes"])
     assert (dialect, schemas) == (SHARED, None)
     dialect, schemas, _ = prompts(["hermes", "hermes"], dialects=[None, "hermes"])
@@ -298,7 +298,7 @@ def test_messages_are_left_as_they_were():
     assert not any(message.tool_calls or message.role == "tool" for message in plain)
 
 
-def test_a_call_without_text_is_told_alone():
+def test_a_call_without_text_is_rendered_alone():
     messages = conversation([*ASK, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}])
     plain = with_tool_instructions(messages, Tools.of_request([tool()], "auto", parallel=True))
     assert plain[2].content == call_of({}, "f")
@@ -320,7 +320,7 @@ def scripted(reply, **options):
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_an_answer_that_calls_is_a_call_and_no_text(name):
+def test_an_answer_with_a_call_has_no_text(name):
     reply = call_of({"city": "Paris é"}, dialect=DIALECTS[name])
     answer = scripted(reply, dialect=name).generate(ASK, tools=[tool()])
     assert (answer.text, answer.reason, answer.invalid_tool_calls) == ("", "tool_calls", ())
@@ -355,12 +355,12 @@ def test_without_tools_markup_is_text():
         (SHARED.write([ToolCall(name="get_weather", arguments={"city": "Rome"})] * 2), {"tool_choice": "get_weather"}),
     ],
 )
-def test_a_script_that_breaks_the_rules_is_told_so(reply, options):
+def test_a_script_that_violates_the_grammar_is_refused(reply, options):
     with pytest.raises(MemberError, match=r"(?s)member 'a': the script continues with .* grammar does not allow"):
         scripted(reply).generate(ASK, tools=[tool()], **options)
 
 
-def test_forced_text_is_committed_without_asking():
+def test_forced_text_is_committed_without_running_members():
     ensemble = scripted(call_of({"city": "Rome"}))
     answer = ensemble.generate(ASK, tools=[tool()], tool_choice="get_weather")
     forced_round, drafted = answer.rounds
@@ -416,7 +416,7 @@ def test_prompts_are_counted_as_they_are_read():
 
 
 def endless(dialect, *arguments):
-    """Members that make these calls over and over, in one answer."""
+    """Members that repeat these calls in one answer."""
     calls = [ToolCall(name="get_weather", arguments=each) for each in arguments]
     once = dialect.write(calls)
     body = once[len(dialect.head) : len(once) - len(dialect.tail)]
@@ -435,7 +435,7 @@ def test_an_answer_ends_where_it_repeats_a_call(name, choice, arguments):
     assert (answer.text, answer.reason, answer.invalid_tool_calls) == ("", "tool_calls", ())
     assert {event.index for event in events if isinstance(event, ToolCallDelta)} == set(range(len(arguments)))
     written = "".join(played.span.text for played in answer.rounds)
-    assert written.count("get_weather") <= len(arguments) + 2  # it ends with the round that completes the repeated call
+    assert written.count("get_weather") <= len(arguments) + 2  # the answer ends after the round with the repeated call
 
 
 def test_equal_arguments_may_be_written_in_several_ways():
@@ -450,7 +450,7 @@ def test_equal_arguments_may_be_written_in_several_ways():
     ("one", "other"),
     [({"a": 1}, {"a": True}), ({"a": 0}, {"a": False}), ({"a": [1]}, {"a": [1, 1]}), ({"a": None}, {}), ({}, {"a": 0})],
 )
-def test_calls_that_differ_are_all_made(one, other):
+def test_different_calls_are_all_kept(one, other):
     open_tool = tool(parameters={"type": "object", "additionalProperties": True})
     text = SHARED.write([ToolCall(name="get_weather", arguments=arguments) for arguments in (one, other)])
     assert [call.arguments for call in scripted(text).generate(ASK, tools=[open_tool]).tool_calls] == [one, other]

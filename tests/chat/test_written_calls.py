@@ -1,4 +1,4 @@
-"""Answers that are wholly calls are read as calls in every form that models write, and amid other text never."""
+"""Answers that consist of calls are parsed in every known format; calls amid other text are not."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_such_an_answer_may_be_calls_at_every_place(form):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_is_no_call_stays_text(text):
+def test_other_answers_stay_text(text):
     assert read(text) == []
     replied = answer(text)
     assert (replied.text, replied.tool_calls, replied.reason) == (text, (), "stop")
@@ -211,7 +211,7 @@ def test_a_schema_that_contains_itself_is_followed():
 
 
 def begins_like_a_call_of(dialect, text):
-    """Whether the grammar of a dialect holds a text to the very form of its calls."""
+    """Whether the grammar of a dialect constrains a text to the format of its calls."""
     return dialect.trigger in text if dialect.after_text else text.lstrip("\n").startswith(dialect.trigger)
 
 
@@ -248,12 +248,12 @@ def test_the_option_turns_it_off():
         answer(BARE, lenient_tool_calls="yes")
 
 
-def test_text_that_obeys_a_grammar_of_its_own_is_no_call():
+def test_text_under_a_grammar_is_not_a_call():
     replied = answer(BARE, grammar=Grammar.json_object())
     assert (replied.text, replied.tool_calls) == (BARE, ())
 
 
-def test_with_one_call_allowed_the_first_is_kept():
+def test_without_parallel_calls_only_the_first_is_kept():
     replied = answer(f"```json\n[{BARE}, {NOW}]\n```", parallel_tool_calls=False)
     assert [call.name for call in replied.tool_calls] == ["book_room"]
 

@@ -1,4 +1,4 @@
-"""Loading a member: what does not fit is refused at once, with the member's name, what is wrong, and what to do."""
+"""Loading a member: errors name the member, the problem and a solution."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small model that is as it should be."""
+    """A valid small model."""
     return tiny.save_tiny(tmp_path_factory.mktemp("loader") / "good", tiny.byte_level())
 
 
 @pytest.fixture
 def broken(folder, tmp_path):
-    """A copy of it to be broken by hand."""
+    """A copy of the model that tests may damage."""
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
@@ -77,7 +77,7 @@ def test_a_good_folder_loads(folder):
 @pytest.mark.parametrize(
     "model", ["./no/such/folder", "/no/such/folder", "~/no-such-folder", "no/such/folder", "no-such-org/no-such-model"]
 )
-def test_a_model_that_is_nowhere_is_named(model):
+def test_a_missing_model_is_named(model):
     assert model in refusal(ModelNotFoundError, model).message
 
 
@@ -103,7 +103,7 @@ def test_a_folder_without_tokenizer_is_refused(broken):
     refusal(ModelLoadError, broken)
 
 
-def test_a_tokenizer_that_is_nowhere_is_named(folder):
+def test_a_missing_tokenizer_is_named(folder):
     assert "no-such-folder" in refusal(ModelNotFoundError, folder, tokenizer="./no-such-folder").message
 
 
@@ -159,7 +159,7 @@ def test_an_encoder_decoder_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def mistyped(tmp_path_factory):
-    """A Metaspace tokenizer in a folder whose config says Qwen2: transformers puts another class in its place."""
+    """A Metaspace tokenizer in a folder whose config says Qwen2: transformers chooses another class."""
     folder = tmp_path_factory.mktemp("mistyped")
     shape = {key: value for key, value in tiny._SHAPE.items() if key != "initializer_range"}
     tiny.save_tiny(folder, tiny.metaspace(), lambda vocab: Qwen2Config(vocab_size=vocab, **shape))
@@ -203,7 +203,7 @@ def test_a_tokenizer_smaller_than_the_model_is_fine(folder, tmp_path):
 
 @pytest.fixture
 def endless(broken):
-    """A folder in which nobody says how an answer ends."""
+    """A folder that declares no end token."""
     edit(broken / "tokenizer_config.json", eos_token=None, chat_template=None)
     (broken / "chat_template.jinja").unlink()
     edit(broken / "config.json", eos_token_id=None)
@@ -244,7 +244,7 @@ def test_without_a_generation_config_the_end_tokens_are_those_of_the_config(endl
     assert load_member(MemberConfig(model=str(endless), dtype="float64")).end_ids == {2, 7}
 
 
-def test_what_model_kwargs_change_of_the_config_counts(endless):
+def test_changes_of_the_config_in_model_kwargs_apply(endless):
     options = {"model_kwargs": {"eos_token_id": 9, "max_position_embeddings": 300}}
     member = load_member(MemberConfig(model=str(endless), dtype="float64", **options))
     assert (member.end_ids, member.context_window) == ({9}, 300)
@@ -282,6 +282,6 @@ def test_attention_that_was_asked_for_is_the_one_that_runs(folder, options):
     assert member.describe()["cache"] == "fork (no tree: attn_implementation was given)"
 
 
-def test_bound_on_memory_refuses_no_prompt_where_nothing_is_kept(folder):
+def test_max_kv_tokens_refuses_no_prompt_of_the_prefill_store(folder):
     member = load_member(MemberConfig(model=str(folder), kv_store="prefill", max_kv_tokens=1))
     assert member.open(Opening(prompt="Hi", max_word_tokens=24, cancel=threading.Event())).prompt_tokens > 0

@@ -1,7 +1,4 @@
-"""Which tokens may follow is what trying out every token tells, wherever an answer stands and however it is written.
-
-Trying out is the oracle's: each token's bytes, one by one, on a grammar of bytes.
-"""
+"""Masks equal those of the oracle, which tries the bytes of every token on a grammar of bytes."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ TOOL = {
     "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}},
 }
 CALLS = answer_grammar(Tools.of_request([TOOL], "auto", parallel=True), DIALECTS["hermes"])
-CASES = {  # a grammar and answers that obey it
+CASES = {  # grammars, with answers that obey them
     "schema": (
         Grammar.json_schema(SCHEMA),
         ['{"name": "The </s> 日本 😀\\n", "kind": "日語", "numbers": [1984, -3.5e1]}'],
@@ -95,7 +92,7 @@ def vocabulary(name):
 
 
 def started(name, kind, grammar):
-    """The masks of a prompt, and the oracle at the same place."""
+    """The masks of a prompt, and the oracle in the same state."""
     prompt, vocab, oracle = opened(name, kind)
     oracle.start(PROMPTS[kind], grammar=OracleGrammar(grammar.source()))
     oracle.ids = oracle.prompt_ids = list(prompt.ids)  # where a template writes control tokens as text, they differ
@@ -122,7 +119,7 @@ def by_bytes(name):
 
 
 def spelled(name, data, draw):
-    """Bytes as any tokens that make them up, also such as no tokenizer writes."""
+    """A random tokenization of bytes, including non-canonical ones."""
     known, ids, longest = by_bytes(name), [], draw.choice((1, 2, 4, 12))
     while data:
         heads = [data[:size] for size in range(1, longest + 1) if data[:size] in known]
@@ -144,7 +141,7 @@ def beginnings(start, ids):
 
 @pytest.mark.parametrize("kind", PROMPTS)
 @pytest.mark.parametrize("name", SMALL)
-def test_small_vocabularies_are_barred_as_the_oracle_says(name, kind):
+def test_masks_of_small_vocabularies_are_those_of_the_oracle(name, kind):
     draw = random.Random(0)
     for grammar, answers in CASES.values():
         prompt, masks, oracle = started(name, kind, grammar)
@@ -158,7 +155,7 @@ def test_small_vocabularies_are_barred_as_the_oracle_says(name, kind):
 
 @pytest.mark.parametrize("kind", ["chat", "blank", "é"])
 @pytest.mark.parametrize("name", SMALL)
-def test_what_was_committed_is_what_counts_however_it_is_written(name, kind):
+def test_the_committed_text_counts_however_it_is_tokenized(name, kind):
     draw = random.Random(1)
     for grammar, (answer, *_) in CASES.values():
         prompt, masks, oracle = started(name, kind, grammar)
@@ -178,7 +175,7 @@ def test_what_was_committed_is_what_counts_however_it_is_written(name, kind):
 
 @pytest.mark.parametrize("kind", ["chat", "blank"])
 @pytest.mark.parametrize("name", LARGE)
-def test_large_vocabularies_are_barred_as_the_oracle_says(name, kind):
+def test_masks_of_large_vocabularies_are_those_of_the_oracle(name, kind):
     draw = random.Random(2)
     grammar, (answer, *_) = CASES["schema"]
     prompt, masks, oracle = started(name, kind, grammar)
@@ -200,7 +197,7 @@ def test_the_blank_before_an_answer_may_be_written_or_not(name):
 
 
 @pytest.mark.parametrize("name", ["bytes", "pieces", "aspen", "birch"])
-def test_end_tokens_are_set_just_where_the_answer_may_end_and_other_control_tokens_never(name):
+def test_end_tokens_are_allowed_exactly_where_the_answer_may_end(name):
     prompt, masks, oracle = started(name, "chat", Grammar.regex("a(bc)*"))
     for text, ends in (("", False), ("a", True), ("ab", False), ("abc", True)):
         ids = spelled(name, text.encode(), random.Random(0))
@@ -222,7 +219,7 @@ def test_a_control_token_as_text_is_text(name):
     assert oracle.tokenizer.eos_token_id not in tokens(masks(ids))
 
 
-def test_a_text_that_the_tokenizer_changes_is_followed_as_it_is():
+def test_texts_that_the_tokenizer_changes_are_matched_unchanged():
     tokenizer = decomposed()
     encoder = PromptEncoder(name="m", tokenizer=tokenizer)
     prompt = encoder.encode("The")
@@ -230,12 +227,12 @@ def test_a_text_that_the_tokenizer_changes_is_followed_as_it_is():
     vocab = Vocabulary(tokenizer, encoder.codec, size=len(tokenizer))
     masks = Masks(grammar, vocab, {0}, prompt.ids, prompt.section.lead)
     ids = prompt.section.encode("été")
-    assert masks(ids) is None  # its tokens write other bytes
+    assert masks(ids) is None  # its tokens have other bytes
     masks.commit(ids, "été")
     assert {vocab.engine.decode_bytes([index]) for index in tokens(masks(ids))} == {b"b", b"c"}
 
 
-def test_places_before_the_answer_have_no_mask():
+def test_contexts_before_the_answer_have_no_mask():
     prompt, masks, _ = started("bytes", "chat", Grammar.regex("a"))
     assert masks(prompt.ids[:-1]) is None
     assert masks((*prompt.ids[:-1], 5)) is None

@@ -1,4 +1,4 @@
-"""Files that people have: folders, GGUF files, adapters; and what says where they are reaches every read of them."""
+"""Model folders, GGUF files and adapters. File options apply to every read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def alone(**member):
 
 
 def greedy(model, tokenizer, ids, tokens=24):
-    """What transformers writes."""
+    """The greedy continuation by transformers."""
     ends = [tokenizer.eos_token_id]
     written = model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, eos_token_id=ends)
     return tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True)
@@ -139,7 +139,7 @@ def test_a_missing_gguf_file_is_named_with_those_that_are_there(gguf_path, tmp_p
     assert "no-such-org/model" in refused(ModelNotFoundError, model="no-such-org/model", gguf_file="x.gguf").message
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path, gguf_path):
+def test_other_files_as_models_are_refused(tmp_path, gguf_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     assert "folder" in refused(ModelNotFoundError, model=str(tmp_path / "model.safetensors")).hint
     assert "is a file" in refused(ModelNotFoundError, model=str(gguf_path), gguf_file="other.gguf").message
@@ -295,7 +295,7 @@ READS = {
 
 @pytest.fixture
 def reads(monkeypatch):
-    """What every read of transformers was told; nothing is read."""
+    """Records the arguments of every read by transformers; nothing is read."""
     told = {}
 
     def record(name, answer):
@@ -315,7 +315,7 @@ def reads(monkeypatch):
 
 
 @pytest.mark.parametrize("option", PLACES)
-def test_an_option_of_where_files_are_reaches_every_read_that_knows_it(reads, option):
+def test_file_options_apply_to_every_read_that_accepts_them(reads, option):
     with pytest.raises(ModelLoadError):
         load_member(MemberConfig(model="owner/name", model_kwargs={option: PLACES[option]}))
     runs_no_code = option in ("trust_remote_code", "code_revision")
@@ -325,7 +325,7 @@ def test_an_option_of_where_files_are_reaches_every_read_that_knows_it(reads, op
         assert reads[name].get(option) == wanted, name
 
 
-def test_fields_of_where_files_are_mean_the_same_as_model_kwargs(reads):
+def test_fields_that_locate_files_equal_model_kwargs(reads):
     for given in ({"revision": "v1", "trust_remote_code": True}, {"gguf_file": "x.gguf"}):
         told = []
         for options in (given, {"model_kwargs": given}):
@@ -336,7 +336,7 @@ def test_fields_of_where_files_are_mean_the_same_as_model_kwargs(reads):
         assert all(given.items() <= read.items() for read in told[0].values())
 
 
-def test_a_variant_names_weights_alone(reads):
+def test_variant_applies_to_weights_only(reads):
     with pytest.raises(ModelLoadError):
         load_member(MemberConfig(model="owner/name", model_kwargs={"variant": "fp16"}))
     assert reads["model"]["variant"] == "fp16"

@@ -1,4 +1,4 @@
-"""Members that share a place take turns and help each other; places work at the same time."""
+"""Members of one place run in turn and share spans; places run in parallel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAN = DraftPlan(tau=0.5, max_words=1, branches=1)
 
 
 class Recorded:
-    """A prefix that notes what it is asked, and may wait for others to be at work too."""
+    """A prefix that records its calls, and can wait until others also run."""
 
     weight = 1.0
 
@@ -47,20 +47,20 @@ class Recorded:
         self.closed = True
 
 
-def test_members_of_one_device_get_the_spans_of_those_before_them():
+def test_members_of_one_device_get_the_spans_of_earlier_members():
     prefixes = [Recorded(name, "cuda:0") for name in "abc"]
     drafts = Prefixes(prefixes).draft(PLAN)
     assert [draft.member for draft in drafts] == ["a", "b", "c"]
     assert [prefix.hints for prefix in prefixes] == [[], ["a"], ["a", "b"]]
 
 
-def test_without_verifying_nobody_gets_hints():
+def test_without_verification_there_are_no_hints():
     prefixes = [Recorded(name, "cuda:0") for name in "ab"]
     Prefixes(prefixes, verify=False).draft(PLAN)
     assert [prefix.hints for prefix in prefixes] == [[], []]
 
 
-def test_devices_work_at_the_same_time_and_results_keep_the_order_of_members():
+def test_devices_run_in_parallel_and_results_are_in_member_order():
     barrier = threading.Barrier(2)  # breaks unless a and b draft at once
     prefixes = [Recorded("a", "cuda:0", barrier), Recorded("b", "cuda:1", barrier), Recorded("c", "cuda:0")]
     drafts = Prefixes(prefixes).draft(PLAN)
@@ -74,7 +74,7 @@ def test_scores_are_one_row_per_span_in_the_order_of_members():
 
 
 @pytest.mark.parametrize("error", [WindowFull(), MemberError("broken", member="b")])
-def test_what_fails_on_another_device_is_raised(error):
+def test_errors_on_another_device_are_raised(error):
     with pytest.raises(type(error)):
         Prefixes([Recorded("a", "cuda:0"), Recorded("b", "cuda:1", error=error)]).draft(PLAN)
 
@@ -95,7 +95,7 @@ class Openable:
         return self.prefix
 
 
-def test_places_open_and_commit_at_the_same_time():
+def test_places_open_and_commit_in_parallel():
     barrier = threading.Barrier(2)  # breaks unless both wait at once
     members = [Openable("a", "here", barrier), Openable("b", "there", barrier)]
     prefixes = Prefixes.opened(members, OPENING)

@@ -1,4 +1,4 @@
-"""Prompts are read without weights: templates, dialects of tools, control tokens before calls."""
+"""Prompts are encoded without weights: templates, tool dialects, control tokens before calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tokenizers import AddedToken
 
 from adafuse_core import Ensemble
 from adafuse_core.chat.call_grammar import answer_grammar
-from adafuse_core.chat.dialects import DIALECTS, spoken_by
+from adafuse_core.chat.dialects import DIALECTS, dialect_of
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tools import Tools
 from adafuse_core.errors import ModelNotFoundError
@@ -25,7 +25,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-# In the manner of Mistral's: a control token stands before the list of calls.
+# Like Mistral's: a control token before the list of calls.
 LISTS = (
     "{{ bos_token }}{% if tools %}[TOOLS] {{ tools | tojson }}{% endif %}{% for m in messages %}"
     "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% elif m['tool_calls'] %}[TOOL_CALLS] ["
@@ -64,7 +64,7 @@ def test_every_dialect_can_be_asked_for_by_name():
     ],
 )
 def test_a_template_tells_its_dialect(template, name):
-    spoken = spoken_by(template)
+    spoken = dialect_of(template)
     assert (spoken.name if spoken else None) == name
 
 
@@ -76,7 +76,7 @@ def test_a_template_that_ignores_tools_has_no_dialect():
     assert not encoder.shows_tools
 
 
-def test_a_dialect_that_was_set_counts_more_than_the_templates():
+def test_a_configured_dialect_overrides_the_templates():
     tokenizer = tiny.byte_level()
     tokenizer.chat_template = MARKUP + "<tool_call>"
     assert PromptEncoder(name="m", tokenizer=tokenizer).shows_tools
@@ -88,37 +88,37 @@ def test_a_dialect_that_was_set_counts_more_than_the_templates():
 def test_the_token_before_calls_is_written_where_calls_are_forced(encoder):
     free = encoder.encode(conversation(), [TOOL])
     forced = encoder.encode(conversation(), [TOOL], must_call=True)
-    assert forced.ids == (*free.ids, encoder.silent)
+    assert forced.ids == (*free.ids, encoder.call_token)
     assert encoder.encode(conversation(), must_call=True).ids == encoder.encode(conversation()).ids
 
 
-def test_the_token_before_calls_may_be_written_once_and_changes_nothing_else(encoder):
+def test_the_token_before_calls_is_allowed_once(encoder):
     prompt = encoder.encode(conversation(), [TOOL])
     section, size = prompt.section, len(encoder.tokenizer)
     vocabulary = Vocabulary(encoder.tokenizer, encoder.codec, size=size)
     grammar = answer_grammar(Tools.of_request([TOOL], "auto", parallel=True), encoder.dialect)
 
-    def masks(silent):
-        return Masks(grammar, vocabulary, (2,), prompt.ids, section.lead, silent)
+    def masks(call_token):
+        return Masks(grammar, vocabulary, (2,), prompt.ids, section.lead, call_token)
 
-    with_token, without = masks(encoder.silent), masks(None)
-    assert allowed(with_token(prompt.ids)) == allowed(without(prompt.ids)) | {encoder.silent}
+    with_token, without = masks(encoder.call_token), masks(None)
+    assert allowed(with_token(prompt.ids)) == allowed(without(prompt.ids)) | {encoder.call_token}
     call = section.encode('[{"name": "get_weather", "arguments": {"city": "Paris"}}]')[len(prompt.ids) :]
     for length in range(len(call) + 1):
-        written = (*prompt.ids, encoder.silent, *call[:length])
+        written = (*prompt.ids, encoder.call_token, *call[:length])
         assert allowed(with_token(written)) == allowed(without(prompt.ids + call[:length]))
         if length < len(call):
             assert call[length] in allowed(with_token(written))
     text = section.decode(prompt.ids, call[:3], starts_answer=True)
-    with_token.commit((*prompt.ids, encoder.silent, *call[:3]), text)
+    with_token.commit((*prompt.ids, encoder.call_token, *call[:3]), text)
     without.commit(prompt.ids + call[:3], text)
-    after = (*prompt.ids, encoder.silent, *call[:5])
+    after = (*prompt.ids, encoder.call_token, *call[:5])
     assert allowed(with_token(after)) == allowed(without(prompt.ids + call[:5]))
 
 
 @pytest.mark.parametrize("tokenizer", [tiny.byte_level(), tiny.metaspace()], ids=["byte level", "metaspace"])
 @pytest.mark.parametrize("said", ["The quick bro", "The quick", "<think>\nhm", "a <think>b</think> c"])
-def test_a_turn_is_continued_in_its_place_without_a_blank(tokenizer, said):
+def test_a_continued_message_gets_no_additional_blank(tokenizer, said):
     encoder = PromptEncoder(name="m", tokenizer=tokenizer)
     messages = [Message(role="user", content="Tell."), Message(role="assistant", content=said)]
     continued = encoder.encode(messages, continues=True)

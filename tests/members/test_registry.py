@@ -1,4 +1,4 @@
-"""Loaded models are shared by all who name the same one, and freed when the last of them is gone."""
+"""Loaded models are shared by all users of one config, and freed with the last user."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class User:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small model of this module's own, so that nobody else uses it."""
+    """A small model that other test modules do not use."""
     return tiny.save_tiny(tmp_path_factory.mktemp("registry") / "own", tiny.byte_level())
 
 
 @pytest.fixture
 def config(folder):
-    """Its config; whatever a test leaves loaded is given back."""
+    """The config of the model, which is released after the test."""
     gc.collect()
     before = registry.loaded()
     config = MemberConfig(model=str(folder))
@@ -51,7 +51,7 @@ def test_users_of_one_config_share_one_model(config):
         registry.release(config, user)
 
 
-def test_name_and_weight_are_each_users_own(config):
+def test_every_user_has_its_own_name_and_weight(config):
     user = User()
     plain = registry.acquire(config, user)
     other = registry.acquire(named(config, name="other", weight=3.0), user)
@@ -111,7 +111,7 @@ def test_the_weights_are_freed_with_the_model(config):
     assert weights() is None
 
 
-def test_a_released_model_is_loaded_anew_when_it_is_asked_for(config):
+def test_a_released_model_can_be_loaded_again(config):
     user = User()
     first = registry.acquire(config, user)
     registry.release(config, user)
@@ -121,7 +121,7 @@ def test_a_released_model_is_loaded_anew_when_it_is_asked_for(config):
     registry.release(config, user)
 
 
-def test_a_user_that_is_gone_keeps_no_model_alive(config):
+def test_a_deleted_user_keeps_no_model_alive(config):
     staying, leaving = User(), User()
     registry.acquire(config, leaving)
     registry.acquire(config, staying)
@@ -133,7 +133,7 @@ def test_a_user_that_is_gone_keeps_no_model_alive(config):
     assert registry.loaded() == loaded - 1
 
 
-def test_a_user_that_vanishes_leaves_the_model_to_the_next_one_who_frees_it(config):
+def test_a_model_of_a_deleted_user_is_freed_by_the_next_user(config):
     before = registry.loaded()
     user = User()
     weights = weakref.ref(registry.acquire(config, user).backend.model.module)

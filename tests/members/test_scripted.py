@@ -170,7 +170,7 @@ def test_bad_prompts_are_refused():
         ScriptedMember().count_tokens("go", [{"type": "function"}])
 
 
-def test_drafting_fails_after_so_many_rounds_of_each_answer():
+def test_fail_after_counts_rounds_of_each_answer():
     member = ScriptedMember("a", "one two three", margin=0.0, fail_after=1)
     for _ in range(2):
         prefix = member.open(Opening(prompt="go", max_word_tokens=24, cancel=threading.Event()))

@@ -120,7 +120,7 @@ def test_an_unfinished_continuation_has_no_word_that_could_still_grow(text, data
 @given(texts, st.data())
 @many
 def test_words_after_committed_words_are_those_of_one_run(text, data):
-    """So the number of words drafted per round makes no difference."""
+    """The number of words per round makes no difference."""
     tokens = cut(data, text)
     starts = tokens.track().word_starts
     for skip, following in itertools.pairwise(starts):

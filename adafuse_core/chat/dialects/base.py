@@ -1,4 +1,4 @@
-"""What a dialect is: the fixed text around the name and the arguments of a call."""
+"""A dialect: the fixed text around the name and arguments of a tool call."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Arguments:
     """A syntax for the arguments of a call.
 
     Args:
-        example: How instructions show arguments, with PARAMETER for a name and VALUE for a value.
-        grammar: Of arguments that obey the JSON schema of an object, called like `Grammar.json_schema`.
-        write: Arguments as text.
-        read: What is known of arguments from a text that begins with them: their value, or None as long as they are not
-            complete; their length in characters; and their JSON so far, which more text only extends.
+        example: Example for instructions, with placeholders PARAMETER and VALUE.
+        grammar: Function from a JSON schema to the grammar of the arguments, with the signature of
+            `Grammar.json_schema`.
+        write: Function from arguments to text.
+        read: Function that parses a text starting with arguments. Returns the arguments, or None while they are
+            incomplete; their length in characters; and their JSON so far, which grows as text is added.
     """
 
     example: str
@@ -33,7 +34,7 @@ class Arguments:
 def _read_json(text: str) -> tuple[dict[str, Any] | None, int, str]:
     try:
         value, end = json.JSONDecoder().raw_decode(text)
-    except ValueError:  # not complete; or a number of thousands of digits
+    except ValueError:  # incomplete, or an integer with thousands of digits
         return None, len(text), text
     return value, end, text[:end]
 
@@ -48,23 +49,25 @@ JSON = Arguments(
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How calls are written: `head`, then `begin` NAME `middle` ARGUMENTS `end` for each, with `between`, then `tail`.
+    """A format of tool calls: `head`, calls separated by `between`, `tail`.
+
+    Each call is `begin`, the name of the tool, `middle`, the arguments, and `end`.
 
     Args:
-        name: Of the dialect.
-        trigger: What an answer that calls tools begins with; `head` and `begin` begin with it.
-        begin: Up to the tool's name.
-        middle: From the name to the arguments.
-        other_middles: What models also write there, which is read alike.
-        end: After the arguments.
-        between: Between two calls; None where a turn has one call only.
-        head: Before the first call.
-        tail: After the last call.
-        arguments: The syntax of the arguments.
-        token: A control token that models write before their calls. It has no text, so no answer contains it.
-        after_text: Whether text may come before the calls.
-        marks: What chat templates of this dialect contain, all of it.
-        unmarked: What they don't contain.
+        name: Name of the dialect.
+        trigger: Text that starts the calls; a prefix of `head` + `begin`.
+        begin: Text before the tool's name.
+        middle: Text between name and arguments.
+        other_middles: Alternatives to `middle` that models also write.
+        end: Text after the arguments.
+        between: Text between two calls; None if an answer may contain one call only.
+        head: Text before the first call.
+        tail: Text after the last call.
+        arguments: Syntax of the arguments.
+        token: Control token that models write before their calls. It is not part of the answer's text.
+        after_text: Whether text may precede the calls.
+        marks: Texts that all chat templates of this dialect contain.
+        unmarked: Texts that none of these templates contains.
     """
 
     name: str
@@ -84,12 +87,12 @@ class Dialect:
 
     @property
     def middles(self) -> tuple[str, ...]:
-        """All that may stand between name and arguments."""
+        """All texts that may separate name and arguments."""
         return (self.middle, *self.other_middles)
 
     @property
     def line_end(self) -> str:
-        """The blanks between two calls, which models also write after the last one; empty if more stands there."""
+        """`between` if it is whitespace, which models also write after the last call; else empty."""
         return self.between if self.between is not None and self.between.isspace() else ""
 
     def fits(self, template: str) -> bool:
@@ -98,7 +101,7 @@ class Dialect:
         return marked and not any(mark in template for mark in self.unmarked)
 
     def write(self, calls: Sequence[ToolCall]) -> str:
-        """Calls as text."""
+        """Format calls as text."""
         texts = [
             f"{self.begin}{quoted(call.name)}{self.middle}{self.arguments.write(call.arguments)}{self.end}"
             for call in calls
@@ -107,5 +110,5 @@ class Dialect:
 
 
 def quoted(name: str) -> str:
-    """A name as it stands between the quotes of JSON."""
+    """A name with JSON escapes, without quotes."""
     return json.dumps(name, ensure_ascii=False)[1:-1]

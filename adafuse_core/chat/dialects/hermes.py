@@ -1,4 +1,4 @@
-"""Tags around JSON, as of Nous Hermes, Qwen and many others; also the one for members without a common dialect."""
+"""Tags around JSON: Nous Hermes, Qwen and many others. Also the default for members without a common dialect."""
 
 from adafuse_core.chat.dialects.base import Dialect
 

@@ -1,4 +1,4 @@
-"""A bare JSON object with `parameters`, one call per turn, as of Llama 3.1 and later."""
+"""A bare JSON object with `parameters`, one call per answer: Llama 3.1 and later."""
 
 from adafuse_core.chat.dialects.base import Dialect
 

@@ -1,4 +1,4 @@
-"""A JSON list of calls after a control token, as of Mistral."""
+"""A JSON list of calls after a control token: Mistral."""
 
 from adafuse_core.chat.dialects.base import Dialect
 

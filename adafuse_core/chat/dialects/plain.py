@@ -1,4 +1,4 @@
-"""A bare JSON object with `arguments`, one call per line, as small models write it that know no other form."""
+"""A bare JSON object with `arguments`, one call per line: small models without a format of their own."""
 
 from adafuse_core.chat.dialects.base import Dialect
 
