@@ -121,7 +121,7 @@ async def test_a_timeout_ends_a_call_within_a_step(kind, clock, way, of_call):
     assert isinstance(caught.value, LangChainTimeout) is (kind is not LlamaIndexLLM)
     assert (said(seen) if seen else "").split() == (["word"] * 2 if "stream" in way else [])
     assert member.drafts == 3
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -144,7 +144,7 @@ async def test_options_of_a_call_are_checked_before_it_runs(kind, way):
 
 
 @pytest.mark.parametrize("way", ASYNC)
-async def test_time_runs_while_a_call_waits_for_a_thread(kind, way):
+async def test_the_timeout_includes_waiting_for_a_thread(kind, way):
     llm, member = endless(kind, steps=0, max_async_requests=2)
     running = [asyncio.create_task(asked(llm, way)) for _ in range(2)]
     await until(lambda: len(member.running) == 2)
@@ -153,7 +153,7 @@ async def test_time_runs_while_a_call_waits_for_a_thread(kind, way):
         await asked(llm, way, timeout=0.1)
     assert time.monotonic() - began < LONG / 2  # those that run would wait for ever
     assert len(member.prompts) == 2
-    assert len(llm._runs) == 2
+    assert len(llm._running_calls) == 2
     llm.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     await stopped(member)
@@ -177,7 +177,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_time_runs_while_models_are_loaded_and_the_load_goes_on(kind, way, monkeypatch):
+async def test_the_timeout_includes_loading_which_continues_after_it(kind, way, monkeypatch):
     slow, llm = Slow(monkeypatch), kind(members=["small:aspen"], max_new_tokens=2)
     with pytest.raises(DeadlineError):
         await asked(llm, way, timeout=0.1)
@@ -187,10 +187,10 @@ async def test_time_runs_while_models_are_loaded_and_the_load_goes_on(kind, way,
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_time_runs_while_a_request_waits_for_memory(kind, way):
+async def test_the_timeout_includes_waiting_for_memory(kind, way):
     """Another sequence holds all the memory for keys and values, and is not idle."""
     llm = kind(members=[{"model": "small:aspen", "max_kv_tokens": 200}], max_new_tokens=None)
-    (member,) = (llm._running() if kind is not LlamaIndexLLM else llm.ensemble).members
+    (member,) = (llm._get_ensemble() if kind is not LlamaIndexLLM else llm.ensemble).members
     batcher = member.backend._batcher
     holder = batcher.open((1, 2, 3))
     with batcher.call(holder):  # so that it is not idle
@@ -204,7 +204,7 @@ async def test_time_runs_while_a_request_waits_for_memory(kind, way):
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
-async def test_the_time_of_a_stream_runs_from_its_first_next(kind, clock, way):
+async def test_the_timeout_of_a_stream_starts_at_its_first_next(kind, clock, way):
     llm = of(kind, ScriptedMember("a", "one two"), timeout=60)
     stream = begun(llm, way)
     if inspect.iscoroutine(stream):
@@ -216,7 +216,7 @@ async def test_the_time_of_a_stream_runs_from_its_first_next(kind, clock, way):
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
 @pytest.mark.parametrize("kind", KINDS[:2])
-async def test_each_item_of_a_batch_has_time_of_its_own(kind, way):
+async def test_each_item_of_a_batch_has_its_own_timeout(kind, way):
     """The third item never ends."""
     member = Stepped("a", lambda prompt: "one", margin=0.0)
     llm = of(kind, member, timeout=LONG)
@@ -234,7 +234,7 @@ async def test_each_item_of_a_batch_has_time_of_its_own(kind, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_retries_end_when_the_time_is_up(kind, clock, way):
+async def test_retries_end_at_the_timeout(kind, clock, way):
     class Failing(ScriptedMember):
         def open(self, opening):
             super().open(opening)
@@ -249,7 +249,7 @@ async def test_retries_end_when_the_time_is_up(kind, clock, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_call_that_fails_before_the_first_word_is_tried_again(kind, way):
+async def test_a_call_that_fails_before_the_first_word_is_retried(kind, way):
     class Flaky(ScriptedMember):
         def open(self, opening):
             prefix = super().open(opening)
@@ -266,7 +266,7 @@ async def test_a_call_that_fails_before_the_first_word_is_tried_again(kind, way)
 
 
 @pytest.mark.parametrize("way", ASYNC)
-async def test_async_calls_run_at_once_up_to_the_limit_that_is_set(kind, way):
+async def test_async_calls_run_concurrently_up_to_the_limit(kind, way):
     for limit, running in ((None, 40), (5, 5)):
         llm, member = endless(kind, steps=0, **({} if limit is None else {"max_async_requests": limit}))
         tasks = [asyncio.create_task(asked(llm, way)) for _ in range(40)]
@@ -281,7 +281,7 @@ async def test_async_calls_run_at_once_up_to_the_limit_that_is_set(kind, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_event_cancels_its_own_call_alone(kind, way):
+async def test_an_event_cancels_only_its_own_call(kind, way):
     llm, member = endless(kind, steps=0)
     events = [threading.Event(), threading.Event()]
     with ThreadPoolExecutor(2) as pool:
@@ -291,17 +291,17 @@ async def test_an_event_cancels_its_own_call_alone(kind, way):
         with pytest.raises(CancelledError):
             await asyncio.to_thread(calls[1].result, LONG)
         assert not calls[0].done()
-        assert len(llm._runs) == 1
+        assert len(llm._running_calls) == 1
         events[0].set()
         with pytest.raises(CancelledError) as caught:
             await asyncio.to_thread(calls[0].result, LONG)
     assert not isinstance(caught.value, DeadlineError)
     assert member.drafts == 0
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_event_that_is_set_already_lets_nothing_run(kind, way):
+async def test_a_call_whose_event_is_set_does_not_start(kind, way):
     llm, member = endless(kind, steps=0)
     event = threading.Event()
     event.set()
@@ -392,7 +392,7 @@ async def test_a_tag_of_a_graph_cancels_the_call_inside(mode):
     assert member.drafts == 1
 
 
-async def test_the_handles_of_a_call_are_in_no_trace_and_no_cache_key():
+async def test_run_identifiers_and_events_are_not_in_traces_or_cache_keys():
     class Heard(BaseCallbackHandler):
         def on_chat_model_start(self, serialized, messages, **kwargs):
             seen.append(str(kwargs))

@@ -27,7 +27,7 @@ def model(request, tmp_path_factory):
     return str(folder / "tiny")
 
 
-def test_all_doors_lead_to_the_same_answer(model, capsys):
+def test_all_entry_points_give_the_same_answer(model, capsys):
     messages = [{"role": "user", "content": "What is it?"}]
     text = Ensemble(members=[model]).generate(messages, max_new_tokens=8).text
     assert text

@@ -112,7 +112,7 @@ def test_an_option_of_an_adapter_reaches_the_core(kind, name):
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_an_option_survives_pickling_copying_and_an_ensemble_of_its_own(kind, name):
+def test_an_option_survives_pickling_copying_and_from_ensemble(kind, name):
     options = changed(name)
     llm, expected = kind(**options), core_config(options)
     for twin in (pickle.loads(pickle.dumps(llm)), llm.model_copy(), kind.from_ensemble(Ensemble(expected))):
@@ -170,7 +170,7 @@ def test_members_reach_the_core_from_everywhere(kind):
     assert [(member.label, member.dtype) for member in names] == [("birch", "float64"), ("aspen", "float64")]
 
 
-def test_defaults_and_descriptions_are_the_cores(kind):
+def test_defaults_and_descriptions_come_from_the_core(kind):
     for name, option in {**ENSEMBLE, **GENERATION}.items():
         assert option.description
         if name not in ("members", "stop"):  # which each framework has in a form of its own
@@ -179,7 +179,7 @@ def test_defaults_and_descriptions_are_the_cores(kind):
     assert asked(kind()) == DEFAULT
 
 
-def test_an_option_that_its_docstring_leaves_out_is_an_error():
+def test_an_undocumented_option_is_an_error():
     @dataclasses.dataclass(frozen=True)
     class Untold:
         """A class.

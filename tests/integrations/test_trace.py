@@ -65,7 +65,7 @@ def stored(kind, llm):
     return llm.chat([ChatMessage(content="go")]).model_dump_json().encode()
 
 
-def test_an_answer_of_forty_words_is_small_unless_everything_is_asked_for(kind):
+def test_an_answer_of_forty_words_is_small_unless_the_trace_is_full(kind):
     sizes = {}
     for level in ("summary", "full", False):
         llm = made(kind, FORTY, OTHER, names=LONG_NAMES, trace=level)
@@ -78,7 +78,7 @@ def test_an_answer_of_forty_words_is_small_unless_everything_is_asked_for(kind):
     assert sizes["full"] > 3 * sizes["summary"]
 
 
-def test_a_summary_tells_text_proposers_and_how_many_candidates_there_were(kind):
+def test_a_summary_has_text_proposers_and_number_of_candidates(kind):
     llm = made(kind, "one two three", "one too three", margin=0.5)
     told, text = trace_of(kind, llm)
     assert told["members"] == ["left", "right"]
@@ -102,20 +102,20 @@ def test_pieces_of_a_stream_add_up_to_the_summary_of_the_answer(kind):
     assert all(max(word["by"]) < len(whole["members"]) for word in whole["words"])
 
 
-def test_added_chunks_and_the_answer_tell_the_same():
+def test_added_chunks_have_the_same_trace_as_the_answer():
     llm = made("langchain chat", FORTY, OTHER)
     added = reduce(add, llm.stream("go")).response_metadata["adafuse"]
     assert added == llm.invoke("go").response_metadata["adafuse"]
 
 
-def test_usage_stands_in_one_piece_alone(kind):
+def test_usage_is_only_in_the_last_chunk(kind):
     *earlier, last = pieces_of(kind, made(kind, FORTY, OTHER))
     assert not any("usage" in piece for piece in earlier)
     if kind != "langchain llm":  # it has the usage beside
         assert "usage" in last
 
 
-def test_pieces_of_an_answer_do_not_grow(kind):
+def test_chunks_do_not_grow(kind):
     sizes = [len(json.dumps(piece)) for piece in pieces_of(kind, made(kind, FORTY, OTHER, names=LONG_NAMES))[:-1]]
     assert max(sizes) < 150
 
@@ -128,12 +128,12 @@ def test_the_full_trace_has_all_candidates(kind, level):
     assert {"candidates", "margins", "member_scores"} <= told["rounds"][0].keys()
 
 
-def test_no_trace_tells_nothing_of_rounds(kind):
+def test_without_trace_there_are_no_rounds(kind):
     told, _ = trace_of(kind, made(kind, "one two", trace=False))
     assert not told.keys() & {"rounds", "words", "members"}
 
 
-def test_log_probabilities_that_were_asked_for_stand_in_the_summary(kind):
+def test_a_summary_contains_requested_log_probabilities(kind):
     llm = made(kind, "one two", "one too")
     assert all("logprobs" not in word for word in trace_of(kind, llm)[0]["words"])
     told, _ = trace_of(kind, llm, logprobs=True)
@@ -143,7 +143,7 @@ def test_log_probabilities_that_were_asked_for_stand_in_the_summary(kind):
 
 
 @pytest.mark.parametrize("wrong", ["ful", "off", 1, None])
-def test_a_level_that_is_none_is_refused(kind, wrong):
+def test_an_unknown_level_is_refused(kind, wrong):
     with pytest.raises(ValidationError, match="trace"):
         made(kind, "one", trace=wrong)
     llm = made(kind, "one")
@@ -152,12 +152,12 @@ def test_a_level_that_is_none_is_refused(kind, wrong):
         trace_of(kind, llm)
 
 
-def test_messages_that_are_stored_tell_nothing_of_a_chat_of_llama_index():
+def test_stored_messages_of_llama_index_contain_no_trace():
     answer = made("llama_index", FORTY, OTHER).chat([ChatMessage(content="go")])
     assert len(answer.message.model_dump_json()) < len(FORTY) + 200
 
 
-def test_a_cache_keeps_levels_apart():
+def test_the_cache_key_contains_the_level():
     from langchain_core.caches import InMemoryCache
 
     cache = InMemoryCache()

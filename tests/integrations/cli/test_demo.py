@@ -10,7 +10,7 @@ from training import demo_questions
 from training.curriculum.held_out import mixed_questions
 
 
-def test_the_file_is_what_the_generator_makes():
+def test_the_file_matches_the_generator():
     assert FILE.read_text(encoding="utf-8") == demo_questions.frozen()
 
 
@@ -24,7 +24,7 @@ def test_other_models_are_not_asked_to_translate():
     assert {question.kind for question in demo._sample(200, demo.KINDS[:2])} == {"fact", "composed"}
 
 
-def test_what_is_said_of_the_choice_is_true():
+def test_the_numbers_of_the_demo_are_true():
     measured = demo_questions.measured()
     assert measured.asked == demo.CANDIDATES
     # One answer may turn out otherwise on another kind of machine.
@@ -34,7 +34,7 @@ def test_what_is_said_of_the_choice_is_true():
     assert len(questions("side by side")) == len(demo_questions.SIDE_BY_SIDE)
 
 
-def test_an_answer_is_right_whatever_stands_around_it():
+def test_an_answer_is_correct_regardless_of_surrounding_text():
     question = questions("quiz")[0]
     assert question.answer == "The Magic Mountain was written by Thomas Mann."
     assert question.is_right("Well: the  magic mountain was written by Thomas Mann!")

@@ -61,7 +61,7 @@ def endless(kind, *, steps, **options):
 
 def crew(llm):
     """All members of a model."""
-    return llm._running().members
+    return llm._get_ensemble().members
 
 
 def held(llm):

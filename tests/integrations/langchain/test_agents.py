@@ -135,7 +135,7 @@ async def test_every_word_of_an_agent_is_streamed_as_it_is_decided():
         assert len(pieces) > 1
 
 
-async def test_events_of_version_2_tell_of_models_and_tools():
+async def test_events_of_version_2_contain_models_and_tools():
     agent = create_agent(ChatAdaFuse(), [get_weather])
     events = [event async for event in agent.astream_events(asking(WEATHER), version="v2")]
     chunks = [event["data"]["chunk"] for event in events if event["event"] == "on_chat_model_stream"]
@@ -147,7 +147,7 @@ async def test_events_of_version_2_tell_of_models_and_tools():
     assert [event["name"] for event in events if event["event"] == "on_tool_end"] == ["get_weather"]
 
 
-async def test_streams_of_version_3_tell_of_models_and_tools():
+async def test_streams_of_version_3_contain_models_and_tools():
     agent = create_agent(ChatAdaFuse(), [get_weather])
     seen = []
     for message in agent.stream_events(asking(WEATHER), version="v3").messages:
@@ -161,7 +161,7 @@ async def test_streams_of_version_3_tell_of_models_and_tools():
     assert texts == [text for text, *_ in expected]
 
 
-def test_a_conversation_goes_on_from_a_checkpoint():
+def test_a_conversation_continues_from_a_checkpoint():
     agent = create_agent(ChatAdaFuse(), [get_weather], checkpointer=InMemorySaver())
     thread = {"configurable": {"thread_id": "1"}}
     agent.invoke(asking(WEATHER), thread)
@@ -176,7 +176,7 @@ def test_a_conversation_goes_on_from_a_checkpoint():
 # --- tools ---
 
 
-def test_a_failing_tool_is_told_to_the_model():
+def test_a_failing_tool_is_reported_to_the_model():
     @tool
     def get_weather(city: str) -> str:
         """Get the weather in a city."""
@@ -258,7 +258,7 @@ def test_a_limit_of_calls_ends_the_loop():
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy, None])
 @pytest.mark.parametrize("schema", [Stay, StayDict], ids=["pydantic", "typed dict"])
 @pytest.mark.parametrize("members", ["trained", "random"])
-async def test_an_agent_answers_in_a_form(strategy, schema, members, random_members):
+async def test_an_agent_answers_in_a_schema(strategy, schema, members, random_members):
     llm = ChatAdaFuse(max_tokens=40, **({"members": random_members} if members == "random" else {}))
     agent = create_agent(llm, [], response_format=strategy(schema) if strategy else schema)
     for question in ("Hello!", QUESTION):
@@ -267,7 +267,7 @@ async def test_an_agent_answers_in_a_form(strategy, schema, members, random_memb
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
-def test_an_agent_with_tools_and_a_form_says_nothing_else(strategy, random_members):
+def test_an_agent_with_tools_and_a_schema_writes_nothing_else(strategy, random_members):
     llm = ChatAdaFuse(members=random_members, max_tokens=40)
     agent = create_agent(llm, [raise_flag], response_format=strategy(Stay))
     said, arguments = [], {"raise_flag": raise_flag.args_schema, "Stay": Stay}
@@ -299,7 +299,7 @@ async def test_a_chain_gives_objects(method):
     assert {answer["parsing_error"] for answer in parsed} == {None}
 
 
-def test_a_form_grows_while_it_is_streamed():
+def test_an_object_grows_while_it_streams():
     class Names(TypedDict):
         """Names of friends."""
 
@@ -340,7 +340,7 @@ def retriever():
 
 
 @pytest.mark.parametrize("kind", [AdaFuseLLM, ChatAdaFuse])
-async def test_documents_are_found_read_and_told(kind, retriever):
+async def test_retrieved_documents_are_answered_from(kind, retriever):
     context = retriever | (lambda found: "\n\n".join(document.page_content for document in found))
     prompt = PromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
     chain = {"context": context, "question": RunnablePassthrough()} | prompt | kind(max_words=1) | StrOutputParser()
@@ -379,7 +379,7 @@ def long_talk(count):
 
 
 @pytest.mark.parametrize("turns", [4, 24])
-async def test_a_long_conversation_is_summed_up(turns):
+async def test_a_long_conversation_is_summarized(turns):
     llm, heard = ChatAdaFuse(max_tokens=48), Outcomes()
     assert llm.profile["max_input_tokens"] == 2048
     shorten = SummarizationMiddleware(
@@ -403,7 +403,7 @@ def narrow():
     return ChatAdaFuse(members=["small:aspen", {"model": "small:birch", "context_window": 80}])
 
 
-def test_what_is_too_long_goes_to_those_who_can_read_it(narrow):
+def test_an_overlong_prompt_falls_back_to_members_with_longer_windows(narrow):
     question = "Please read this with care. " * 12 + QUESTION
     safe = narrow.with_fallbacks([ChatAdaFuse()], exceptions_to_handle=(ContextOverflowError,))
     for llm in (safe, narrow):
@@ -425,9 +425,9 @@ def test_an_agent_falls_back_too(narrow):
 
 
 @pytest.mark.parametrize("kind", [AdaFuseLLM, ChatAdaFuse])
-async def test_a_call_that_failed_is_tried_again(kind, monkeypatch):
+async def test_a_failed_call_is_retried(kind, monkeypatch):
     llm = kind()
-    broken = llm._running().members[1].backend.model.module
+    broken = llm._get_ensemble().members[1].backend.model.module
     plain, failures = broken.forward, []
 
     def fails_twice(*arguments, **options):
@@ -477,7 +477,7 @@ async def test_a_shared_cache_gives_each_ensemble_its_own_answers(kind, shared_c
     assert len(shared_cache._cache) == len(ensembles)
 
 
-def test_an_agent_on_a_cache_does_the_same_again(shared_cache):
+def test_an_agent_with_a_cache_repeats_its_answer(shared_cache):
     agent = create_agent(ChatAdaFuse(), [get_weather])
     first, again = (agent.invoke(asking(WEATHER))["messages"] for _ in range(2))
     assert called(first) == called(again) == [("get_weather", {"city": "Paris"})]
@@ -489,7 +489,7 @@ def test_an_agent_on_a_cache_does_the_same_again(shared_cache):
 # --- traces ---
 
 
-def test_runs_know_what_ran_and_what_it_took():
+def test_runs_contain_model_and_usage():
     with collect_runs() as collected:
         create_agent(ChatAdaFuse(temperature=0.0, max_tokens=99), [get_weather]).invoke(asking(WEATHER))
     runs = [run for run in collected.traced_runs if run.run_type == "llm"]

@@ -138,7 +138,7 @@ def echo(prompt):
 
 def module(llm, index=0):
     """The PyTorch model of a member."""
-    return llm._running().members[index].backend.model.module
+    return llm._get_ensemble().members[index].backend.model.module
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def passes(llm):
     seen = []
     hooks = [
         module(llm, index).register_forward_pre_hook(lambda *_, index=index: seen.append(index))
-        for index in range(len(llm._running().members))
+        for index in range(len(llm._get_ensemble().members))
     ]
     try:
         yield seen
@@ -205,7 +205,7 @@ def rendered(name, messages, tools=None):
 @contextmanager
 def shown(llm):
     """The ids of the prompts that reach each member's model."""
-    members = llm._running().members
+    members = llm._get_ensemble().members
     seen = [[] for _ in members]
     backends = [member.backend for member in members]
     plain = [backend.open for backend in backends]
@@ -314,7 +314,7 @@ async def test_06_options_of_a_call_are_honoured_or_refused(kind, way):
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch"])
-async def test_07_a_cache_tells_options_of_a_call_apart(kind, way):
+async def test_07_the_cache_key_contains_call_options(kind, way):
     llm, member = scripted(kind, cache=InMemoryCache())
     asked = [{}, {"max_tokens": 1}, {"max_tokens": 2}, {"stop": ["four"]}, {"stop": ["two"]}, {"temperature": 0.5}]
     texts = ["one two three four five six", "one", "one two", "one two three ", "one "]
@@ -324,7 +324,7 @@ async def test_07_a_cache_tells_options_of_a_call_apart(kind, way):
         assert len(member.prompts) == len(asked)
 
 
-def test_08_a_cache_tells_ensembles_apart(kind):
+def test_08_the_cache_key_contains_the_ensemble(kind):
     cache, question = InMemoryCache(), "What is the capital of Peru and what is the currency of Japan?"
     settings = [{}, {"model": "small:aspen"}, {"model": "small:birch"}, {"strategy": "single", "member": "birch"}]
     alone = [text_of(kind(**options).invoke(question)) for options in settings]
@@ -363,7 +363,7 @@ def key(llm):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_09_handlers_of_an_llm_hear_each_token_once(way):
+async def test_09_handlers_of_an_llm_receive_each_token_once(way):
     heard = Heard()
     assert await said(way, AdaFuseLLM(max_words=1), config={"callbacks": [heard]}) == ANSWER
     ((told),) = heard.tokens.values()
@@ -383,7 +383,7 @@ async def test_10_tokens_of_a_batch_go_to_their_own_runs(kind, way):
 
 
 @pytest.mark.parametrize("way", STREAMS)
-async def test_11_handlers_of_a_chat_model_hear_each_chunk_once(way):
+async def test_11_handlers_of_a_chat_model_receive_each_chunk_once(way):
     llm, heard = ChatAdaFuse(max_words=1), Heard()
     chunks = [piece async for piece in pieces(way, llm, config={"callbacks": [heard]})]
     ((told),) = heard.tokens.values()
@@ -433,7 +433,7 @@ async def test_13_a_bad_prompt_fails_alone(kind, way):
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_14_no_more_run_at_once_than_may(kind, way, limit):
+async def test_14_max_concurrency_is_obeyed(kind, way, limit):
     llm, member = scripted(kind, "one two", members=1, steps=0)
     prompts, config = ["go"] * 7, {"max_concurrency": limit}
     answers = asyncio.to_thread(llm.batch, prompts, config) if way == "batch" else llm.abatch(prompts, config)
@@ -576,7 +576,7 @@ async def test_18_an_error_in_a_step_surfaces_at_once(kind, way, random_members,
     assert await said(way, llm, "go", max_tokens=4) == expected
 
 
-def test_19_calls_from_eight_threads_give_what_they_give_alone(kind):
+def test_19_calls_from_eight_threads_answer_like_single_calls(kind):
     llm, prompts = kind(), list(QUESTIONS) * 2
 
     def by_turns(number):
@@ -601,7 +601,10 @@ async def test_20_gradient_modes_of_callers_are_left_alone(kind):
             seen += [pool.submit(modes).result() for pool in (first, second)]
     await llm.ainvoke(QUESTION)
     for _ in range(8):
-        seen += [mode async for mode in llm._runs.on_thread(lambda: (modes() for _ in range(1)), Cancellation(), 128)]
+        seen += [
+            mode
+            async for mode in llm._running_calls.on_thread(lambda: (modes() for _ in range(1)), Cancellation(), 128)
+        ]
     with torch.no_grad():
         assert {modes() for _ in llm.stream(QUESTION)} == {(False, False)}
     assert set(seen) == {usual}
@@ -684,7 +687,7 @@ def info_of(answer):
     return answer.generations[0][0].generation_info
 
 
-def test_25_usage_is_exact_and_told_once():
+def test_25_usage_is_exact_and_reported_once():
     messages = [{"role": "user", "content": QUESTION}]
     expected = {
         "prompt_tokens": {name: len(rendered(name, messages)[1]) for name in NAMES},
@@ -715,7 +718,7 @@ ASKED_OF_TOOLS = "What is the weather in Paris?"
     ("options", "reason", "stop"),
     [({}, "stop", None), ({"stop": ["France"]}, "stop", "France"), ({"max_tokens": 3}, "length", None)],
 )
-async def test_26_the_reason_of_the_end_is_told(options, reason, stop):
+async def test_26_the_finish_reason_is_reported(options, reason, stop):
     chat, llm = ChatAdaFuse(), AdaFuseLLM()
     told = [reduce(add, [piece async for piece in pieces(way, chat, **options)]).response_metadata for way in WAYS]
     told.append(info_of(llm.generate([QUESTION], **options)))
@@ -725,7 +728,7 @@ async def test_26_the_reason_of_the_end_is_told(options, reason, stop):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_26_a_call_is_a_reason_of_its_own(way):
+async def test_26_a_tool_call_is_a_finish_reason(way):
     llm = ChatAdaFuse().bind_tools([get_weather])
     message = reduce(add, [piece async for piece in pieces(way, llm, ASKED_OF_TOOLS)])
     assert message.response_metadata["finish_reason"] == "tool_calls"
@@ -734,7 +737,7 @@ async def test_26_a_call_is_a_reason_of_its_own(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_27_the_name_of_the_model_is_told_once(way):
+async def test_27_the_name_of_the_model_is_reported_once(way):
     llm, heard = ChatAdaFuse(max_words=1), UsageMetadataCallbackHandler()
     seen = [piece async for piece in pieces(way, llm, config={"callbacks": [heard]})]
     assert len([piece for piece in seen if "model_name" in piece.response_metadata]) == 1
@@ -853,7 +856,7 @@ TOOLS = {"get_weather": get_weather.args_schema, "Stay": Stay, "Flag": Flag}
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("choice", ["any", "name", True, "dict"])
 @pytest.mark.parametrize("members", ["trained", "random"])
-def test_32_a_forced_call_is_there_and_valid(choice, count, members, random_members):
+def test_32_a_required_call_is_made_and_valid(choice, count, members, random_members):
     llm = ChatAdaFuse(max_tokens=50, **({"members": random_members} if members == "random" else {}))
     tools = [Stay, get_weather, Flag][:count]
     name = ["Stay", "get_weather", "Flag"][count - 1]
@@ -900,7 +903,7 @@ async def test_33_a_call_that_is_cut_is_invalid(way):
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("schema", [Stay, StayDict, Stay.model_json_schema()], ids=["pydantic", "typed dict", "dict"])
-def test_34_answers_come_in_the_form_of_a_schema(schema, method):
+def test_34_answers_are_objects_of_a_schema(schema, method):
     llm = ChatAdaFuse(max_tokens=50)
     whole = llm.with_structured_output(schema, method=method, include_raw=True).invoke("Hello!")
     answer = whole["parsed"]
@@ -913,7 +916,7 @@ def test_34_answers_come_in_the_form_of_a_schema(schema, method):
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-async def test_34_the_form_holds_whatever_the_members_would_write(method, random_members):
+async def test_34_the_schema_is_enforced_for_any_members(method, random_members):
     chain = ChatAdaFuse(members=random_members, max_tokens=50).with_structured_output(Stay, method=method)
     answers = [chain.invoke("Hello!"), await chain.ainvoke("Hello!"), list(chain.stream("Hello!"))[-1]]
     assert isinstance(answers[0], Stay)
@@ -931,7 +934,7 @@ def test_34_what_cannot_be_read_is_an_error(method):
     assert isinstance(answer["parsing_error"], OutputParserException)
 
 
-async def test_35_agents_call_tools_stream_and_answer_in_a_form(random_members):
+async def test_35_agents_call_tools_stream_and_answer_in_a_schema(random_members):
     asked = {"messages": [HumanMessage("What is the weather in Paris and what is 12 times 7?")]}
     agent = create_agent(ChatAdaFuse(), [get_weather, calculator])
     final = "It is 12 degrees and rainy in Paris and 12 * 7 is 84."
@@ -1061,7 +1064,7 @@ def test_39_pickles_copies_and_files_are_complete_and_free_of_secrets(kind, tmp_
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_40_traces_know_provider_model_settings_and_version(kind, way):
+async def test_40_traces_contain_provider_model_settings_and_version(kind, way):
     heard = Heard()
     llm = kind(temperature=0.25, seed=1, max_tokens=9, stop=["x"])
     await said(way, llm, config={"callbacks": [heard]})

@@ -127,7 +127,7 @@ class TestFunctionAgent:
         assert turns[1].tool_calls[0].arguments == {"city": "Paris"}
         assert turns[2].tool_call_id == turns[1].tool_calls[0].id
 
-    async def test_35_a_call_that_broke_off_is_reported_to_the_model(self, streaming):
+    async def test_35_an_incomplete_call_is_reported_to_the_model(self, streaming):
         llm, member = scripted(taking_turns(WEATHER, "Sorry."), llm={"stop": ["ris"]})
         answer, events = await run(FunctionAgent(tools=TOOLS, llm=llm, streaming=streaming), llm)
         assert str(answer) == "Sorry."
@@ -161,7 +161,7 @@ async def test_24_cancelling_a_run_stops_within_a_word():
     await handler.cancel_run()
     await stopped(*crew(llm))
     assert member.drafts == 3
-    assert not llm._runs
+    assert not llm._running_calls
     with pytest.raises(WorkflowCancelledByUser):
         await handler
 
@@ -176,7 +176,7 @@ class TestReAct:
         assert results(events) == [("get_weather", {"city": "Paris"}, "17 degrees in Paris")]
         assert [turn.role for turn in member.prompts[-1]] == ["system", "user", "assistant", "user"]
 
-    async def test_38_a_step_that_can_not_be_read_is_asked_for_again(self):
+    async def test_38_an_unreadable_step_is_requested_again(self):
         replies = iter(["Thought: hm.\nAction: get_weather", ANSWER])
         llm, member = scripted(lambda _: next(replies), members=1)
         answer, _ = await run(ReActAgent(tools=TOOLS, llm=llm), llm)
@@ -214,7 +214,7 @@ class TestPredictAndCall:
             assert (answer.response, answer.sources) == ("17 degrees.", [])
 
     @pytest.mark.parametrize("options", [{"tool_required": True}, {"tool_choice": "get_time"}])
-    def test_38_a_step_in_plain_text_acts_where_it_must(self, options):
+    def test_38_a_step_in_plain_text_acts_if_a_call_is_required(self, options):
         llm = AdaFuseLLM(max_new_tokens=48, is_function_calling_model=False)
         formatter = ReActChatFormatter(system_header="Use the tools.")
         (ran,) = llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, **options).sources
@@ -227,7 +227,7 @@ class TestPredictAndCall:
             (False, 'Thought: x\nAction: calculator\nAction Input: {"expression": "?"}'),
         ],
     )
-    def test_errors_of_tools_are_results_unless_wanted(self, flag, reply):
+    def test_errors_of_tools_are_results_unless_requested(self, flag, reply):
         llm, _ = scripted(reply, llm={"is_function_calling_model": flag})
         assert "unpack" in llm.predict_and_call(TOOLS, QUESTION).response
         with pytest.raises(ValueError, match="unpack"):
@@ -239,7 +239,7 @@ class TestPredictAndCall:
             with pytest.raises(ConfigError, match="colour"):
                 llm.predict_and_call(TOOLS, QUESTION, colour="red")
 
-    def test_a_step_is_written_and_read_by_ways_of_the_callers_own(self):
+    def test_a_custom_formatter_and_parser_are_used(self):
         llm, member = scripted(ANSWER, llm={"is_function_calling_model": False})
         formatter = ReActChatFormatter(system_header="Tools: {tool_names}")
         llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, output_parser=ReActOutputParser())
@@ -331,7 +331,7 @@ class TestSmallModels:
         answer, _ = await run(workflow, llm, "What time is it in Oslo?")
         assert str(answer) == "It is 14:05 in Oslo."
 
-    async def test_38_a_react_agent_is_held_to_its_form(self, llm):
+    async def test_38_the_grammar_enforces_the_form_of_react_steps(self, llm):
         tools = [FunctionTool.from_defaults(fn, return_direct=True) for fn in (get_weather, get_time)]
         steps = llm.model_copy(update={"grammar": react_grammar(tools)})
         formatter = ReActChatFormatter(system_header="Use the tools when they help.")

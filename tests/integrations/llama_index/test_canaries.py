@@ -47,7 +47,7 @@ def test_canary_02_inherited_endpoints_count_a_call_several_times(endpoint, even
     assert len(counter.llm_token_counts) == events
 
 
-def test_canary_33_streamed_objects_are_read_from_additional_kwargs_alone():
+def test_canary_33_streamed_objects_are_read_only_from_additional_kwargs():
     class City(BaseModel):
         """A city."""
 

@@ -72,7 +72,7 @@ async def test_02_the_rate_limiter_is_asked_once(endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("reply", [REPLY, "  indented\n\n\tcode </s> ok \n", "👋🏽", "one"])
-async def test_05_deltas_join_to_the_text_that_was_written(endpoint, reply):
+async def test_05_deltas_add_up_to_the_text(endpoint, reply):
     llm, _ = scripted(reply)
     responses = await respond(llm, endpoint)
     assert text_of(responses[-1]) == reply
@@ -130,7 +130,7 @@ async def test_09_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoin
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_09_without_trace_no_raw_tells_of_rounds_but_listeners_hear_of_them(endpoint):
+async def test_09_without_trace_raw_has_no_rounds_but_listeners_receive_them(endpoint):
     words = []
     llm, _ = scripted("one two three", llm={"trace": False, "on_word": words.append})
     *earlier, last = await respond(llm, endpoint)
@@ -150,7 +150,7 @@ async def test_08_the_last_response_has_usage(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "stream_chat", "achat", "astream_chat"])
-async def test_10_messages_hold_the_text_and_nothing_of_ours(endpoint):
+async def test_10_messages_contain_only_the_text(endpoint):
     llm, _ = scripted()
     for response in await respond(llm, endpoint):
         assert response.message.additional_kwargs == {}
