@@ -9,7 +9,7 @@ import copy
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -24,7 +24,7 @@ from adafuse_core.chat.grammar import Grammar
 from adafuse_integrations.common.python_schemas import type_schema
 from adafuse_integrations.llama_index.react import ReActStep
 from adafuse_integrations.llama_index.tool_calls import call_errors, tool_selections
-from adafuse_integrations.llama_index.tools import as_choice, as_tools, openai_tool
+from adafuse_integrations.llama_index.tools import as_choice, as_tools, openai_tool, supports_calls
 
 if TYPE_CHECKING:
     from llama_index.core.chat_engine.types import AgentChatResponse
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 class ToolCalling(FunctionCallingLLM, ABC):
     """An LLM that calls tools and writes objects of a schema."""
+
+    if TYPE_CHECKING:  # a field of `AdaFuseLLM`
+        complete_calls: bool
 
     def _prepare_chat_with_tools(
         self,
@@ -113,7 +116,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 return super().predict_and_call(
                     tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **errors, **kwargs
                 )
-        react = _ReActCall(tools, error_on_tool_error, kwargs)
+        react = _ReActCall(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
         response = self.chat(react.step.messages(_conversation(user_msg, chat_history)), **react.options)
         action = react.action(response)
         output = call_tool_with_selection(action, tools, verbose) if isinstance(action, ToolSelection) else None
@@ -138,7 +141,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 return await super().apredict_and_call(
                     tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **errors, **kwargs
                 )
-        react = _ReActCall(tools, error_on_tool_error, kwargs)
+        react = _ReActCall(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
         response = await self.achat(react.step.messages(_conversation(user_msg, chat_history)), **react.options)
         action = react.action(response)
         output = await acall_tool_with_selection(action, tools, verbose) if isinstance(action, ToolSelection) else None
@@ -151,27 +154,37 @@ class ToolCalling(FunctionCallingLLM, ABC):
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """Let the LLM write an object of a pydantic class. The JSON always obeys the schema of the class."""
-        options = self._object_options(output_cls, llm_kwargs)
-        return super().structured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
+        llm = self._for_objects(output_cls)
+        options = llm._object_options(output_cls, llm_kwargs)
+        return super(ToolCalling, llm).structured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
 
     async def astructured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """Async form of `structured_predict`."""
-        options = self._object_options(output_cls, llm_kwargs)
-        return await super().astructured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
+        llm = self._for_objects(output_cls)
+        options = llm._object_options(output_cls, llm_kwargs)
+        return await super(ToolCalling, llm).astructured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
 
     def _structured_stream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
-        program = self._object_program(output_cls, prompt)
-        return program.stream_call(llm_kwargs=self._object_options(output_cls, llm_kwargs), **prompt_args)
+        llm = self._for_objects(output_cls)
+        program = llm._object_program(output_cls, prompt)
+        return program.stream_call(llm_kwargs=llm._object_options(output_cls, llm_kwargs), **prompt_args)
 
     async def _structured_astream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
-        program = self._object_program(output_cls, prompt)
-        return await program.astream_call(llm_kwargs=self._object_options(output_cls, llm_kwargs), **prompt_args)
+        llm = self._for_objects(output_cls)
+        program = llm._object_program(output_cls, prompt)
+        return await program.astream_call(llm_kwargs=llm._object_options(output_cls, llm_kwargs), **prompt_args)
+
+    def _for_objects(self, output_cls: type[BaseModel]) -> Self:
+        """This LLM, or a copy that writes objects as text if LlamaIndex can't run a call with the class's fields."""
+        if not self._objects_are_calls or supports_calls(output_cls):
+            return self
+        return self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
 
     def _object_program(self, output_cls: type[BaseModel], prompt: Any) -> BasePydanticProgram[Any]:
         options = {"tool_choice": "any"} if self._objects_are_calls else {}
@@ -216,10 +229,11 @@ class _ReActCall:
         """
         action = self.step.parse(response.message.content or "")
         library_text = response.raw.get("library_text") if isinstance(response.raw, dict) else None
-        if library_text and isinstance(action, ToolSelection) and not self.options.get("complete_calls"):
+        if library_text and isinstance(action, ToolSelection) and not self.options["complete_calls"]:
             raise ValueError(
                 f"the token budget or a context window ended inside the action {action.tool_name!r}, and AdaFuse "
-                f"wrote {library_text[-1]['text']!r} in the members' place: raise max_new_tokens"
+                f"wrote {library_text[-1]['text']!r} in the members' place: raise max_new_tokens, or set "
+                "complete_calls=True to accept the action"
             )
         return action
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_index.core.tools import FunctionTool
 from llama_index.core.tools.types import BaseTool
+from pydantic import BaseModel
 
 from adafuse_core.chat import openai
 from adafuse_core.checks import several
@@ -24,8 +25,17 @@ def as_tools(tools: Iterable[BaseTool | Callable[..., Any]]) -> list[BaseTool]:
 
 
 def openai_tool(tool: BaseTool) -> dict[str, Any]:
-    """A tool in OpenAI's form. The name is unchanged, so that LlamaIndex finds the tool of a call."""
+    """A tool in OpenAI's form. The name is unchanged, so that LlamaIndex finds the tool of a call.
+
+    Raises:
+        ConfigError: LlamaIndex can't run the tool, because its arguments are a recursive class.
+    """
     metadata = tool.metadata
+    if metadata.fn_schema is not None and not supports_calls(metadata.fn_schema):
+        raise ConfigError(
+            f"the arguments of tool {metadata.get_name()!r} are a class that contains itself; LlamaIndex can't run it",
+            hint="make it a field of another class, or ask for the object with structured_predict",
+        )
     parameters = metadata.get_parameters_dict() if metadata.fn_schema is None else type_schema(metadata.fn_schema)
     function = {
         "name": metadata.get_name(),
@@ -33,6 +43,11 @@ def openai_tool(tool: BaseTool) -> dict[str, Any]:
         "parameters": without_title(parameters),
     }
     return {"type": "function", "function": function}
+
+
+def supports_calls(arguments: type[BaseModel]) -> bool:
+    """Whether LlamaIndex can call a tool with these arguments. It does not find the fields of a recursive class."""
+    return "$ref" not in arguments.model_json_schema()
 
 
 def as_choice(choice: Any, *, required: bool) -> str:

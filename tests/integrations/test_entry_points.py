@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import re
@@ -351,8 +352,7 @@ def langchain_effects(kind, llm):
     yield "stop", ask(llm(stop=["there"])) == "hello "
     shown = [repr(one.generate_prompt([one._convert_input("go")])) for one in (llm(trace=True), llm(trace=False))]
     yield "trace", ["proposers" in answer for answer in shown] == [True, False]
-    yield "timeout", raises("timeout=0.01", ask, llm(delay=0.2, timeout=0.01))
-    yield "max_retries", ask(llm(fail_once=True, max_retries=1)) == "hello there"
+    yield from call_effects(llm)
     yield "api_key", "hidden" in str(kind(api_key="hf_x", members=["org/gated"])._identifying_params)
     yield "ensemble", llm().ensemble.names == ("m",)
     if kind is ChatAdaFuse:
@@ -369,11 +369,24 @@ def llama_index_effects(kind, llm):
     yield "members", kind(members=["a"]).ensemble.names == ("a",)
     yield "stop", ask(llm(stop=["there"])) == "hello "
     yield "trace", ["proposers" in str(llm(trace=trace).complete("go").raw) for trace in (True, False)] == [True, False]
+    yield from call_effects(llm)
     yield "context_window", llm(context_window=77).metadata.context_window == 77
     yield "is_chat_model", not llm(is_chat_model=False).metadata.is_chat_model
     yield "is_function_calling_model", not llm(is_function_calling_model=False).metadata.is_function_calling_model
     yield "grammar", raises("grammar", ask, llm(grammar=react_grammar([])))
     yield "on_word", ask(llm(on_word=words.append)) == "".join(word.text for word in words)
+
+
+def call_effects(llm):
+    yield "timeout", raises("timeout=0.01", ask, llm(delay=0.2, timeout=0.01))
+    yield "max_retries", ask(llm(fail_once=True, max_retries=1)) == "hello there"
+    yield "max_async_requests", threads_of_a_call(llm(max_async_requests=3)) == 3
+
+
+def threads_of_a_call(llm):
+    """Maximum number of worker threads of the async calls."""
+    asyncio.run(llm.acomplete("go") if isinstance(llm, LlamaIndexLLM) else llm.ainvoke("go"))
+    return llm._running_calls._worker.threads
 
 
 def listener(heard):

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from adafuse_core import Ensemble, MemberError, ModelLoadError
+from adafuse_core import Ensemble, Grammar, MemberError, ModelLoadError
+from adafuse_core.chat.guide import Guide
 from adafuse_core.forks import PassLock
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
@@ -229,3 +231,40 @@ def test_a_fork_waits_for_the_pass_that_runs():
 
 def test_members_in_a_child_drop_the_requests_of_the_parent(kind):
     assert in_child(lambda: said(asyncio.run(asked(of(kind, ScriptedMember("a", "one two")), "awaited")))) == "one two"
+
+
+def test_a_child_computes_a_cached_property_that_the_parent_was_computing():
+    guide, lock = Grammar.regex("ab+").guide(), vars(Guide)["forced"]
+    if not hasattr(lock, "lock"):
+        pytest.skip("cached properties of this Python have no locks")
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lock.lock.acquire).result()
+        try:
+            assert in_child(lambda: guide.forced.text) == "ab"
+        finally:
+            other.submit(lock.lock.release).result()
+
+
+def test_a_child_is_forked_while_requests_run_under_a_grammar(kind):
+    if kind is KINDS[1]:
+        pytest.skip("it takes no grammar")
+    form = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    options = {"grammar": Grammar.json_schema(form)}
+    if kind is KINDS[0]:
+        options = {"response_format": {"type": "json_schema", "json_schema": {"name": "form", "schema": form}}}
+    llm = kind(max_new_tokens=12)
+    expected, stop = answer(llm, "whole", **options), threading.Event()
+
+    def work():
+        while not stop.is_set():
+            answer(llm, "awaited", **options)
+
+    running = [threading.Thread(target=work) for _ in range(2)]
+    for thread in running:
+        thread.start()
+    try:
+        assert [in_child(lambda: answer(llm, "awaited", **options)) for _ in range(3)] == [expected] * 3
+    finally:
+        stop.set()
+        for thread in running:
+            thread.join()

@@ -259,7 +259,9 @@ def test_a_limit_of_calls_ends_the_loop():
 @pytest.mark.parametrize("schema", [Stay, StayDict], ids=["pydantic", "typed dict"])
 @pytest.mark.parametrize("members", ["trained", "random"])
 async def test_an_agent_answers_in_a_schema(strategy, schema, members, random_members):
-    llm = ChatAdaFuse(max_tokens=40, **({"members": random_members} if members == "random" else {}))
+    llm = ChatAdaFuse(
+        max_tokens=40, complete_calls=True, **({"members": random_members} if members == "random" else {})
+    )
     agent = create_agent(llm, [], response_format=strategy(schema) if strategy else schema)
     for question in ("Hello!", QUESTION):
         answer = (await agent.ainvoke(asking(question)))["structured_response"]
@@ -268,7 +270,7 @@ async def test_an_agent_answers_in_a_schema(strategy, schema, members, random_me
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
 def test_an_agent_with_tools_and_a_schema_writes_nothing_else(strategy, random_members):
-    llm = ChatAdaFuse(members=random_members, max_tokens=40)
+    llm = ChatAdaFuse(members=random_members, max_tokens=40, complete_calls=True)
     agent = create_agent(llm, [raise_flag], response_format=strategy(Stay))
     said, arguments = [], {"raise_flag": raise_flag.args_schema, "Stay": Stay}
     for question in ("Hello!", WEATHER, QUESTION):

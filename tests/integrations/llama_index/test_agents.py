@@ -128,7 +128,9 @@ class TestFunctionAgent:
         assert turns[2].tool_call_id == turns[1].tool_calls[0].id
 
     async def test_35_an_incomplete_call_is_reported_to_the_model(self, streaming):
-        llm, member = scripted(taking_turns(WEATHER, "Sorry."), llm={"stop": ["ris"]})
+        llm, member = scripted(
+            taking_turns(call("get_weather", {"city": "Paris " * 30}), "Sorry."), llm={"max_new_tokens": 20}
+        )
         answer, events = await run(FunctionAgent(tools=TOOLS, llm=llm, streaming=streaming), llm)
         assert str(answer) == "Sorry."
         ((name, arguments, said),) = results(events)
@@ -215,7 +217,7 @@ class TestPredictAndCall:
 
     @pytest.mark.parametrize("options", [{"tool_required": True}, {"tool_choice": "get_time"}])
     def test_38_a_step_in_plain_text_acts_if_a_call_is_required(self, options):
-        llm = AdaFuseLLM(max_new_tokens=48, is_function_calling_model=False)
+        llm = AdaFuseLLM(max_new_tokens=48, is_function_calling_model=False, complete_calls=True)
         formatter = ReActChatFormatter(system_header="Use the tools.")
         (ran,) = llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, **options).sources
         assert ran.tool_name == options.get("tool_choice", ran.tool_name)

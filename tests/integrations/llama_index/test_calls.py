@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import date
+from typing import Annotated
 
 import pytest
 from llama_index.core import PromptTemplate
@@ -15,6 +17,7 @@ from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field
 
 from adafuse_core import ConfigError, Grammar
+from adafuse_core.errors import MemberError
 from adafuse_integrations.llama_index import AdaFuseLLM, tool_calls
 from adafuse_integrations.llama_index.tool_calls import StreamedToolCall
 from adafuse_integrations.llama_index.tools import as_choice
@@ -38,6 +41,12 @@ class Section(BaseModel):
 
     title: str
     sections: list[Section] = []
+
+
+class Plan(BaseModel):
+    """A plan of a text."""
+
+    root: Section
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +127,7 @@ class TestWhatIsAsked:
         assert member.prompts == []
 
     @pytest.mark.parametrize("flag", [True, False])
-    async def test_a_recursive_class_is_refused_if_llama_index_can_not_show_it(self, flag):
+    async def test_a_recursive_class_is_refused_if_llama_index_can_not_run_it(self, flag):
         llm, member = scripted(llm={"is_function_calling_model": flag})
         tools = [get_function_tool(Section)]
         with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
@@ -126,6 +135,25 @@ class TestWhatIsAsked:
         with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
             await llm.apredict_and_call(tools, "Write.")
         assert member.prompts == []
+
+    async def test_the_schema_of_a_recursive_argument_is_enforced_at_every_level(self):
+        tree = {"root": {"title": "a", "sections": [{"title": "b", "sections": [{"title": "c", "sections": []}]}]}}
+        tools = [FunctionTool.from_defaults(fn=lambda root: len(str(root)), name="plant", fn_schema=Plan)]
+        llm, _ = scripted(call("plant", tree))
+        for answer in (llm.predict_and_call(tools, "Write."), await llm.apredict_and_call(tools, "Write.")):
+            assert answer.sources[0].raw_input["kwargs"] == tree
+        wrong = json.loads(json.dumps(tree).replace('{"title": "c", "sections": []}', '"oops"'))
+        with pytest.raises(MemberError, match="grammar does not allow"):
+            scripted(call("plant", wrong))[0].predict_and_call(tools, "Write.")
+
+    def test_the_log_names_tool_and_path_of_what_can_not_be_enforced(self, caplog):
+        class Mail(BaseModel):
+            to: Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.)[a-z.]+@[a-z.]+$"})]
+
+        llm, _ = scripted(WEATHER)
+        llm.chat_with_tools([*TOOLS, get_function_tool(Mail)], user_msg="Which?")
+        assert "tool 'Mail': #/properties/to/pattern can't be enforced" in caplog.text
+        assert "get_weather" not in caplog.text
 
     def test_tools_need_messages(self):
         llm, _ = scripted("Fine.", chat=False, llm={"is_chat_model": False})
@@ -390,3 +418,19 @@ def test_the_grammar_of_a_call_overrides_that_of_the_llm():
     llm, _ = scripted("yes", llm={"grammar": Grammar.regex("yes|no")})
     assert llm.complete("Well?").text == "yes"
     assert llm.complete("Well?", grammar=Grammar.regex("no")).text == "no"
+
+
+class Booking(BaseModel):
+    """A stay at a hotel."""
+
+    note: str
+    day: date
+
+
+@pytest.mark.parametrize("mode", [PydanticProgramMode.FUNCTION, PydanticProgramMode.LLM])
+@pytest.mark.parametrize("tokens", [40, 60])
+def test_answers_validate_with_every_token_budget(mode, tokens):
+    llm = AdaFuseLLM(max_new_tokens=tokens, pydantic_program_mode=mode)
+    assert isinstance(llm.structured_predict(Booking, PROMPT, city="Paris"), Booking)
+    tree = AdaFuseLLM(max_new_tokens=tokens, pydantic_program_mode=mode).as_structured_llm(Section)
+    assert isinstance(tree.complete("Write.").raw, Section)
