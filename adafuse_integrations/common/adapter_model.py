@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, PrivateAttr
 
@@ -38,6 +38,10 @@ class AdapterModel(OptionFields):
     )
 
     _running_calls: RunningCalls = PrivateAttr(default_factory=RunningCalls)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Call the framework's hook of this name, which pydantic's own hook for private attributes would hide."""
+        super().model_post_init(context)
 
     def load(self) -> Self:
         """Load all models now. The log reports each member at level INFO."""

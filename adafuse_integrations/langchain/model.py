@@ -125,7 +125,7 @@ class EnsembleModel(AdapterModel, LanguageModel):
         return list(strings("stop", stop))
 
     @model_validator(mode="after")
-    def _check_fields(self) -> Self:
+    def _check_ensemble(self) -> Self:
         """Check the fields together, before any model is loaded."""
         dataclasses.replace(self._config(), generation=self._params())
         if self.ensemble is not None and self.ensemble.config.members != self._full_config().members:

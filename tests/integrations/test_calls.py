@@ -1,4 +1,4 @@
-"""What both adapters promise of their calls: how long they may take, how they are cancelled, how many run at once."""
+"""Calls of both adapters: timeouts, cancellation, and limits on concurrent calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.integrations.stepped import LONG, Stepped, stopped, until
 KINDS = (ChatAdaFuse, LangChainLLM, LlamaIndexLLM)
 SYNC, ASYNC = ("whole", "stream"), ("awaited", "astream")
 WAYS = (*SYNC, *ASYNC)
-NAMES = {  # what the ways are called: in LangChain, and in LlamaIndex for text and for messages
+NAMES = {  # names of the entry points: in LangChain, and in LlamaIndex for text and for messages
     "whole": ("invoke", "complete", "chat"),
     "stream": ("stream", "stream_complete", "stream_chat"),
     "awaited": ("ainvoke", "acomplete", "achat"),
@@ -41,24 +41,24 @@ def kind(request):
 
 
 def of(kind, *members, **options):
-    """A model on members."""
+    """A model with these members."""
     return kind.from_ensemble(Ensemble(members=members), **options)
 
 
 def endless(kind, *, steps, **options):
-    """A model that writes a word for each step that it may make, and waits then; and its member."""
+    """A model that writes one word per permitted step and then waits, and its member."""
     member = Stepped("a", "word ", margin=0.0, ends_answer=False, steps=steps)
     return of(kind, member, **{"max_new_tokens": None, **options}), member
 
 
 def begun(llm, way, chat=False, **options):
-    """A call in one of the ways: a response, a stream, or something to await."""
+    """A call by one of the entry points: a response, a stream, or an awaitable."""
     name = NAMES[way][0 if not isinstance(llm, LlamaIndexLLM) else 1 + chat]
     return getattr(llm, name)([ChatMessage(content="go")] if chat else "go", **options)
 
 
 async def asked(llm, way, seen=None, **options):
-    """All that a call gives, as a list; of sync ones on this thread."""
+    """All responses of a call, as a list. Sync calls run on this thread."""
     result = begun(llm, way, **options)
     if way in SYNC:
         items = iter([result] if way == "whole" else result)
@@ -76,14 +76,14 @@ def keep(item, seen):
 
 
 def said(items):
-    """The text that responses or chunks add up to; LlamaIndex's hold the text so far."""
+    """The text of all responses or chunks. Each response of LlamaIndex holds the text so far."""
     if any(hasattr(item, "delta") for item in items):
         return items[-1].text
     return "".join(item if isinstance(item, str) else item.text for item in items)
 
 
 class Clock:
-    """A clock that tells what it is set to."""
+    """A clock that tests set by hand."""
 
     now = 100.0
 
@@ -93,13 +93,13 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Which calls go by."""
+    """The clock that timeouts use."""
     clock = Clock()
     monkeypatch.setattr("adafuse_integrations.common.deadline.monotonic", clock)
     return clock
 
 
-# --- how long a call may take ---
+# --- timeouts ---
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -151,7 +151,7 @@ async def test_the_timeout_includes_waiting_for_a_thread(kind, way):
     began = time.monotonic()
     with pytest.raises(DeadlineError):
         await asked(llm, way, timeout=0.1)
-    assert time.monotonic() - began < LONG / 2  # those that run would wait for ever
+    assert time.monotonic() - began < LONG / 2  # running calls would wait forever
     assert len(member.prompts) == 2
     assert len(llm._running_calls) == 2
     llm.cancel()
@@ -162,7 +162,7 @@ async def test_the_timeout_includes_waiting_for_a_thread(kind, way):
 
 
 class Slow:
-    """An ensemble's members that can't be had before a test lets them go."""
+    """Members whose loading blocks until the test releases it."""
 
     def __init__(self, monkeypatch):
         self.asked, self.opened = threading.Event(), threading.Event()
@@ -188,7 +188,7 @@ async def test_the_timeout_includes_loading_which_continues_after_it(kind, way, 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_timeout_includes_waiting_for_memory(kind, way):
-    """Another sequence holds all the memory for keys and values, and is not idle."""
+    """Another active sequence occupies the whole KV cache."""
     llm = kind(members=[{"model": "small:aspen", "max_kv_tokens": 200}], max_new_tokens=None)
     (member,) = (llm._get_ensemble() if kind is not LlamaIndexLLM else llm.ensemble).members
     batcher = member.backend._batcher
@@ -262,7 +262,7 @@ async def test_a_call_that_fails_before_the_first_word_is_retried(kind, way):
         await asked(of(kind, Flaky("a", "one"), max_retries=1), way)
 
 
-# --- how many run at a time ---
+# --- concurrent calls ---
 
 
 @pytest.mark.parametrize("way", ASYNC)
@@ -368,7 +368,7 @@ async def test_a_run_is_cancelled_by_its_id_or_a_tag(kind, way, by):
 
 @pytest.mark.parametrize("mode", ["messages", "updates"])
 async def test_a_tag_of_a_graph_cancels_the_call_inside(mode):
-    """Also if nobody reads the stream any more: LangGraph runs a node to its end on a thread."""
+    """Also after the consumer has left the stream, because LangGraph runs a node to its end on a thread."""
     llm, member = endless(ChatAdaFuse, steps=1)
 
     def answer(state):

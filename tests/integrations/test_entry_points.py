@@ -1,4 +1,4 @@
-"""What newcomers give to the models of LangChain and LlamaIndex and to the command line; all three answer alike."""
+"""Arguments of newcomers to LangChain, LlamaIndex and the command line: accepted forms, errors and hints."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class TestMembers:
         members = ["org/one", {"model": "org/two", name: own}]
         expected = EnsembleConfig(members=members, member_defaults={name: default})
         given = [{"member_defaults": {name: default}}] + ([{name: default}] if name not in kind.model_fields else [])
-        # What LlamaIndex would read from the members' files otherwise.
+        # Set, so that LlamaIndex does not read the members' files.
         known = {"is_function_calling_model": False, "context_window": 100} if kind is LlamaIndexLLM else {}
         for options in given:
             llm = kind(members=members, **options, **known)
@@ -252,7 +252,7 @@ class TestPlainFunctions:
 
 
 class TestToolCalling:
-    """One rule: tools can be given where every member has a chat template."""
+    """An ensemble supports tools if every member has a chat template."""
 
     @staticmethod
     def told(kind, **options):
@@ -343,7 +343,7 @@ class TestLoading:
         assert logging.getLogger("adafuse_core").handlers == []
 
 
-# Options that an adapter has beside the core's. Each is set to something else, and its effect is seen.
+# The adapters' own options. Each test sets an option to another value and checks the effect.
 
 
 def langchain_effects(kind, llm):
@@ -406,13 +406,13 @@ def raises(problem, call, *arguments):
 
 
 def raised_prompt(llm):
-    """What the member of an LLM is shown."""
+    """The prompt that the member of an LLM reads."""
     ask(llm)
     return llm.ensemble.members[0].prompts[-1]
 
 
 class FailsOnce(ScriptedMember):
-    """Fails when it is opened for the first time."""
+    """A member that fails when it is opened for the first time."""
 
     def open(self, opening):
         from adafuse_core import MemberError
@@ -424,7 +424,7 @@ class FailsOnce(ScriptedMember):
 
 
 def own_options(kind):
-    """Fields of an adapter that are neither the core's nor the framework's."""
+    """Fields of an adapter that come neither from the core nor from the framework."""
     framework = CustomLLM.model_fields | FunctionCallingLLM.model_fields if kind is LlamaIndexLLM else {}
     for base in kind.__mro__:
         if base.__module__.startswith("langchain"):
@@ -435,7 +435,7 @@ def own_options(kind):
 
 
 def test_every_option_of_an_adapter_has_an_effect(kind):
-    """A field that is added to an adapter and forgotten here, or without effect, fails."""
+    """The test fails for a new field of an adapter that has no entry here, or no effect."""
 
     def llm(*, delay=0.0, fail_once=False, **options):
         member = (FailsOnce if fail_once else ScriptedMember)("m", "hello there", delay=delay)

@@ -1,4 +1,4 @@
-"""Processes that are forked: what worked in the parent works in the child, or says why not; nothing hangs."""
+"""Forked processes: the adapters work in the child or raise a clear error, and never hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adafuse_core.members.scripted import ScriptedMember
 from tests.integrations.test_calls import ASYNC, KINDS, WAYS, asked, begun, endless, of, said
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60.0  # only a child that hangs takes as long
+SECONDS = 60.0  # time limit of a child; reached only if it hangs
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks"),
@@ -36,7 +36,7 @@ def kind(request):
 
 
 def in_child(work):
-    """What some work returns in a forked child, or the type and text of its error."""
+    """Run work in a forked child and return its result, or the type and text of its error."""
     context = multiprocessing.get_context("fork")
     reading, writing = context.Pipe(duplex=False)
 
@@ -70,7 +70,7 @@ def test_a_forked_child_gives_the_same_answer(kind, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_child_is_forked_while_requests_run(kind, way):
-    """Forks fall into passes of the parent, and between them."""
+    """Forks happen both during forward passes of the parent and between them."""
     llm, number = kind(max_new_tokens=4), 3
     expected = answer(llm, way)
     stop = threading.Event()
@@ -107,7 +107,7 @@ def test_a_stream_started_in_the_parent_raises_in_the_child():
         kind, text = in_child(lambda: list(stream))
         assert kind == MemberError.__name__
         assert "before the process was forked" in text
-        assert list(stream)  # it goes on in the parent
+        assert list(stream)  # the stream continues in the parent
         assert [member.backend.tokens_held() for member in ensemble.members] == [0, 0]
 
 
@@ -140,7 +140,7 @@ async def ended(llm, way):
 
 
 def test_a_child_forked_during_loading_raises_an_error_that_says_so(monkeypatch):
-    """What the thread that loads had begun would never end in the child: locks of imports among it."""
+    """In the child, the loading thread of the parent does not exist, and its locks (such as import locks) stay held."""
     loading, go_on = threading.Event(), threading.Event()
 
     def slow(*_):

@@ -1,4 +1,4 @@
-"""Both adapters: histories in any order are answered, calls in any form are made, and counting never refuses."""
+"""Both adapters: conversations in any order, calls in any form, and token counts of any conversation."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ LLAMA_INDEX = {
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory):
-    """Real members whose templates differ most in what they take."""
+    """Real members whose chat templates differ most in the roles that they accept."""
     folder = tmp_path_factory.mktemp("templates")
     paths = []
     for name in ("mistral", "gemma", "hermes"):

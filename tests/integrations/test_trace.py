@@ -1,4 +1,4 @@
-"""What answers tell of their rounds, in all adapters alike: little by default, everything if asked for, or nothing."""
+"""The trace in answers of all adapters: a summary by default, all rounds on request, or nothing."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def kind(request):
 
 
 def made(kind, *texts, margin=0.0, max_words=1, names=("left", "right"), **options):
-    """A model on members that write these texts."""
+    """A model whose scripted members write these texts."""
     members = [ScriptedMember(name, text, margin=margin) for name, text in zip(names, texts, strict=False)]
     return KINDS[kind].from_ensemble(Ensemble(members=members, max_words=max_words), **options)
 
 
 def trace_of(kind, llm, **options):
-    """What a whole answer tells, and its text."""
+    """The trace of a complete answer, and its text."""
     if kind == "langchain chat":
         answer = llm.invoke("go", **options)
         return answer.response_metadata["adafuse"], answer.text
@@ -47,7 +47,7 @@ def trace_of(kind, llm, **options):
 
 
 def pieces_of(kind, llm):
-    """What the chunks of a stream tell."""
+    """The traces of the chunks of a stream."""
     if kind == "langchain chat":
         return [chunk.response_metadata.get("adafuse", {}) for chunk in llm.stream("go")]
     if kind == "langchain llm":
@@ -56,7 +56,7 @@ def pieces_of(kind, llm):
 
 
 def stored(kind, llm):
-    """An answer as applications keep it: a message in a checkpoint of LangGraph, or JSON."""
+    """An answer as applications store it: a message in a LangGraph checkpoint, or JSON."""
     if kind == "langchain chat":
         return JsonPlusSerializer().dumps_typed(llm.invoke("go"))[1]
     if kind == "langchain llm":
@@ -93,7 +93,7 @@ def test_pieces_of_a_stream_add_up_to_the_summary_of_the_answer(kind):
     llm = made(kind, FORTY, OTHER)
     pieces, (whole, _) = pieces_of(kind, llm), trace_of(kind, llm)
     words = [word for piece in pieces[:-1] for word in piece.get("words", [])]
-    if kind == "llama_index":  # as all responses there, the last is the whole
+    if kind == "llama_index":  # its last response contains the whole trace
         assert pieces[-1]["words"] == whole["words"]
         assert words == whole["words"][: len(words)]
     else:
@@ -111,7 +111,7 @@ def test_added_chunks_have_the_same_trace_as_the_answer():
 def test_usage_is_only_in_the_last_chunk(kind):
     *earlier, last = pieces_of(kind, made(kind, FORTY, OTHER))
     assert not any("usage" in piece for piece in earlier)
-    if kind != "langchain llm":  # it has the usage beside
+    if kind != "langchain llm":  # its usage is next to the trace
         assert "usage" in last
 
 

@@ -1,4 +1,4 @@
-"""The command line, in process, on the small models."""
+"""The command line with the small models, run inside the test process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adafuse_integrations.cli.painter import Painter
 
 
 def run(capsys, *arguments):
-    """Exit status, and what was printed and complained."""
+    """Exit status, standard output and standard error of a command."""
     status = main(arguments)
     printed = capsys.readouterr()
     return status, printed.out, printed.err
@@ -24,7 +24,7 @@ def run(capsys, *arguments):
 
 @pytest.fixture
 def typed(monkeypatch):
-    """Types lines into the terminal."""
+    """Write lines to standard input."""
 
     def type_lines(*lines):
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
@@ -144,7 +144,7 @@ def test_demo_goes_through_all_its_parts():
 def test_errors_are_one_line_with_a_hint(capsys, arguments, complaint):
     status, _, err = run(capsys, *arguments)
     assert status == 2
-    error = err.partition("error: ")[2]  # what was told of loading stands before it
+    error = err.partition("error: ")[2]  # after the log of loading
     assert complaint in error
 
 

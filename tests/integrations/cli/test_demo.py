@@ -1,4 +1,4 @@
-"""The questions of the demo: where they come from, and that what the demo says of them is true."""
+"""The questions of the demo: their source, and the numbers that the demo prints about them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_other_models_are_not_asked_to_translate():
 def test_the_numbers_of_the_demo_are_true():
     measured = demo_questions.measured()
     assert measured.asked == demo.CANDIDATES
-    # One answer may turn out otherwise on another kind of machine.
+    # One answer may differ on another kind of machine.
     assert abs(measured.right - demo.RIGHT) <= 1
     assert abs(len(measured.only_together) - demo.ONLY_TOGETHER) <= 1
     assert set(demo_questions.SIDE_BY_SIDE) <= set(measured.only_together)

@@ -1,4 +1,4 @@
-"""What adapters share: deadlines, retries, threads, choice of members, settings without secrets."""
+"""The code that adapters share: timeouts, retries, threads, member selection, redaction."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from adafuse_integrations.common.running_calls import RunningCalls
 from adafuse_integrations.common.selection import select_members, with_token
 from adafuse_integrations.common.worker import Worker
 
-LONG = 30.0  # seconds that only a test which fails waits
+LONG = 30.0  # seconds; only a failing test waits that long
 
 
 class Clock:
-    """A clock that tells what it is set to."""
+    """A clock that tests set by hand."""
 
     def __init__(self):
         self.now = 100.0
@@ -115,7 +115,7 @@ def test_a_name_cancels_its_calls_and_no_name_cancels_all():
 
 
 class Tries:
-    """A generation that fails so often, before or after its first event."""
+    """A generation whose first attempts fail, before or after their first event."""
 
     def __init__(self, failures, *, events_before=0, error=MemberError):
         self.begun, self.closed = 0, 0
@@ -195,7 +195,7 @@ async def test_concurrent_calls_are_limited_by_the_number_of_threads():
     tasks = [asyncio.create_task(answer()) for _ in range(5)]
     while not both.is_set():
         await asyncio.sleep(0.001)
-    assert len(running) == 2  # the others wait, or they would run by now: threads start before they are waited for
+    assert len(running) == 2  # the other calls wait for a thread
     release.set()
     assert await asyncio.gather(*tasks) == [["done"]] * 5
     assert len(set(running)) == 2

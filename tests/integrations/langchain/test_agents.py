@@ -1,4 +1,4 @@
-"""Whole applications of LangChain on models: agents, RAG, middleware, fallbacks, caches, traces. No scripts."""
+"""LangChain applications with real models: agents, RAG, middleware, fallbacks, caches, traces."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def called(messages):
 
 
 def turns(streamed):
-    """The messages of the model that a stream of messages adds up to."""
+    """The model's messages, merged from a stream of chunks."""
     chunks = [message for message in streamed if isinstance(message, AIMessageChunk)]
     runs = dict.fromkeys(chunk.id for chunk in chunks)
     return [reduce(add, [chunk for chunk in chunks if chunk.id == run]) for run in runs]
 
 
-# --- the loop ---
+# --- the agent loop ---
 
 
 def test_an_agent_does_two_things_with_two_tools():
@@ -189,7 +189,7 @@ def test_a_failing_tool_is_reported_to_the_model():
     llm = ChatAdaFuse().bind_tools([get_weather])
     fine = [*messages[:2], messages[2].model_copy(update={"status": "success"})]
     failed, plain = (llm.invoke(talk).usage_metadata["input_tokens"] for talk in (messages[:3], fine))
-    assert failed > plain  # the model reads that it is an error
+    assert failed > plain  # the result starts with "Error" for the model
 
 
 def test_an_error_of_a_tool_may_be_handled_by_middleware():
@@ -252,7 +252,7 @@ def test_a_limit_of_calls_ends_the_loop():
     assert "84" not in [m.text for m in messages]
 
 
-# --- answers in a form ---
+# --- structured output ---
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy, None])
@@ -274,7 +274,7 @@ def test_an_agent_with_tools_and_a_schema_writes_nothing_else(strategy, random_m
     agent = create_agent(llm, [raise_flag], response_format=strategy(Stay))
     said, arguments = [], {"raise_flag": raise_flag.args_schema, "Stay": Stay}
     for question in ("Hello!", WEATHER, QUESTION):
-        with suppress(GraphRecursionError):  # it may call for ever: its weights are random
+        with suppress(GraphRecursionError):  # a model with random weights may call forever
             for update in agent.stream(asking(question), {"recursion_limit": 5}, stream_mode="updates"):
                 said += update.get("model", {}).get("messages", [])[:1]
     assert len(said) >= 3
@@ -361,7 +361,7 @@ async def test_retrieved_documents_are_answered_from(kind, retriever):
 
 
 class Outcomes(BaseCallbackHandler):
-    """How the calls of models ended."""
+    """The finish reason or error of each model call."""
 
     def __init__(self):
         self.outcomes = []
@@ -395,13 +395,13 @@ async def test_a_long_conversation_is_summarized(turns):
     summary, question, answer = state["messages"]
     assert summary.text.startswith("Here is a summary")
     assert (question.text, answer.text) == (QUESTION, PARIS)
-    overflow = ["ContextOverflowError"] if turns == 24 else []  # then the middle of what is to be summed up is left out
+    overflow = ["ContextOverflowError"] if turns == 24 else []  # then the middle of the summarized messages is dropped
     assert heard.outcomes == [*overflow, "answer", "answer"]
 
 
 @pytest.fixture
 def narrow():
-    """One member reads little: a question, a tool and a call of it."""
+    """A member with a small context window: it fits a question, a tool and a call."""
     return ChatAdaFuse(members=["small:aspen", {"model": "small:birch", "context_window": 80}])
 
 
@@ -485,7 +485,7 @@ def test_an_agent_with_a_cache_repeats_its_answer(shared_cache):
     assert called(first) == called(again) == [("get_weather", {"city": "Paris"})]
     assert first[-1].text == again[-1].text == "It is 12 degrees and rainy in Paris."
     (other,) = ChatAdaFuse().bind_tools([get_time], tool_choice="any").invoke(WEATHER).tool_calls
-    assert other["name"] == "get_time"  # another tool, another answer
+    assert other["name"] == "get_time"  # another tool gives another answer
 
 
 # --- traces ---
@@ -523,7 +523,7 @@ def test_the_code_in_the_docs_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"__name__": "docs", "llm": ChatAdaFuse()}
     for block in blocks:
-        if "meta-llama" not in block:  # that one would be downloaded
+        if "meta-llama" not in block:  # it would be downloaded
             exec(compile(block, "docs", "exec", dont_inherit=True), names)
     assert len(blocks) > 8
     assert names["message"].tool_calls[0]["args"] == {"city": "Paris"}

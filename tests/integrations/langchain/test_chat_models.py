@@ -72,18 +72,18 @@ CALL_WEATHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pari
 
 
 def echo(messages):
-    """A reply that depends on the last message alone."""
+    """A scripted reply that depends only on the last message."""
     return " ".join(f"{messages[-1].content}-{number}" for number in range(6))
 
 
 def weather_report(messages):
-    """Ask for the weather, then tell it."""
+    """A scripted reply that calls the weather tool, and then answers."""
     last = messages[-1]
     return f"It is {last.content}." if last.role == "tool" else CALL_WEATHER
 
 
 class Heard(BaseCallbackHandler):
-    """What a callback handler is told."""
+    """A callback handler that records its calls."""
 
     def __init__(self):
         self.tokens, self.ends, self.errors = {}, [], []
@@ -268,7 +268,7 @@ async def test_unknown_call_options_are_refused_on_every_path(options):
     assert member.prompts == []
 
 
-# --- what an answer tells ---
+# --- metadata of answers ---
 
 
 def test_usage_is_exact_and_reported_once_for_the_first_member():
@@ -456,7 +456,7 @@ def test_identifying_params_differ_if_answers_may_differ(change):
 
 
 def endless(*, steps):
-    """A chat model that writes a word for each step that it may make, and waits then; and its first member."""
+    """A chat model that writes one word per permitted step and then waits, and its first member."""
     return conftest.endless(ChatAdaFuse, steps=steps)
 
 
@@ -714,7 +714,7 @@ def test_calls_and_results_reach_the_members():
     )
 
 
-# --- structured answers ---
+# --- structured output ---
 
 
 class CityV1(BaseModelV1):
@@ -868,7 +868,7 @@ async def test_graphs_stream_the_messages_of_an_agent():
 
 
 def city_report(messages):
-    """Ask for the weather, then name the city in the form that is wanted."""
+    """A scripted reply that calls the weather tool, and then answers in the requested schema."""
     if messages[-1].role != "tool":
         return CALL_WEATHER
     return PARIS
@@ -876,7 +876,7 @@ def city_report(messages):
 
 def test_an_agent_with_provider_strategy_answers_in_a_schema_or_calls_tools():
     llm, _ = scripted(city_report)
-    for form in (ProviderStrategy(City), City):  # the profile says that the model can do it
+    for form in (ProviderStrategy(City), City):  # the profile reports structured output
         agent = create_agent(llm, [get_weather], response_format=form)
         answer = agent.invoke({"messages": [HumanMessage("Where does it rain?")]})
         assert answer["structured_response"] == City(name="Paris", people=2)
@@ -976,7 +976,7 @@ def test_summarization_uses_the_context_window_of_the_profile():
     assert [message.content for message in member.prompts[-1][1:]] == ["go"]
 
 
-# --- what it is ---
+# --- profile, traces, copies ---
 
 
 def test_the_profile_has_the_capabilities_of_all_members(tmp_path):

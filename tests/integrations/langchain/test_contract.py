@@ -1,7 +1,7 @@
-"""What `AdaFuseLLM` and `ChatAdaFuse` promise: a test for each promise, numbered as in docs/langchain.md.
+"""The contract of `AdaFuseLLM` and `ChatAdaFuse`: a test for each promise, numbered as in docs/langchain.md.
 
-Promises about text are kept by models, the small ones that are shipped or ones with random weights; what is counted,
-timed or made to fail is scripted.
+Promises about text are tested with the small models or with random weights. Counts, times and failures are tested with
+scripted members.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ QUESTIONS = {
         "The capital of Peru is Lima and the currency of Japan is the yen."
     ),
 }
-QUICK = 0.05  # seconds that nobody notices
-TRIES = 3  # of what is timed: other work on the machine must not decide
+QUICK = 0.05  # seconds; a delay that users don't notice
+TRIES = 3  # attempts of timed tests, because other work on the machine may delay them
 
 
 class Stay(BaseModel):
@@ -84,7 +84,7 @@ class StayDict(TypedDict):
     quiet: bool
 
 
-# --- how an application asks ---
+# --- entry points ---
 
 
 @pytest.fixture(params=KINDS, ids=["llm", "chat"])
@@ -98,7 +98,7 @@ def way(request):
 
 
 async def pieces(way, llm, prompt=QUESTION, config=None, **options):
-    """What an application gets by one of the ways, piece by piece."""
+    """The chunks that an application receives from one of the entry points."""
     if way == "invoke":
         yield llm.invoke(prompt, config, **options)
     elif way == "ainvoke":
@@ -127,12 +127,12 @@ async def batched(llm, way, prompts, config=None, **options):
 
 
 def scripted(kind, reply="one two three four five six", **options):
-    """A model on members that write the same, one word a step, and the first of them."""
+    """A model whose members write the same text, one word per step, and its first member."""
     return conftest.scripted(kind, reply, **options)
 
 
 def echo(prompt):
-    """A reply that depends on the question alone."""
+    """A scripted reply that depends only on the question."""
     return " ".join(f"{prompt[-1].content}-{number}" for number in range(4))
 
 
@@ -143,7 +143,7 @@ def module(llm, index=0):
 
 @contextmanager
 def passes(llm):
-    """Counts the passes of all members' models."""
+    """Counts the forward passes of all members' models."""
     seen = []
     hooks = [
         module(llm, index).register_forward_pre_hook(lambda *_, index=index: seen.append(index))
@@ -157,7 +157,7 @@ def passes(llm):
 
 
 class Heard(BaseCallbackHandler):
-    """All that a callback handler is told, per run."""
+    """A callback handler that records its calls, per run."""
 
     def __init__(self):
         self.asked, self.tokens, self.metadata, self.errors, self.events = {}, {}, [], [], []
@@ -183,7 +183,7 @@ class Heard(BaseCallbackHandler):
         return {self.asked[run]: "".join(tokens) for run, tokens in self.tokens.items()}
 
 
-# --- what a member is shown, worked out without AdaFuse ---
+# --- expected prompts, computed without AdaFuse ---
 
 
 @cache
@@ -196,7 +196,7 @@ def plain_ids(name, text):
 
 
 def rendered(name, messages, tools=None):
-    """The prompt of a small model as transformers writes it: text and ids."""
+    """The prompt of a small model as transformers renders it: text and token ids."""
     options = {"tools": tools, "add_generation_prompt": True}
     text = tokenizer(name).apply_chat_template(messages, tokenize=False, **options)
     return text, plain_ids(name, text)
@@ -204,7 +204,7 @@ def rendered(name, messages, tools=None):
 
 @contextmanager
 def shown(llm):
-    """The ids of the prompts that reach each member's model."""
+    """The prompt's token ids that each member's model reads."""
     members = llm._get_ensemble().members
     seen = [[] for _ in members]
     backends = [member.backend for member in members]
@@ -231,7 +231,7 @@ STRICT = (  # like Gemma's: no system message, no tools, user and assistant take
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory):
-    """birch with a strict template, and a tokenizer that begins every text with a start token, as Llama's does."""
+    """birch with a strict template, and a tokenizer that adds a start token to every text, like Llama's."""
     folder = tmp_path_factory.mktemp("strict") / "birch"
     shutil.copytree(small_models.path("birch"), folder)
     made = AutoTokenizer.from_pretrained(folder)
@@ -280,7 +280,7 @@ async def test_03_the_first_stop_string_ends_the_text_and_is_left_out(kind, way,
 
 @pytest.mark.parametrize("way", STREAMS)
 async def test_04_streams_hold_back_what_may_become_a_stop_string(kind, way):
-    words = kind(max_words=1)  # so that pieces are small
+    words = kind(max_words=1)  # for small chunks
     for stop, final in ((["of France is Paris"], "The capital "), (["of France is Rome"], ANSWER)):
         chunks = [text_of(piece) async for piece in pieces(way, words, stop=stop)]
         so_far = ["".join(chunks[: count + 1]) for count in range(len(chunks))]
@@ -350,12 +350,12 @@ def test_08_the_cache_key_contains_the_ensemble(kind):
     keys = {key(kind(**{**base, **change})) for change in ({}, *changes)}
     assert len(keys) == 1 + len(changes)
     assert key(kind(**base)) in keys
-    scripts = [scripted(kind, reply, cache=cache)[0] for reply in ("left", "right")]  # nothing but the object differs
+    scripts = [scripted(kind, reply, cache=cache)[0] for reply in ("left", "right")]  # only the objects differ
     assert [text_of(llm.invoke("go")) for llm in scripts] == ["left", "right"]
 
 
 def key(llm):
-    """What stands for a model in a cache."""
+    """The cache key of a model."""
     return llm._get_llm_string() if isinstance(llm, ChatAdaFuse) else json.dumps(llm.asdict(), sort_keys=True)
 
 
@@ -378,7 +378,7 @@ async def test_10_tokens_of_a_batch_go_to_their_own_runs(kind, way):
     assert [text_of(answer) for answer in answers] == list(QUESTIONS.values())
     assert heard.text_by_prompt() == QUESTIONS
     several = Heard()
-    AdaFuseLLM(max_tokens=2).generate(list(QUESTIONS), callbacks=[several])  # LangChain tells of one run only
+    AdaFuseLLM(max_tokens=2).generate(list(QUESTIONS), callbacks=[several])  # LangChain reports one run only
     assert set(several.text_by_prompt().values()) == {""}
 
 
@@ -508,7 +508,7 @@ async def test_16_cancelling_ends_the_passes_of_models(kind, way, random_members
         before = len(seen)
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: held(llm) == 0)  # what was read is forgotten, so that nothing can go on
+        await until(lambda: held(llm) == 0)  # the KV cache is empty, so that no generation can continue
         assert len(seen) - before <= 1
         llm.invoke("go", max_tokens=2)
         assert len(seen) > before + 1
@@ -517,7 +517,7 @@ async def test_16_cancelling_ends_the_passes_of_models(kind, way, random_members
 @pytest.mark.parametrize("way", STREAMS)
 async def test_17_leaving_a_stream_ends_generation(kind, way, random_members):
     llm, member = endless(kind, steps=0)
-    stream = pieces(way, llm, "go")  # nothing runs before somebody reads
+    stream = pieces(way, llm, "go")  # nothing runs before the first read
     assert member.drafts == 0
     real = kind(members=random_members, max_tokens=None)
     real.invoke("go", max_tokens=1)
@@ -570,7 +570,7 @@ async def test_18_an_error_in_a_step_surfaces_at_once(kind, way, random_members,
         patch.setattr(broken, "forward", failing)
         with pytest.raises(MemberError, match=r"'birch'.*out of memory"):
             [seen.append(text_of(piece)) async for piece in pieces(way, llm, "go", {"callbacks": [heard]})]
-        assert failed == [len(seen_passes)]  # no model read anything after it
+        assert failed == [len(seen_passes)]  # no forward pass after the failure
     assert [type(error) for error in heard.errors] == [MemberError]
     assert bool("".join(seen)) is (way in STREAMS)
     assert await said(way, llm, "go", max_tokens=4) == expected
@@ -596,7 +596,7 @@ async def test_20_gradient_modes_of_callers_are_left_alone(kind):
     seen = [modes() for _ in llm.stream(QUESTION)]
     seen += [modes() async for _ in llm.astream(QUESTION)]
     stream = llm.stream(QUESTION)
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:  # one stream, read by turns on two threads
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:  # one stream, read alternately on two threads
         while any(pool.submit(next, stream, None).result() is not None for pool in (first, second)):
             seen += [pool.submit(modes).result() for pool in (first, second)]
     await llm.ainvoke(QUESTION)
@@ -683,7 +683,7 @@ async def test_24_an_overlong_prompt_is_a_context_overflow(kind, way):
 
 
 def info_of(answer):
-    """What an LLM's answer tells beside its text."""
+    """The metadata of an LLM's answer."""
     return answer.generations[0][0].generation_info
 
 
@@ -816,7 +816,7 @@ def test_30_control_tokens_in_texts_are_plain_text(kind, strict):
 
 @pytest.fixture(scope="module")
 def loud(random_members, tmp_path_factory):
-    """Random models that love to write control tokens, and whose answers few of them end."""
+    """Random models that often write control tokens other than end tokens."""
     folders = []
     for source in random_members:
         folder = tmp_path_factory.mktemp("loud") / Path(source).name
@@ -829,7 +829,7 @@ def loud(random_members, tmp_path_factory):
         model.save_pretrained(folder)
         prompt = made(QUESTION, return_tensors="pt")["input_ids"]
         alone = made.decode(model.generate(prompt, max_new_tokens=16, eos_token_id=len(made))[0])
-        assert any(token in alone for token in made.all_special_tokens)  # so it takes care not to show them
+        assert any(token in alone for token in made.all_special_tokens)  # so hiding control tokens matters
         folders.append(str(folder))
     return folders
 
@@ -841,7 +841,7 @@ async def test_31_no_control_token_is_shown(kind, way, loud):
         assert not [token for name in NAMES for token in tokenizer(name).all_special_tokens if token in text]
 
 
-# --- 32 to 36: tools, structured answers, agents ---
+# --- 32 to 36: tools, structured output, agents ---
 
 
 class Flag(BaseModel):
@@ -991,7 +991,7 @@ def test_37_copies_share_the_loaded_models(kind, tmp_path, monkeypatch):
     start = text_of(kind(max_tokens=2).invoke(QUESTION))
     loads.clear()
     llm = kind(members=folders, max_tokens=2)
-    with ThreadPoolExecutor(8) as pool:  # also the first call loads once
+    with ThreadPoolExecutor(8) as pool:  # concurrent first calls load the models once
         assert {text_of(answer) for answer in pool.map(llm.invoke, [QUESTION] * 8)} == {start}
     tuned = llm.configurable_fields(tau=ConfigurableField(id="tau"), model=ConfigurableField(id="model"))
     twins = [

@@ -41,13 +41,13 @@ scripted = partial(conftest.scripted, AdaFuseLLM)
 
 
 def echo(prompt):
-    """A reply that depends on the prompt alone."""
+    """A scripted reply that depends only on the prompt."""
     text = prompt if isinstance(prompt, str) else prompt[-1].content
     return " ".join(f"{text}-{number}" for number in range(6))
 
 
 class Heard(BaseCallbackHandler):
-    """What a callback handler is told, per run."""
+    """A callback handler that records its calls, per run."""
 
     def __init__(self):
         self.prompts, self.tokens, self.chunks, self.ends, self.errors = {}, {}, [], {}, []
@@ -265,7 +265,7 @@ def test_call_options_out_of_range_are_refused():
         llm.invoke("go", max_tokens=1, max_new_tokens=1)
 
 
-# --- what a generation tells ---
+# --- metadata of a generation ---
 
 
 def test_the_last_chunk_has_finish_reason_and_usage():
@@ -512,7 +512,7 @@ def test_identifying_params_differ_if_answers_may_differ(change):
 
 
 def endless(*, steps):
-    """An LLM that writes a word for each step that it may make, and waits then; and its first member."""
+    """An LLM that writes one word per permitted step and then waits, and its first member."""
     return conftest.endless(AdaFuseLLM, steps=steps)
 
 
@@ -586,7 +586,7 @@ async def test_the_event_loop_stays_free_while_members_work():
     llm, member = scripted("one two three", steps=0)
     task = asyncio.create_task(llm.ainvoke("go"))
     await until(lambda: member.running)
-    for _ in range(3):  # were the loop waiting for the members, nobody would let them go on
+    for _ in range(3):  # a blocked loop could not permit the steps
         for other in crew(llm):
             other.let(1)
         await asyncio.sleep(0)
@@ -619,7 +619,7 @@ async def test_an_error_in_mid_stream_surfaces_at_once():
         await llm.ainvoke("go")
     assert seen == ["one", " two."] * 2
     await stopped(*crew(llm))
-    assert [other.drafts for other in crew(llm)] == [3 * 4, 2 * 4]  # the one that failed, and the one after it
+    assert [other.drafts for other in crew(llm)] == [3 * 4, 2 * 4]  # of the failed call and of the next call
     assert [type(error) for error in heard.errors] == [core.MemberError]
 
 
@@ -788,7 +788,7 @@ def test_configurable_fields_reach_ready_made_members():
     assert tuned.invoke("go", {"configurable": {"stop": ["two"]}}) == STOPPED
     before = member.drafts
     assert tuned.invoke("go", {"configurable": {"tau": 0.0}}) == TEXT
-    assert member.drafts - before == 3  # sure of all its words, it writes three a round
+    assert member.drafts - before == 3  # a confident member writes three words per round
 
 
 def test_deep_copies_share_ready_made_members():
@@ -856,7 +856,7 @@ def test_a_strict_template_gets_the_system_message_and_no_special_token_is_shown
     assert not any(token in text for token in ("<s>", "</s>", "[INST]"))
 
 
-# --- the small trained models, which are the default ---
+# --- the small models ---
 
 
 async def test_without_arguments_the_small_models_answer_on_every_path():

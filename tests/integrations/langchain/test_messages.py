@@ -1,4 +1,4 @@
-"""LangChain's messages and the core's events, each in the other's form."""
+"""Conversion of LangChain's messages to core messages, and of the core's events to LangChain's chunks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one(message):
     return turn
 
 
-# --- what members are told ---
+# --- LangChain's messages to the core ---
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_names_are_handed_to_the_templates():
     assert one(AIMessage("hi", name="helper")).name == "helper"
 
 
-# --- what applications are told ---
+# --- the core's events to LangChain ---
 
 
 def played(text="x"):

@@ -1,4 +1,4 @@
-"""What the LLM and the chat model have in common: the members that answer, retries, tokens for models."""
+"""The common base of the LLM and the chat model: member selection, retries, access tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of(kind, *members, **options):
     return kind.from_ensemble(Ensemble(members=members), **options)
 
 
-# --- the members that answer ---
+# --- member selection ---
 
 
 def test_without_members_model_names_the_members_to_load(kind):
@@ -66,7 +66,7 @@ def test_api_key_is_the_token_that_loads_models(kind):
 
 
 class Flaky(ScriptedMember):
-    """A member that fails at the first rounds of its life."""
+    """A member that fails in its first rounds."""
 
     failures = 2
 

@@ -1,4 +1,4 @@
-"""Schemas of tools and answers come from their source, whatever form that has, and hold on all levels."""
+"""Schemas of tools and answers: every form is supported, and nested levels are enforced."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_type_without_a_json_schema_is_refused():
 
 
 class Exact(BaseModel):
-    """Strict: JSON has no dates and sets, so only the JSON itself can be read."""
+    """A strict class, which can only be validated from JSON text: JSON values have no dates and sets."""
 
     model_config = ConfigDict(strict=True)
 

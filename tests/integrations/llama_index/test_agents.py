@@ -1,4 +1,4 @@
-"""LlamaIndex's agents, workflows and routers: by tool calls, and in plain text."""
+"""LlamaIndex's agents, workflows and routers, with tool calls and with plain text."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ QUESTION = "What is the weather in Paris?"
 
 
 def observing(*replies):
-    """A reply that depends on how many observations of a ReAct agent there are already."""
+    """A scripted reply that depends on the number of observations in a ReAct prompt."""
     return lambda prompt: replies[sum(turn.content.startswith("Observation:") for turn in prompt)]
 
 
 async def run(agent, llm, question=QUESTION, **options):
-    """The answer of an agent, and all events on the way."""
+    """Run an agent and return its answer and all its events."""
     handler = agent.run(question, memory=memory(llm), **options)
     events = [event async for event in handler.stream_events()]
     return await handler, events
 
 
 def results(events):
-    """What was called, with what, and what came back."""
+    """Name, arguments and result of each tool call."""
     found = [event for event in events if isinstance(event, ToolCallResult)]
     return [(event.tool_name, event.tool_kwargs, event.tool_output.content) for event in found]
 
@@ -312,7 +312,7 @@ def llm():
 
 
 class TestSmallModels:
-    """What the two small models do for real."""
+    """Agents with the two small models instead of scripted members."""
 
     @pytest.mark.parametrize("streaming", [True, False])
     async def test_32_a_function_agent_makes_two_calls_and_answers(self, llm, streaming):

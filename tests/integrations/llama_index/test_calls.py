@@ -1,4 +1,4 @@
-"""Tool calls and objects: what is asked of the members, what comes back chunk by chunk, what can go wrong."""
+"""Tool calls and structured output: requests, streamed responses, and errors."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ async def test_35_without_parallel_calls_the_first_ends_the_answer(endpoint):
 
 
 class TestCallsThatBreakOff:
-    """The token budget ends inside a call, and nobody asked for values that no member chose."""
+    """The token budget ends inside a call, without `complete_calls`."""
 
     def test_35_predict_and_call_raises_an_error_with_the_reason(self):
         llm, _ = scripted(LONG, llm={"max_new_tokens": 20})

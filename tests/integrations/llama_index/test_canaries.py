@@ -1,4 +1,4 @@
-"""What LlamaIndex itself still does that our code works around. A failure here: a workaround may go."""
+"""Behaviour of LlamaIndex that AdaFuse works around. If a test here fails, a workaround may be unnecessary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.integrations.llama_index.conftest import TOOLS, begin, scripted
 
 
 class Bare(CustomLLM):
-    """An LLM with no more than LlamaIndex asks for."""
+    """An LLM that implements only what LlamaIndex requires."""
 
     @property
     def metadata(self):

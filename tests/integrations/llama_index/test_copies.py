@@ -1,4 +1,4 @@
-"""Serialising, pickling and copying: specs travel, models are shared."""
+"""Serializing, pickling and copying: the config is copied, and the models are shared."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def test_39_copies_share_models_and_callbacks(llm, make):
 def test_39_ingestion_workers_load_their_own_models():
     llm = AdaFuseLLM(max_new_tokens=8)
     pipeline = IngestionPipeline(transformations=[SummaryExtractor(llm=llm, summaries=["self"])], disable_cache=True)
-    node = TextNode(text="Karsten Bridge was designed by Ida Marlow.")  # one, for one worker: each loads PyTorch anew
+    node = TextNode(
+        text="Karsten Bridge was designed by Ida Marlow."
+    )  # a single node, because each worker loads PyTorch
     (here,) = pipeline.run(nodes=[copy.deepcopy(node)])
     (there,) = pipeline.run(nodes=[copy.deepcopy(node)], num_workers=2)
     assert here.metadata["section_summary"]

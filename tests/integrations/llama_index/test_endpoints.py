@@ -1,4 +1,4 @@
-"""What all eight endpoints promise: one event, cumulative text, deltas, usage, plain JSON, no side effects."""
+"""The contract of all eight endpoints: one event, cumulative text, deltas, usage, plain JSON, no side effects."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_09_without_trace_raw_has_no_rounds_but_listeners_receive_them(end
 async def test_08_the_last_response_has_usage(endpoint):
     llm, _ = scripted("one two three")
     *earlier, last = await respond(llm, endpoint, "Which city is it?")
-    # Four words and the turn that holds them; a scripted member's tokens are words.
+    # A scripted member's tokens are words: four words, and the markup of the turn.
     assert last.raw["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     assert not any("usage" in response.raw for response in earlier)
 
@@ -242,7 +242,7 @@ async def test_23_words_before_an_error_are_delivered(endpoint):
 
 
 async def each(stream):
-    """The chunks of any stream."""
+    """The chunks of a sync or async stream."""
     if hasattr(stream, "__aiter__"):
         async for chunk in stream:
             yield chunk

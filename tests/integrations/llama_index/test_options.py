@@ -1,4 +1,4 @@
-"""Fields and options: one source of defaults, per-call options that win, limits known without weights."""
+"""Fields and options: one source of defaults, call options override fields, limits are known without weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the members are shown: their own templates, system prompts once, and custom prompt functions once."""
+"""The members' prompts: chat templates, system prompts and custom prompt functions, each applied once."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_11_each_member_reads_its_own_template(pair):
 
 
 def prompt_ids(llm, ask):
-    """Prompt ids that reach each member's model in a call."""
+    """The prompt's token ids that each member's model reads in a call."""
     seen = []
 
     def spying(plain):

@@ -1,4 +1,4 @@
-"""How generations run: lazily, on any thread, beside an event loop, until they are stopped."""
+"""Running generations: lazy start, any thread, event loops, cancellation."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ async def test_04_the_first_word_arrives_long_before_the_last(endpoint):
 async def test_03_the_event_loop_is_not_blocked(endpoint):
     llm, _ = scripted("one two three four five six seven eight", delay=0.02)
     beats = []
-    for _ in range(6):  # other processes hold it up too, but not each time
+    for _ in range(6):  # other processes may block it, too, but not every time
         async with Heartbeat() as beat:
             await asyncio.gather(*(respond(llm, endpoint) for _ in range(3)))
         beats.append(beat.longest)

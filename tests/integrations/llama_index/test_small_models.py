@@ -1,4 +1,4 @@
-"""The two small models of the package behind LlamaIndex's engines."""
+"""LlamaIndex's engines with the two small models of the package."""
 
 from __future__ import annotations
 
