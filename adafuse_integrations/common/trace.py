@@ -57,7 +57,7 @@ class Trace:
         return {name: list(values) for name, values in self._all.items()}
 
     def _summarize(self, played: Round) -> None:
-        proposers = played.winner.proposers
+        proposers = played.proposers
         for name in proposers:
             if name not in self._all.get("members", ()):
                 self._append("members", name)

@@ -857,7 +857,9 @@ TOOLS = {"get_weather": get_weather.args_schema, "Stay": Stay, "Flag": Flag}
 @pytest.mark.parametrize("choice", ["any", "name", True, "dict"])
 @pytest.mark.parametrize("members", ["trained", "random"])
 def test_32_a_required_call_is_made_and_valid(choice, count, members, random_members):
-    llm = ChatAdaFuse(max_tokens=50, **({"members": random_members} if members == "random" else {}))
+    llm = ChatAdaFuse(
+        max_tokens=50, complete_calls=True, **({"members": random_members} if members == "random" else {})
+    )
     tools = [Stay, get_weather, Flag][:count]
     name = ["Stay", "get_weather", "Flag"][count - 1]
     wanted = {"name": name, "dict": {"type": "function", "function": {"name": name}}}.get(choice, choice)
@@ -873,7 +875,9 @@ def test_32_a_required_call_is_made_and_valid(choice, count, members, random_mem
 @pytest.mark.parametrize("members", ["trained", "random"])
 @pytest.mark.parametrize("way", STREAMS)
 async def test_33_chunks_of_calls_add_up(way, members, random_members):
-    llm = ChatAdaFuse(max_tokens=40, **({"members": random_members} if members == "random" else {}))
+    llm = ChatAdaFuse(
+        max_tokens=40, complete_calls=True, **({"members": random_members} if members == "random" else {})
+    )
     choice = "any" if members == "random" else "auto"
     bound = llm.bind_tools([get_weather, calculator], tool_choice=choice)
     chunks = [piece async for piece in pieces(way, bound, ASKED_OF_TOOLS)]
@@ -892,13 +896,14 @@ async def test_33_chunks_of_calls_add_up(way, members, random_members):
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_33_a_call_that_is_cut_is_invalid(way):
-    llm = ChatAdaFuse().bind_tools([get_weather], stop=["ris"])
+    llm = ChatAdaFuse(max_tokens=26).bind_tools([get_weather])  # the budget ends inside the city
     message = reduce(add, [piece async for piece in pieces(way, llm, ASKED_OF_TOOLS)])
     assert message.tool_calls == []
     (call,) = message.invalid_tool_calls
     assert call["name"] == "get_weather"
-    assert call["args"].startswith('{"city": "Pa')
-    assert "ris" not in call["args"]
+    assert call["args"].startswith('{"city": "')  # followed by characters that make it invalid JSON
+    (told,) = message.response_metadata["adafuse"]["invalid_tool_calls"]
+    assert "budget" in told["error"]
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
