@@ -1,1 +1,1 @@
-"""AdaFuse in the terms of others: LangChain, LlamaIndex, the shell. Each is imported on its own."""
+"""Adapters of AdaFuse for LangChain, LlamaIndex and the command line. Import the subpackage that you need."""

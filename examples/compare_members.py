@@ -1,4 +1,4 @@
-"""Ask each member alone and the ensemble the same question. Usage: compare_members.py [QUESTION]"""
+"""The answers of each member alone and of the ensemble to one question. Usage: compare_members.py [QUESTION]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Your own models, by Hugging Face name or path. Usage: hugging_face_models.py MODEL MODEL ... -- QUESTION
+"""An ensemble of models from Hugging Face or a local path. Usage: hugging_face_models.py MODEL MODEL ... -- QUESTION
 
 Example: hugging_face_models.py meta-llama/Llama-3.1-8B-Instruct mistralai/Mistral-7B-Instruct-v0.3 -- "Who wrote Emma?"
 """

@@ -1,4 +1,4 @@
-"""An agent in LangChain: the ensemble calls tools until it can answer, and streams its words."""
+"""A LangChain agent: the ensemble calls tools until it can answer. Calls and answers are streamed."""
 
 import operator
 import re

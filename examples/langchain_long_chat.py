@@ -1,4 +1,4 @@
-"""A long chat in LangChain: older turns are summarized so that the chat fits into the members' context windows."""
+"""A long chat in LangChain: a summary replaces older messages, so that the chat fits into the context windows."""
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware

@@ -1,4 +1,4 @@
-"""LangChain in production: fallbacks, cache, timeouts, concurrent requests, usage, traces."""
+"""LangChain in production: fallbacks, cache, timeouts, concurrent requests, usage and traces."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from adafuse_integrations.langchain import ChatAdaFuse
 together = ChatAdaFuse(cache=InMemoryCache(), timeout=60)
 narrow = ChatAdaFuse(members=[{"model": "small:aspen", "context_window": 64}, "small:birch"])
 
-# A prompt that is too long for the context window of one member falls back to the other ensemble.
+# The fallback answers prompts that are too long for a member of the first ensemble.
 safe = narrow.with_fallbacks([together], exceptions_to_handle=(ContextOverflowError,))
 print(safe.invoke("Please read this with care. " * 12 + "What is the capital of Peru?").text)
 

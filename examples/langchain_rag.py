@@ -1,4 +1,7 @@
-"""RAG in LangChain: retriever | prompt | ensemble | parser, streamed. Usage: langchain_rag.py [FOLDER] [QUESTION]"""
+"""RAG in LangChain: a streaming chain of retriever, prompt, ensemble and parser.
+
+Usage: langchain_rag.py [FOLDER] [QUESTION]
+"""
 
 import sys
 from importlib.resources import files

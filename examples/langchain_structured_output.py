@@ -1,4 +1,4 @@
-"""Structured output in LangChain: a grammar restricts the members to instances of the class."""
+"""Structured output in LangChain: constrained decoding makes every answer an object of the class."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class Fact(BaseModel):
     kind: Literal["capital", "currency", "language"]
 
 
-llm = ChatAdaFuse(max_tokens=100)  # the small models write valid objects, but have not learned their meaning
+llm = ChatAdaFuse(max_tokens=100)  # the small models write valid objects, but often with wrong values
 chain = llm.with_structured_output(Fact, include_raw=True)
 
 answer = chain.invoke("What is the capital of Peru?")

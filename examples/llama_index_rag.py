@@ -1,4 +1,4 @@
-"""RAG in LlamaIndex: a query engine and a chat engine, streamed. Usage: llama_index_rag.py [FOLDER]"""
+"""RAG in LlamaIndex: a query engine and a chat engine with streaming. Usage: llama_index_rag.py [FOLDER]"""
 
 import sys
 from importlib.resources import files

@@ -22,8 +22,9 @@ def tool(texts, name, description):
     return QueryEngineTool.from_defaults(engine, name=name, description=description)
 
 
+# The small models were trained to call tools of these two names.
 router = RouterQueryEngine(
-    selector=ToolCallSelector(llm),  # the names of tools that the small models were trained on
+    selector=ToolCallSelector(llm),
     query_engine_tools=[
         tool(TIMES, "get_time", "When places open and close."),
         tool(WEATHER, "get_weather", "The weather of places."),

@@ -1,4 +1,6 @@
-"""LlamaIndex's VectorStoreIndex: a streamed query engine and a chat of several turns. Usage: ... [FOLDER]
+"""LlamaIndex's VectorStoreIndex: a query engine and a chat engine with streaming.
+
+Usage: llama_index_vector_index.py [FOLDER]
 
 The embedding below counts words, without a model or network, so it only finds texts that share words with the question.
 With an embedding model: `VectorStoreIndex(nodes, embed_model=HuggingFaceEmbedding(...))`.
@@ -21,7 +23,7 @@ from adafuse_integrations.llama_index import AdaFuseLLM
 
 
 class WordEmbedding(BaseEmbedding):
-    """Words and their first four letters, hashed into 2,048 counts."""
+    """Counts of words and of their first four letters, hashed into 2,048 dimensions."""
 
     def _get_text_embedding(self, text):
         words = re.findall(r"\w{3,}", text.lower())

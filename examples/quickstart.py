@@ -1,4 +1,4 @@
-"""The core without a framework: a whole answer, a stream, and the decisions of each round."""
+"""The core without a framework: a complete answer, a stream, and the trace of each round."""
 
 from adafuse_core import Ensemble, TextDelta
 
@@ -10,7 +10,7 @@ question = [{"role": "user", "content": "What is the capital of Peru?"}]
 answer = ensemble.generate(question)
 print(answer.text, f"({answer.reason}, {answer.usage.rounds} rounds)")
 
-for event in ensemble.stream("Hello!" if not ensemble.supports_chat() else [{"role": "user", "content": "Hello!"}]):
+for event in ensemble.stream([{"role": "user", "content": "Hello!"}]):
     if isinstance(event, TextDelta):
         print(event.text, end="", flush=True)
 print()

@@ -1,4 +1,4 @@
-"""A chat in the terminal: type a line, get a streamed answer; an empty line ends."""
+"""A chat in the terminal with streamed answers. An empty line ends the chat."""
 
 from adafuse_core import Ensemble, TextDelta
 

@@ -1,4 +1,4 @@
-"""`adafuse ask`: one question, each member alone and the ensemble, side by side."""
+"""`adafuse ask`: the answers of each member alone and of the ensemble to one question."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.text import Text
 from adafuse_integrations.cli.options import build_ensemble, singles
 from adafuse_integrations.cli.painter import Painter
 
-HELP = "ask each member alone and the ensemble, and see who proposed which word"
+HELP = "answer one question with each member alone and with the ensemble, and show which member proposed each word"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this command."""
-    parser.add_argument("question")
-    parser.add_argument("--raw", action="store_true", help="continue the text as it is, without chat templates")
+    """Add the arguments of this command."""
+    parser.add_argument("question", help="the question, as one quoted argument")
+    parser.add_argument("--raw", action="store_true", help="continue the text without chat templates")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask and print."""
+    """Print all answers."""
     ensemble = build_ensemble(args)
     console = Console()
     raw = args.raw or not ensemble.supports_chat()

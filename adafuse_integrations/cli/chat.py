@@ -23,25 +23,25 @@ from adafuse_core import (
 from adafuse_integrations.cli.options import build_ensemble
 from adafuse_integrations.cli.painter import Painter
 
-HELP = "talk with the ensemble"
+HELP = "chat with the ensemble in the terminal"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this command."""
-    parser.add_argument("--system", help="instruction for the whole conversation")
+    """Add the arguments of this command."""
+    parser.add_argument("--system", metavar="TEXT", help="system message of the conversation")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read questions until the end of input; Ctrl-C stops an answer."""
+    """Answer questions until the end of the input. Ctrl-C stops an answer."""
     ensemble = build_ensemble(args)
     console = Console()
     painter = Painter(console, ensemble.names)
-    console.print(painter.legend(), "[dim]· /new starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer[/dim]")
-    opening = [{"role": "system", "content": args.system}] if args.system else []
-    messages = list(opening)
+    console.print(painter.legend(), "[dim]· /new: new conversation, /quit or Ctrl-D: end, Ctrl-C: stop an answer[/dim]")
+    system = [{"role": "system", "content": args.system}] if args.system else []
+    messages = list(system)
     while (question := _read(console)) is not None:
         if question == "/new":
-            messages = list(opening)
+            messages = list(system)
         elif question:
             messages.append({"role": "user", "content": question})
             answer = _Recorder()
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 console.print("[dim] … stopped[/dim]")
             except ContextOverflowError as error:
-                console.print(Text(str(error)), Text("starting over", "dim"), sep="\n")
-                messages = list(opening)
+                console.print(Text(str(error)), Text("a new conversation starts", "dim"), sep="\n")
+                messages = list(system)
                 continue
             except AdaFuseError as error:
                 console.print(Text("error:", "red"), Text(str(error)))
@@ -62,26 +62,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Recorder:
-    """Keeps the text of a stream that passes through."""
+    """Records the text of a stream."""
 
     def __init__(self) -> None:
         self.text = ""
 
     def record(self, events: Iterator[Event]) -> Iterator[Event]:
-        """The events, unchanged."""
+        """Yield the events unchanged."""
         for event in events:
             match event:
                 case TextDelta():
                     self.text += event.text
                 case ReasoningDelta() | ToolCallDelta() | ToolCallDone() | RoundDone() | Finished():
-                    pass  # no part of what was said
+                    pass  # not part of the conversation
                 case _:
                     assert_never(event)
             yield event
 
 
 def _read(console: Console) -> str | None:
-    """The next question; "/quit" and the end of input are None."""
+    """The next question; None for "/quit" or the end of the input."""
     try:
         question = console.input("[bold green]you>[/bold green] ").strip()
     except (EOFError, KeyboardInterrupt):

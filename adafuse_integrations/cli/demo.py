@@ -1,4 +1,4 @@
-"""`adafuse demo`: the ensemble at work, alone and inside LangChain and LlamaIndex, in about a minute."""
+"""`adafuse demo`: answers of the ensemble by itself, in LangChain and in LlamaIndex, in about a minute."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from adafuse_integrations.cli.painter import Painter
 from adafuse_integrations.cli.questions import Question, questions
 from adafuse_integrations.cli.retrieval import DOCUMENTS, langchain_retriever, llama_index_retriever
 
-HELP = "see the ensemble answer, in LangChain and in LlamaIndex, and how often it is right"
+HELP = "show answers of the ensemble by itself, in LangChain and in LlamaIndex, and its accuracy in a quiz"
 
-# The side-by-side questions are chosen, to show what fusing does: of 40 candidates the small models together answer 35
-# right, 34 of which each model alone gets wrong, and the questions are of these 34. They were picked in
-# `training/demo_questions.py`; a test counts anew. The quiz at the end is a sample of a generator: nobody picked it.
+# The side-by-side questions are selected examples. The ensemble of the small models answers 35 of 40 candidates
+# correctly. 34 of these 35 questions are answered incorrectly by each model alone, and the demo asks some of these 34.
+# `training/demo_questions.py` selected them, and a test counts again. The quiz at the end is an unselected sample.
 CANDIDATES, RIGHT, ONLY_TOGETHER = 40, 35, 34
 
-# Chosen too: the small models answer these right, and miss about a third of such questions, see their card.
+# Also selected: the small models answer these questions correctly, but about a third of such questions incorrectly; see
+# their model card.
 CONTEXT_PROMPT = "Context:\n{context}\n\nQuestion: {question}"
 LANGCHAIN_QUESTIONS = ("Who runs Amber Harbour?", "How high is Ferrin Tower?", "When does Lindow Museum close?")
 QUERY_QUESTIONS = ("Who designed Karsten Bridge?", "What does Orsa Works make?")
@@ -34,20 +35,26 @@ KINDS = ("fact", "composed", "translation")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this command."""
-    parser.add_argument("--questions", type=int, default=30, help="of the closing quiz (default: 30; 0 leaves it out)")
+    """Add the arguments of this command."""
+    parser.add_argument(
+        "--questions",
+        type=int,
+        default=30,
+        metavar="NUMBER",
+        help="number of questions in the quiz at the end; 0 skips the quiz (default: 30)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play all parts."""
+    """Run all parts of the demo."""
     if args.questions < 0:
-        raise ConfigError(f"got --questions {args.questions}, expected at least 0", hint="0 leaves the quiz out")
+        raise ConfigError(f"got --questions {args.questions}, expected at least 0", hint="0 skips the quiz")
     kinds = KINDS if not (args.models or args.config) else KINDS[:2]
     quiz = _sample(args.questions, kinds)
     console = Console()
     ensemble = build_ensemble(args)
     painter = Painter(console, ensemble.names)
-    _introduce(console, ensemble, painter)
+    _members(console, ensemble, painter)
     _side_by_side(console, ensemble, painter)
     _langchain(console, ensemble, painter)
     _llama_index(console, ensemble, painter)
@@ -57,14 +64,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sample(count: int, kinds: Sequence[str]) -> list[Question]:
-    """The first questions of the quiz that are of these kinds."""
-    there = [question for question in questions("quiz") if question.kind in kinds]
-    if count > len(there):
-        raise ConfigError(f"got --questions {count}, expected at most {len(there)}", hint="the quiz has no more")
-    return there[:count]
+    """The first quiz questions of these kinds."""
+    available = [question for question in questions("quiz") if question.kind in kinds]
+    if count > len(available):
+        raise ConfigError(
+            f"got --questions {count}, expected at most {len(available)}", hint="the quiz has no more questions"
+        )
+    return available[:count]
 
 
-def _introduce(console: Console, ensemble: Ensemble, painter: Painter) -> None:
+def _members(console: Console, ensemble: Ensemble, painter: Painter) -> None:
     facts = ensemble.describe()
     table = Table(title="Members", title_justify="left")
     for column in ("member", "vocabulary", "context window", "dtype", "device"):
@@ -73,21 +82,21 @@ def _introduce(console: Console, ensemble: Ensemble, painter: Painter) -> None:
         values = [member[key] for key in ("vocab_size", "context_window", "dtype", "device")]
         table.add_row(member["name"], *map(str, values))
     console.print(table)
-    settings = f"tau {facts['tau']}, up to {facts['max_words']} words a round, {facts['branches']} branches"
+    settings = f"tau={facts['tau']}, max_words={facts['max_words']}, branches={facts['branches']}"
     console.print(painter.legend(), f"[dim]· {settings}[/dim]")
 
 
 def _side_by_side(console: Console, ensemble: Ensemble, painter: Painter) -> None:
-    """Questions of which each member knows a half."""
-    console.print(Rule("One question, each member alone and together"))
-    shown = questions("side by side")
+    """Questions that combine two facts, of which each member knows one."""
+    console.print(Rule("Side by side: each member alone, and the ensemble"))
+    examples = questions("side by side")
     _note(
         console,
-        f"Chosen, to show what fusing does: of {CANDIDATES} questions that need both, the small models together answer "
-        f"{RIGHT} right, and {ONLY_TOGETHER} of those each model alone gets wrong. These {len(shown)} are of the "
-        f"{ONLY_TOGETHER}. The quiz at the end is not chosen.",
+        f"Selected examples. Of {CANDIDATES} questions that need the knowledge of both small models, the ensemble "
+        f"answers {RIGHT} correctly, and each model alone answers {ONLY_TOGETHER} of these {RIGHT} incorrectly. The "
+        f"{len(examples)} questions below are among the {ONLY_TOGETHER}. The quiz at the end is not selected.",
     )
-    for question in shown:
+    for question in examples:
         console.print(Text(question.question, "bold"))
         for name, single in singles(ensemble).items():
             console.print(Text(f"{name + ' alone':>12}: {single.generate(question.messages).text}", "dim"))
@@ -96,7 +105,7 @@ def _side_by_side(console: Console, ensemble: Ensemble, painter: Painter) -> Non
 
 
 def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
-    """Retrieval, prompt, ensemble and parser as one LangChain chain, streamed."""
+    """A LangChain chain of retriever, prompt, ensemble and parser, with streaming."""
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.output_parsers import StrOutputParser
     from langchain_core.prompts import PromptTemplate
@@ -112,7 +121,7 @@ def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
     console.print(Rule(f"LangChain: retriever | prompt | ensemble | parser, over {_count()} documents"))
     _note(
         console,
-        "Chosen: the small models answer these questions over documents right, and miss about a third of others.",
+        "Selected examples: the small models answer about a third of such questions incorrectly.",
     )
     retriever = langchain_retriever() | (lambda found: "\n\n".join(document.page_content for document in found))
     chain = (
@@ -129,7 +138,7 @@ def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
 
 
 def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None:
-    """A query engine and a chat engine over the same documents, streamed."""
+    """A LlamaIndex query engine and chat engine over the same documents, with streaming."""
     from llama_index.core.base.response.schema import StreamingResponse
     from llama_index.core.chat_engine import ContextChatEngine
     from llama_index.core.memory import ChatMemoryBuffer
@@ -149,7 +158,7 @@ def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None
         console.print(Text(question, "bold"))
         answer = engine.query(question)
         assert isinstance(answer, StreamingResponse)
-        answer.get_response()  # the words are shown as they come
+        answer.get_response()  # `on_word` prints the words meanwhile
         console.print()
     memory = ChatMemoryBuffer.from_defaults(llm=llm)
     chat = ContextChatEngine.from_defaults(
@@ -163,22 +172,22 @@ def _llama_index(console: Console, ensemble: Ensemble, painter: Painter) -> None
 
 
 def _quiz(console: Console, ensemble: Ensemble, asked: Sequence[Question], kinds: Sequence[str]) -> None:
-    """Held-out questions: how many each contestant answers right."""
-    console.print(Rule(f"{len(asked)} questions on mixed knowledge"))
-    _note(console, f"Not chosen: the first {len(asked)} of a seeded generator, whoever answers them right.")
+    """The accuracy of each member and of the ensemble on held-out questions."""
+    console.print(Rule(f"Quiz: {len(asked)} questions"))
+    _note(console, f"Not selected: the first {len(asked)} questions of a seeded generator.")
     contestants = {**singles(ensemble), "together": ensemble}
-    right: dict[str, dict[str, int]] = {name: dict.fromkeys(kinds, 0) for name in contestants}
-    for question in track(asked, "asking", console=console, transient=True):
+    correct: dict[str, dict[str, int]] = {name: dict.fromkeys(kinds, 0) for name in contestants}
+    for question in track(asked, "answering", console=console, transient=True):
         for name, contestant in contestants.items():
             answer = contestant.generate(question.messages, max_new_tokens=64).text
-            right[name][question.kind] += question.is_right(answer)
-    table = Table(title="Answered right", title_justify="left")
+            correct[name][question.kind] += question.is_right(answer)
+    table = Table(title="Correct answers", title_justify="left")
     table.add_column("answered by")
     for kind in kinds:
         table.add_column(f"{kind} ({sum(question.kind == kind for question in asked)})", justify="right")
     table.add_column(f"all ({len(asked)})", justify="right")
-    for name, marks in right.items():
-        table.add_row(name, *(str(marks[kind]) for kind in kinds), str(sum(marks.values())))
+    for name, counts in correct.items():
+        table.add_row(name, *(str(counts[kind]) for kind in kinds), str(sum(counts.values())))
     console.print(table)
 
 

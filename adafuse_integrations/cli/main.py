@@ -1,4 +1,4 @@
-"""`adafuse`: the entry point of the command line. Each subcommand is a file beside this one."""
+"""`adafuse`: the entry point of the command line. Each subcommand is a module of this package."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COMMANDS = (demo, ask, chat)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command and return the exit status."""
     args, unknown = _parser().parse_known_args(arguments)
     try:
-        _refuse(unknown, args)
-        with _progress():
+        _check_unknown(unknown, args)
+        with _log_on_stderr():
             status: int = args.run(args)
     except AdaFuseError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -36,28 +36,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _refuse(unknown: Sequence[str], args: argparse.Namespace) -> None:
-    """Refuse arguments that no command knows, with what to use instead."""
+def _check_unknown(unknown: Sequence[str], args: argparse.Namespace) -> None:
+    """Raise a `ConfigError` for unknown arguments, with a hint which option to use instead."""
     if unknown:
         named = next((argument for argument in unknown if argument.startswith("--")), None)
         if named is None:
-            raise ConfigError(f"got {unknown[0]!r}, which no option takes", hint="quote texts that hold blanks")
+            raise ConfigError(f"unexpected argument {unknown[0]!r}", hint="quote a text that contains blanks")
         option = named.lstrip("-").partition("=")[0]
         hint = option_hint(option, [name for name in vars(args) if name != "run"])
         raise ConfigError(f"unknown option {named!r}", hint=f"{hint} (see --help)")
 
 
 @contextmanager
-def _progress() -> Iterator[None]:
-    """Show what the core tells of loading, on standard error."""
-    logger, shown = logging.getLogger(adafuse_core.__name__), logging.StreamHandler()
+def _log_on_stderr() -> Iterator[None]:
+    """Print the core's log, such as the progress of loading, on standard error."""
+    logger, handler = logging.getLogger(adafuse_core.__name__), logging.StreamHandler()
     level = logger.level
-    logger.addHandler(shown)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(shown)
+        logger.removeHandler(handler)
         logger.setLevel(level)
 
 

@@ -1,4 +1,4 @@
-"""The options of the core on the command line, and from there to an ensemble."""
+"""The core's options as command line arguments, and the ensemble that the arguments describe."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from adafuse_core import ConfigError, Ensemble, EnsembleConfig
 from adafuse_core.config import default_config
 from adafuse_integrations.common.options import ENSEMBLE, GENERATION, MEMBER_DEFAULTS, Option
 
-# Of the ensemble; members are --models, and each of their defaults is an option of its own.
+# Without the members, which `--models` names, and their defaults, each of which is an argument of its own.
 _ENSEMBLE = {name: option for name, option in ENSEMBLE.items() if name not in ("members", "member_defaults")}
+_METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
 
 def add_ensemble_options(parser: argparse.ArgumentParser) -> None:
-    """Options that every command shares. What is not given keeps the default of the dataclasses."""
+    """Add the arguments that all commands share. An omitted argument keeps the default of the core's dataclasses."""
     group = parser.add_argument_group("ensemble")
     group.add_argument(
         "--models",
         nargs="+",
         metavar="MODEL",
-        help="Hugging Face names or paths (after the question); default: the small ones",
+        help="Models of the ensemble: Hugging Face names or paths. Write them after the question. "
+        "(default: the two small models of the package)",
     )
-    group.add_argument("--config", metavar="FILE", help="YAML file with the fields of EnsembleConfig")
+    group.add_argument(
+        "--config", metavar="FILE", help="YAML file with the fields of EnsembleConfig, instead of --models."
+    )
     for option in (*_ENSEMBLE.values(), *GENERATION.values()):
         _add(group, option)
-    group = parser.add_argument_group("members", "Of all models that do not set these options in the config file.")
+    group = parser.add_argument_group(
+        "members", "Defaults for all models that don't set these options in the config file."
+    )
     for option in MEMBER_DEFAULTS.values():
         _add(group, option)
 
 
 def build_ensemble(args: argparse.Namespace) -> Ensemble:
-    """The ensemble that the options ask for, loaded."""
+    """Make the ensemble that the arguments describe, and load its models."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -43,9 +49,9 @@ def build_ensemble(args: argparse.Namespace) -> Ensemble:
 
 
 def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
-    """The config that the options ask for."""
+    """The config that the arguments describe."""
     if args.models and args.config:
-        raise ConfigError("got --models and --config", hint="name the models in one of them")
+        raise ConfigError("got both --models and --config", hint="name the models in one of them")
     base = EnsembleConfig.from_any(args.config) if args.config else default_config()
     options = {**_given(args, _ENSEMBLE), **_given(args, MEMBER_DEFAULTS), "generation": _given(args, GENERATION)}
     if args.models:
@@ -54,7 +60,7 @@ def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
 
 
 def singles(ensemble: Ensemble) -> dict[str, Ensemble]:
-    """Each member alone, with the ensemble's settings but for draws: one member has nothing to draw from."""
+    """An ensemble of one for each member, with the same settings but without sampling, which needs candidates."""
     settings = ensemble.config.generation
     greedy = {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
     return {
@@ -64,12 +70,12 @@ def singles(ensemble: Ensemble) -> dict[str, Ensemble]:
 
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     default = "" if option.default in (None, (), {}) else f" (default: {option.default})"
-    told = (option.description + default).replace("%", "%%")
-    group.add_argument("--" + option.name.replace("_", "-"), help=told, **_reading(option))
+    text = (option.description + default).replace("%", "%%")
+    group.add_argument("--" + option.name.replace("_", "-"), help=text, **_parsing(option))
 
 
-def _reading(option: Option) -> dict[str, Any]:
-    """How `argparse` reads a value of the option's type."""
+def _parsing(option: Option) -> dict[str, Any]:
+    """Arguments of `add_argument` that parse a value of the option's type."""
     if option.type == tuple[str, ...]:
         return {"action": "append", "metavar": "TEXT"}
     kinds = typing.get_args(option.type) if isinstance(option.type, types.UnionType) else (option.type,)
@@ -78,13 +84,12 @@ def _reading(option: Option) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if set(kinds) <= {str, dict, Mapping} and kinds != (str,):
         return {"type": _text_or_mapping if str in kinds else _mapping, "metavar": "JSON"}
-    if len(kinds) > 1 or kinds[0] not in (str, int, float):
-        raise TypeError(f"option {option.name!r} is a {option.type}, which the command line can't read")
-    return {"type": kinds[0]}
+    if len(kinds) > 1 or kinds[0] not in _METAVARS:
+        raise TypeError(f"option {option.name!r} has type {option.type}, which the command line can't parse")
+    return {"type": kinds[0], "metavar": _METAVARS[kinds[0]]}
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    """A JSON object."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Shows words in the colour of the member that proposed them."""
+"""Terminal output of answers: each word has the colour of the member that proposed it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _AGREED = "bold"
 
 
 class Painter:
-    """Colours for the members of one ensemble.
+    """Prints answers, with one colour per member of the ensemble.
 
     Args:
-        console: Where to print.
-        names: The members, in order.
+        console: Console to print on.
+        names: Names of the members, in order.
     """
 
     def __init__(self, console: Console, names: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class Painter:
         self._colour = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)}
 
     def legend(self) -> Text:
-        """What the colours mean."""
+        """A line that explains the colours."""
         legend = Text("proposed by ")
         for name in self._names:
             legend.append(name, self._colour[name]).append(", ")
@@ -40,11 +40,11 @@ class Painter:
         return Text(text, _AGREED if everyone else self._colour.get(proposers[0], "") if proposers else "")
 
     def show(self, text: str, proposers: Sequence[str]) -> None:
-        """Print a text at once, without a line break."""
+        """Print a text without a line break."""
         self._console.print(self.word(text, proposers), end="", soft_wrap=True)
 
     def stream(self, events: Iterable[Event]) -> Finished:
-        """Print an answer as it comes; returns its last event."""
+        """Print an answer while it streams, and return its last event."""
         text = ""
         for event in events:
             match event:
@@ -58,11 +58,11 @@ class Painter:
                 case Finished():
                     self._console.print(text)
                     for written in event.library_text:
-                        note = f"AdaFuse wrote {written.text!r} itself: there was no room for more"
+                        note = f"AdaFuse wrote {written.text!r}: the token budget or a context window was too small"
                         self._console.print(Text(note, "dim"))
                     return event
                 case ToolCallDelta() | ToolCallDone():
-                    raise AssertionError(f"the command line gives no tools, but one was called: {event}")
+                    raise AssertionError(f"the command line has no tools, but one was called: {event}")
                 case _:
                     assert_never(event)
         raise AssertionError("a stream ends with Finished")

@@ -1,6 +1,6 @@
-"""The questions that the demo asks, and what counts as right. They are frozen in `questions.jsonl`, one a line.
+"""The questions of the demo, and the check of their answers. The file `questions.jsonl` has one question per line.
 
-The file is made by `training/demo_questions.py`, which is not part of the package.
+The script `training/demo_questions.py`, which is not part of the package, wrote the file.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Part = Literal["side by side", "quiz"]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question and its right answer.
+    """A question and its correct answer.
 
     Attributes:
-        part: Where in the demo it is asked.
-        kind: What it takes: `"fact"`, `"composed"` (two facts) or `"translation"`.
-        question: What the user says.
-        answer: The right answer as one sentence.
+        part: Part of the demo that asks the question.
+        kind: Required knowledge: `"fact"`, `"composed"` (two facts) or `"translation"`.
+        question: Text of the user's message.
+        answer: Correct answer as one sentence.
     """
 
     part: Part
@@ -37,15 +37,15 @@ class Question:
         return [{"role": "user", "content": self.question}]
 
     def is_right(self, text: str) -> bool:
-        """Whether a text contains the answer; capitals, blanks and the last full stop don't matter."""
-        return _plain(self.answer) in _plain(text)
+        """Whether a text contains the answer, regardless of case, blanks and a final full stop."""
+        return _normalized(self.answer) in _normalized(text)
 
 
 def questions(part: Part) -> list[Question]:
-    """All questions of one part of the demo, in order."""
+    """The questions of a part of the demo, in order."""
     lines = FILE.read_text(encoding="utf-8").splitlines()
     return [question for line in lines if (question := Question(**json.loads(line))).part == part]
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(text.lower().strip(" .!").split())

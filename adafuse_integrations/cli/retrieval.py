@@ -1,4 +1,4 @@
-"""Keyword retrieval (BM25) over a folder of text files, in the terms of each framework."""
+"""Keyword retrieval (BM25) over a folder of text files, as a retriever of LangChain and of LlamaIndex."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCUMENTS = Path(__file__).parent / "documents"
 
 
 def langchain_retriever(folder: Path = DOCUMENTS, k: int = 2) -> BaseRetriever:
-    """The k best documents of a folder, for LangChain."""
+    """A LangChain retriever of the `k` best documents in a folder."""
     import bm25s
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
@@ -34,7 +34,7 @@ def langchain_retriever(folder: Path = DOCUMENTS, k: int = 2) -> BaseRetriever:
 
 
 def llama_index_retriever(folder: Path = DOCUMENTS, k: int = 2) -> LlamaIndexRetriever:
-    """The k best documents of a folder, for LlamaIndex."""
+    """A LlamaIndex retriever of the `k` best documents in a folder."""
     from llama_index.core.schema import TextNode
     from llama_index.retrievers.bm25 import BM25Retriever
 

@@ -1,1 +1,1 @@
-"""What every adapter needs, whatever protocol it speaks: threads, deadlines, retries, choice of members, options."""
+"""Code that all adapters share: option fields, running calls, timeouts, retries, threads, traces, member selection."""

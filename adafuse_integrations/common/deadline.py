@@ -1,4 +1,4 @@
-"""When a call is to end: because somebody cancels it, or because its time is up."""
+"""Cancellation and timeout of a call."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from time import monotonic
 
 from adafuse_core.errors import CancelledError, ConfigError, DeadlineError
 
-POLL_SECONDS = 0.05  # how often a call that waits looks at the caller's event
+POLL_SECONDS = 0.05  # interval at which a waiting call checks the caller's event
 
 
 class Cancellation(threading.Event):
-    """Ends one call: it is set by `set()`, by an event of the caller, or by the time. The core asks it at every step.
+    """Event that ends one call. The core checks it at every step.
+
+    The event is set by `set()`, by the caller's own event, or by the timeout.
 
     Args:
-        timeout: Seconds that the call may take from now on; None for no limit.
-        event: The caller's own, which ends the call too; None if there is none.
-        clock: Tells the time in seconds.
+        timeout: Time limit of the call in seconds, counted from now; None for no limit.
+        event: The caller's own event, which also ends the call; None if the caller has none.
+        clock: Returns the current time in seconds.
     """
 
     def __init__(
@@ -28,18 +30,18 @@ class Cancellation(threading.Event):
     ) -> None:
         super().__init__()
         self._timeout, self._event, self._clock = timeout, event, clock or monotonic
-        self._end = None if timeout is None else self._clock() + timeout
-        self._late = False  # the time was up before anybody cancelled the call
+        self._deadline = None if timeout is None else self._clock() + timeout
+        self._timed_out = False  # the deadline passed before the call was cancelled
 
     def is_set(self) -> bool:
-        """Whether the call is to end."""
+        """Whether the call must end."""
         if super().is_set() or (self._event is not None and self._event.is_set()):
             return True
-        self._late = self._late or (self._end is not None and self._clock() >= self._end)
-        return self._late
+        self._timed_out = self._timed_out or (self._deadline is not None and self._clock() >= self._deadline)
+        return self._timed_out
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the call is to end, at most so many seconds; whether it is to end."""
+        """Block until the call must end, or for at most `timeout` seconds; return whether the call must end."""
         until = None if timeout is None else monotonic() + timeout
         while not self.is_set():
             left = POLL_SECONDS if until is None else min(POLL_SECONDS, until - monotonic())
@@ -48,14 +50,14 @@ class Cancellation(threading.Event):
             super().wait(left)
         return True
 
-    def check(self) -> None:
-        """Raise `DeadlineError` if the time is up, `CancelledError` if the call was cancelled."""
+    def raise_if_set(self) -> None:
+        """Raise `DeadlineError` after a timeout, `CancelledError` after a cancellation."""
         if self.is_set():
-            raise self.reason(CancelledError("the call was cancelled"))
+            raise self.resolve(CancelledError("the call was cancelled"))
 
-    def reason(self, error: CancelledError) -> CancelledError:
-        """A `DeadlineError` in place of the error if the time was up before anybody cancelled the call."""
-        if not (self.is_set() and self._late):
+    def resolve(self, error: CancelledError) -> CancelledError:
+        """Return the error of a cancelled call, or a `DeadlineError` in its place if the call timed out."""
+        if not (self.is_set() and self._timed_out):
             return error
         late = DeadlineError(
             f"the answer was not complete after timeout={self._timeout} seconds",
@@ -67,8 +69,12 @@ class Cancellation(threading.Event):
         return late
 
 
-def check_options(timeout: object = None, cancel: object = None) -> None:
-    """Raise `ConfigError` unless these options of a call are a number of seconds above 0 and an event, or None."""
+def check_call_options(timeout: object = None, cancel: object = None) -> None:
+    """Check the options `timeout` and `cancel` of a call.
+
+    Raises:
+        ConfigError: `timeout` is not a number of seconds above 0, or `cancel` is not an event. Both may be None.
+    """
     seconds = isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0
     if timeout is not None and not seconds:
         raise ConfigError(f"got timeout={timeout!r}, expected a number of seconds above 0, or None")

@@ -1,4 +1,4 @@
-"""The core's options as fields of a pydantic model: what the models of LangChain and LlamaIndex inherit."""
+"""The core's options as pydantic fields, which the model classes for LangChain and LlamaIndex inherit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from adafuse_integrations.common.options import ENSEMBLE, GENERATION, Option, constructor_options
+from adafuse_integrations.common.options import ENSEMBLE, GENERATION, Option, read_constructor_options
 
 
 def _field(option: Option) -> tuple[Any, Any]:
@@ -18,7 +18,7 @@ def _field(option: Option) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class _Derived(BaseModel):
-        """Type checkers see the fields that the adapters' own code reads; the others are just as real."""
+        """For type checkers: the fields that the adapters' own code reads. At run time there are more."""
 
         max_new_tokens: int | None = None
         logprobs: bool = False
@@ -36,16 +36,15 @@ else:
 
 
 class OptionFields(_Derived):
-    """Every option of the core that has a default. Adapters add `members`, and what is theirs alone."""
+    """Every option of the core that has a default. Adapters add `members` and their own fields."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_arguments(cls, values: Any) -> Any:
-        """Take other names of options, and refuse unknown ones with what to use instead."""
         return read_arguments(cls, values)
 
 
 def read_arguments(model: type[BaseModel], values: Any) -> Any:
-    """The arguments of a model's constructor as values of its fields; see `constructor_options`."""
+    """Convert constructor arguments to values of the model's fields; see `read_constructor_options`."""
     names = [*model.model_fields, *(field.alias for field in model.model_fields.values() if field.alias)]
-    return constructor_options(values, names, model.__name__) if isinstance(values, Mapping) else values
+    return read_constructor_options(values, names, model.__name__) if isinstance(values, Mapping) else values

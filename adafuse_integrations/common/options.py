@@ -1,7 +1,7 @@
-"""The core's options as adapters offer them. Names, types, defaults and descriptions are read from its dataclasses.
+"""The core's options as adapters offer them. Names, types, defaults and descriptions come from the core's dataclasses.
 
-`fields` makes pydantic fields of them, the command line its arguments. An option that is added to the core reaches all
-of them; no list of names is kept here or there.
+The module `fields` turns options into pydantic fields, and the command line turns them into arguments. A new option of
+the core therefore reaches every adapter without a change here.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import SHARED_OPTIONS, MemberConfig
 from adafuse_core.strategies import STRATEGIES
 
-_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)  # of "Args:" in a docstring
+_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)  # one argument in the "Args:" of a docstring
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """A field of a dataclass.
+    """An option of the core: a field of one of its dataclasses.
 
     Args:
-        name: As in Python.
-        type: Its annotation, resolved.
-        default: `dataclasses.MISSING` if there is none.
-        description: What the docstring says of it.
+        name: Name of the field.
+        type: Resolved type annotation of the field.
+        default: Default value; `dataclasses.MISSING` for a required field.
+        description: The field's entry in the docstring of the dataclass.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Option:
 
 
 def options_of(kind: type[Any]) -> dict[str, Option]:
-    """The options that a dataclass holds, by name, in its order.
+    """The fields of a dataclass as options, by name, in order of definition.
 
     Raises:
-        KeyError: Its docstring leaves one out.
+        KeyError: The docstring of the dataclass does not describe a field.
     """
-    types, said = typing.get_type_hints(kind), _said_of(kind)
+    types, descriptions = typing.get_type_hints(kind), _descriptions(kind)
     return {
         field.name: Option(
-            name=field.name, type=types[field.name], default=_default(field), description=said[field.name]
+            name=field.name, type=types[field.name], default=_default(field), description=descriptions[field.name]
         )
         for field in dataclasses.fields(kind)
     }
@@ -60,24 +60,26 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _said_of(kind: type[Any]) -> dict[str, str]:
-    """The descriptions of a docstring's arguments, each in one line."""
+def _descriptions(kind: type[Any]) -> dict[str, str]:
+    """The argument descriptions of a docstring, each as one line."""
     arguments = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
     return {match[1]: " ".join(match[2].split()) for match in _ENTRY.finditer(arguments)}
 
 
 def _of_strategies() -> dict[str, Option]:
-    """The options of all strategies. None leaves one at its default: a strategy refuses the options of others."""
+    """The options of all strategies. Their default is None, because a strategy refuses options of other strategies."""
     found = {}
     for name, strategy in STRATEGIES.items():
         for option in options_of(strategy).values():
-            said = f"{option.description} Of strategy {name!r}; default: {option.default}."
-            found[option.name] = dataclasses.replace(option, type=option.type | None, default=None, description=said)
+            description = f"{option.description} Of strategy {name!r}; default: {option.default}."
+            found[option.name] = dataclasses.replace(
+                option, type=option.type | None, default=None, description=description
+            )
     return found
 
 
 def _of_ensemble() -> dict[str, Option]:
-    """The options of an ensemble, but for those that may differ from call to call."""
+    """The options of an ensemble, without the generation options, which may differ from call to call."""
     own = options_of(EnsembleConfig)
     del own["generation"]
     names = f"Name of the strategy: {', '.join(STRATEGIES)}."
@@ -92,37 +94,39 @@ MEMBER_DEFAULTS: Mapping[str, Option] = {name: options_of(MemberConfig)[name] fo
 
 
 def ensemble_values(fields: object) -> dict[str, Any]:
-    """What an adapter's attributes say of the ensemble, as `EnsembleConfig.from_any` reads it."""
+    """The attributes of an adapter that describe its ensemble, as arguments of `EnsembleConfig.from_any`."""
     values = {name: getattr(fields, name) for name in ENSEMBLE}
     return {name: value for name, value in values.items() if value is not None or name not in STRATEGY}
 
 
 def generation_values(fields: object) -> dict[str, Any]:
-    """What an adapter's attributes say of generation, as fields of `GenerationParams`."""
+    """The attributes of an adapter that are fields of `GenerationParams`."""
     return {name: getattr(fields, name) for name in GENERATION}
 
 
-def call_options(given: Mapping[str, Any], others: Iterable[str]) -> dict[str, Any]:
-    """The options of a call by the core's names.
+def read_call_options(given: Mapping[str, Any], others: Iterable[str]) -> dict[str, Any]:
+    """Convert the options of a call to the core's names.
 
     Args:
-        given: What the caller gave, in the names of the core or of OpenAI.
-        others: Options of the adapter that are no fields of `GenerationParams`.
+        given: The caller's options, with names of the core or of OpenAI.
+        others: Names of the adapter's own call options, which are not fields of `GenerationParams`.
 
     Raises:
-        ConfigError: An option is unknown, or can't differ from call to call.
+        ConfigError: An option is unknown, or is fixed for all calls of an ensemble.
     """
     named = openai.generation_options(given)
     return known_options([*GENERATION, *others], named, "generation option", FIXED_IN_CALLS)
 
 
-def constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: str) -> dict[str, Any]:
-    """The arguments of an adapter's constructor by its fields' names; fields of `MemberConfig` go to `member_defaults`.
+def read_constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: str) -> dict[str, Any]:
+    """Convert the arguments of an adapter's constructor to the names of its fields.
+
+    Fields of `MemberConfig` are collected in `member_defaults`.
 
     Args:
-        given: What the caller gave, in the names of the core or of OpenAI.
-        known: Fields of the adapter.
-        kind: Name of the adapter, for errors.
+        given: The caller's arguments, with names of the core or of OpenAI.
+        known: Names of the adapter's fields.
+        kind: Class name of the adapter, for error messages.
 
     Raises:
         ConfigError: An argument is unknown.
@@ -134,19 +138,25 @@ def constructor_options(given: Mapping[str, Any], known: Iterable[str], kind: st
     return known_options([*names, *SHARED_OPTIONS], named, f"argument of {kind}")
 
 
-def as_fields(config: EnsembleConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with some changes, in the core's names or OpenAI's, as values of an adapter's attributes.
+def fields_from_config(config: EnsembleConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a config to values of an adapter's fields.
+
+    Args:
+        config: Config of an ensemble.
+        changes: Values that replace those of the config, with names of the core or of OpenAI.
 
     Raises:
-        ConfigError: Its strategy is in no table, so that adapters have no name for it.
+        ConfigError: The strategy is not registered, so that adapters can't name it.
     """
     changes, name = openai.generation_options(changes), config.strategy.name
     if STRATEGIES.get(name) is not type(config.strategy):
         raise ConfigError(
-            f"{type(config.strategy).__name__} is no strategy that adapters have a name for",
-            hint=f"give it a row: adafuse_core.strategies.STRATEGIES[{name!r}] = {type(config.strategy).__name__}",
+            f"the strategy {type(config.strategy).__name__} is not registered, and adapters name strategies",
+            hint=f"register it: adafuse_core.strategies.STRATEGIES[{name!r}] = {type(config.strategy).__name__}",
         )
-    stays = changes.get("strategy", name) == name
-    own = {option: getattr(config.strategy, option) for option in field_names(config.strategy)} if stays else {}
+    keeps_strategy = changes.get("strategy", name) == name
+    own = (
+        {option: getattr(config.strategy, option) for option in field_names(config.strategy)} if keeps_strategy else {}
+    )
     others = {option: getattr(config, option) for option in field_names(EnsembleConfig) if option != "generation"}
     return {**others, "strategy": name, **own, **generation_values(config.generation), **changes}

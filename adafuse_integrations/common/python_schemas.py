@@ -1,12 +1,12 @@
-"""JSON schemas of Python types, which say as much of a type as a grammar can hold an answer to.
+"""JSON schemas of Python types, as exact as a grammar can enforce them.
 
-They come from pydantic, which knows its own types, and not through a framework's converter, which may lose parts.
+Pydantic makes the schemas. The frameworks' own converters would lose parts of them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -15,9 +15,9 @@ from pydantic_core import core_schema
 
 from adafuse_core.chat.schema_formats import DATE, TIME, uri
 
-_MOST = 10**15  # decimal numbers up to here are exact as JSON numbers
+_MAX_DECIMAL = 10**15  # decimal numbers below this bound are exact as JSON numbers
 _DECIMAL = r"^-?[0-9]{1,24}(\.[0-9]{1,24})?$"
-_KEYS = {  # how JSON writes keys of these types, as a regular expression
+_KEY_PATTERNS = {  # regular expressions of JSON keys, by the key type of a dict
     "int": "^(0|-?[1-9][0-9]{0,17})$",
     "float": r"^-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?$",
     "decimal": r"^-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?$",
@@ -26,34 +26,39 @@ _KEYS = {  # how JSON writes keys of these types, as a regular expression
 
 
 def type_schema(kind: Any) -> dict[str, Any]:
-    """The JSON schema of a pydantic class (of either version), a dataclass, a typed dict, or any other type.
+    """The JSON schema of a pydantic class (version 1 or 2), a dataclass, a typed dict, or any other type.
 
     Raises:
-        PydanticUserError, PydanticSchemaGenerationError: Pydantic has none for the type.
+        PydanticUserError, PydanticSchemaGenerationError: Pydantic has no schema of the type.
     """
     if hasattr(kind, "model_json_schema"):
-        schema = kind.model_json_schema(schema_generator=_Exact)
-    elif hasattr(kind, "__get_validators__") and hasattr(kind, "schema"):  # pydantic's first version
+        schema = kind.model_json_schema(schema_generator=_ExactSchemas)
+    elif hasattr(kind, "__get_validators__") and hasattr(kind, "schema"):  # pydantic 1
         schema = kind.schema()
     else:
-        schema = TypeAdapter(kind).json_schema(schema_generator=_Exact)
-    return _opened(schema)
+        schema = TypeAdapter(kind).json_schema(schema_generator=_ExactSchemas)
+    return _inline_root(schema)
 
 
-def strictly(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a schema whose objects must have all properties that they name, and may have no others."""
-    whole = copy.deepcopy(dict(schema))
-    _close(whole)
-    return whole
+def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a schema in which all properties are required and additional properties are forbidden."""
+    strict = copy.deepcopy(dict(schema))
+    _make_strict(strict)
+    return strict
+
+
+def without_title(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without its top-level title and description, which a tool repeats as its own name and description."""
+    return {key: value for key, value in schema.items() if key not in ("title", "description")}
 
 
 def is_object(schema: Mapping[str, Any]) -> bool:
-    """Whether all values of a schema are objects with names of its own, so that they can be the arguments of a call."""
+    """Whether a schema describes an object with named properties, which can be the arguments of a tool call."""
     return schema.get("type") == "object" and "properties" in schema
 
 
-def _opened(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a class that contains itself, with the properties of the class at its top."""
+def _inline_root(schema: dict[str, Any]) -> dict[str, Any]:
+    """Replace a top-level `$ref`, which pydantic writes for a recursive class, by the definition of the class."""
     reference = schema.get("$ref", "")
     for key in ("$defs", "definitions"):
         name = reference.removeprefix(f"#/{key}/")
@@ -62,74 +67,75 @@ def _opened(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _close(schema: Any) -> None:
+def _make_strict(schema: Any) -> None:
     if isinstance(schema, list):
         for part in schema:
-            _close(part)
+            _make_strict(part)
     if not isinstance(schema, dict):
         return
     if isinstance(schema.get("properties"), dict):
         schema.update(required=list(schema["properties"]), additionalProperties=False)
     for key in ("properties", "patternProperties", "$defs", "definitions"):
         for part in schema.get(key, {}).values():
-            _close(part)
+            _make_strict(part)
     for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
-        _close(schema.get(key))
+        _make_strict(schema.get(key))
 
 
-class _Exact(GenerateJsonSchema):
-    """Pydantic's schemas, narrowed where a type refuses values that its schema allows."""
+class _ExactSchemas(GenerateJsonSchema):
+    """Narrows pydantic's schemas where validation refuses values that the schema allows."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Titles repeat the names of the fields; members need not read them."""
+        """False: titles only repeat the names of the fields."""
         return False
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        """Numbers without exponents, whose places can be counted; or digits in a string if nothing bounds them."""
+        """A bounded number; without any constraint on the type, also a string of digits."""
         digits, places = schema.get("max_digits"), schema.get("decimal_places")
-        most = _MOST if digits is None else min(_MOST, 10 ** max(0, digits - (places or 0)))
-        number: dict[str, Any] = {"type": "number", "exclusiveMinimum": -most, "exclusiveMaximum": most}
-        for ours, theirs, keyword in _BOUNDS:
-            if schema.get(theirs) is not None:
-                number = {key: value for key, value in number.items() if not key.endswith(ours)}
-                number[keyword] = float(schema[theirs])  # type: ignore[literal-required]
+        limit = _MAX_DECIMAL if digits is None else min(_MAX_DECIMAL, 10 ** max(0, digits - (places or 0)))
+        number: dict[str, Any] = {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
+        for replaced, constraint, keyword in _BOUNDS:
+            if schema.get(constraint) is not None:
+                number = {key: value for key, value in number.items() if not key.endswith(replaced)}
+                number[keyword] = float(schema[constraint])  # type: ignore[literal-required]
         multiple = schema.get("multiple_of") or (None if places is None else 10.0**-places)
         if multiple is not None or digits is not None:
             number["multipleOf"] = 1 if multiple is None else float(multiple)
-        free = not schema.keys() & {"max_digits", "decimal_places", "multiple_of", *(bound[1] for bound in _BOUNDS)}
-        return {"anyOf": [number, {"type": "string", "pattern": _DECIMAL}]} if free else number
+        constraints = {"max_digits", "decimal_places", "multiple_of", *(bound[1] for bound in _BOUNDS)}
+        constrained = bool(schema.keys() & constraints)
+        return number if constrained else {"anyOf": [number, {"type": "string", "pattern": _DECIMAL}]}
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        """With no keys but those that the type takes, as far as a pattern can say it."""
-        made = super().dict_schema(schema)
+        """An object whose keys match the key type, where a pattern can express it."""
+        base = super().dict_schema(schema)
         kind = schema.get("keys_schema", {}).get("type")
-        if "patternProperties" in made:
-            return {**made, "additionalProperties": False}
-        if kind not in _KEYS:
-            return made
-        values = made.pop("additionalProperties", True)
-        return {**made, "patternProperties": {_KEYS[kind]: values}, "additionalProperties": False}
+        if "patternProperties" in base:
+            return {**base, "additionalProperties": False}
+        if kind not in _KEY_PATTERNS:
+            return base
+        values = base.pop("additionalProperties", True)
+        return {**base, "patternProperties": {_KEY_PATTERNS[kind]: values}, "additionalProperties": False}
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
-        """Without an offset where the type takes none."""
+        """A date and time, without a time zone for `NaiveDatetime`."""
         if schema.get("tz_constraint") == "naive":
             return {"type": "string", "pattern": f"^{DATE}T{TIME}$"}
         return super().datetime_schema(schema)
 
     def url_schema(self, schema: core_schema.UrlSchema) -> JsonSchemaValue:
-        """With one of the schemes that the type takes."""
-        made = super().url_schema(schema)
-        schemes = schema.get("allowed_schemes")
-        return {**made, "pattern": f"^{uri(*schemes)}$"} if schemes else made
+        """A URL with one of the type's allowed schemes."""
+        return _with_schemes(super().url_schema(schema), schema.get("allowed_schemes"))
 
     def multi_host_url_schema(self, schema: core_schema.MultiHostUrlSchema) -> JsonSchemaValue:
-        """As `url_schema`."""
-        made = super().multi_host_url_schema(schema)
-        schemes = schema.get("allowed_schemes")
-        return {**made, "pattern": f"^{uri(*schemes)}$"} if schemes else made
+        """A URL with several hosts, with one of the type's allowed schemes."""
+        return _with_schemes(super().multi_host_url_schema(schema), schema.get("allowed_schemes"))
 
 
-_BOUNDS = (  # which of the number's own bounds goes, the type's bound, and its keyword
+def _with_schemes(schema: JsonSchemaValue, schemes: Sequence[str] | None) -> JsonSchemaValue:
+    return {**schema, "pattern": f"^{uri(*schemes)}$"} if schemes else schema
+
+
+_BOUNDS = (  # suffix of the default bound that is replaced, the type's constraint, and its JSON Schema keyword
     ("Minimum", "ge", "minimum"),
     ("Minimum", "gt", "exclusiveMinimum"),
     ("Maximum", "le", "maximum"),

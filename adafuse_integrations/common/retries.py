@@ -1,4 +1,4 @@
-"""Another try for calls that failed before anybody saw a part of the answer."""
+"""Retries of calls that fail before their first event."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from adafuse_core.events import Event
 from adafuse_integrations.common.deadline import Cancellation
 
 
-def with_retries(begin: Callable[[], Generator[Event]], retries: int, cancel: Cancellation) -> Generator[Event]:
-    """The events of a generation, which is begun again if a member fails before its first event.
+def with_retries(start: Callable[[], Generator[Event]], retries: int, cancel: Cancellation) -> Generator[Event]:
+    """Yield the events of a generation, and restart the generation if a member fails before the first event.
 
     Args:
-        begin: Begins the generation.
-        retries: How often it may be begun again, if another try can help.
-        cancel: Ends the tries.
+        start: Starts the generation.
+        retries: Maximum number of restarts. Only retryable errors cause a restart.
+        cancel: Ends the call, also between two attempts.
 
     Raises:
-        MemberError: A member failed in the last try, after an event, or in a way that another try does not change.
-        CancelledError: The call was cancelled, or its time is up.
+        MemberError: A member failed in the last attempt, after an event, or with an error that is not retryable.
+        CancelledError: The call was cancelled.
+        DeadlineError: The call timed out.
     """
     for retries_left in reversed(range(retries + 1)):
-        cancel.check()
-        told = False
+        cancel.raise_if_set()
+        yielded = False
         try:
-            with closing(begin()) as events:
+            with closing(start()) as events:
                 for event in events:
-                    told = True
+                    yielded = True
                     yield event
             return
         except MemberError as error:
-            if told or not retries_left or not error.retryable:
+            if yielded or not retries_left or not error.retryable:
                 raise

@@ -1,4 +1,4 @@
-"""Which members answer, and with what they are loaded."""
+"""Selection of the members that answer, and of the access token that loads them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.member_config import MemberConfig
 
-_SHIPPED = "small:"  # models that come with the package: loading them takes no token
+_BUNDLED = "small:"  # prefix of the models in the package, which load without an access token
 
 
 def checked_ensemble(given: Any) -> Ensemble:
-    """The ensemble that an adapter is to be made from; else a `ConfigError`."""
+    """The argument of `from_ensemble`; raises `ConfigError` for anything but an `Ensemble`."""
     if not isinstance(given, Ensemble):
         raise ConfigError(
             f"got {given!r}, expected an Ensemble",
-            hint="to name models, give members=[...]; of a config, make Ensemble.from_config(...)",
+            hint="to name models, give members=[...]; to use a config, call Ensemble.from_config(...)",
         )
     return given
 
 
-def selected(members: Sequence[MemberConfig], model: str | None) -> list[MemberConfig]:
-    """The members that `model` names, in its order; all if it is None.
+def select_members(members: Sequence[MemberConfig], model: str | None) -> list[MemberConfig]:
+    """Select the members that `model` names, in that order.
 
     Args:
-        members: Of the ensemble.
-        model: Names of members, or of the models they run, joined by `+`.
+        members: All members of the ensemble.
+        model: Names of members, or of the models that they run, joined by `+`; None selects all members.
 
     Raises:
-        ConfigError: It names one that is not there.
+        ConfigError: The ensemble has no member of a name.
     """
     if model is None:
         return list(members)
@@ -50,7 +50,7 @@ def selected(members: Sequence[MemberConfig], model: str | None) -> list[MemberC
 
 
 def with_token(member: MemberConfig, token: str | None) -> MemberConfig:
-    """The member, to be loaded with a Hugging Face token unless it has its own."""
-    if token is None or member.model.startswith(_SHIPPED):
+    """Add a Hugging Face token to a member that has no token of its own."""
+    if token is None or member.model.startswith(_BUNDLED):
         return member
     return dataclasses.replace(member, model_kwargs={"token": token, **member.model_kwargs})

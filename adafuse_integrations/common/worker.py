@@ -1,4 +1,4 @@
-"""Blocking iterators for event loops: generation runs on threads of its own, never on the loop or its executor."""
+"""Worker threads that run blocking iterators for event loops, never on the loop itself or its default executor."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from adafuse_integrations.common.deadline import POLL_SECONDS, Cancellation
 Item = TypeVar("Item")
 Work = Callable[[], None]
 
-_BEGUN, _DONE = object(), object()
+_STARTED, _DONE = object(), object()
 
 
 class Worker:
-    """Threads that drive blocking iterators on behalf of event loops.
+    """A thread pool that runs blocking iterators on behalf of event loops.
 
-    Threads start when they are needed, and not on the event loop, which would wait for the interpreter lock at each of
-    them. A forked child starts threads of its own.
+    A dispatcher thread starts the pool's threads on demand. The event loop does not start them, because it would wait
+    for the interpreter lock at each start. A forked child process starts its own threads.
 
     Args:
-        threads: Most iterators driven at the same time; others wait for their turn.
+        threads: Maximum number of concurrent iterators; further iterators wait.
     """
 
     def __init__(self, threads: int) -> None:
@@ -38,30 +38,31 @@ class Worker:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Begin without threads."""
+        """Drop the queue of the parent process."""
         self._lock = threading.Lock()
         self._queue: SimpleQueue[Work | None] | None = None
 
     async def iterate(self, start: Callable[[], Iterator[Item]], cancel: Cancellation) -> AsyncGenerator[Item]:
-        """Items of a blocking iterator, in order, as they come; its errors too.
+        """Yield the items of a blocking iterator as they arrive, and raise its errors.
 
-        Closing or cancelling sets `cancel`; the consumer does not wait for the iterator to end.
+        Closing the generator or cancelling its task sets `cancel`, without waiting for the iterator to end.
 
         Args:
-            start: Makes the iterator. Called and consumed on one thread, in a copy of the caller's context.
-            cancel: Upon which the iterator is to raise within a step. A call that waits for a thread ends at once.
+            start: Makes the iterator. It is called and consumed on one worker thread, in a copy of the caller's
+                context.
+            cancel: The iterator must raise within a step once this is set. A call that waits for a thread ends at once.
         """
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[Any] = asyncio.Queue()
 
         def send(item: Any, error: BaseException | None = None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
+            with contextlib.suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(items.put_nowait, (item, error))
 
         def drive() -> None:
             try:
-                cancel.check()
-                send(_BEGUN)
+                cancel.raise_if_set()
+                send(_STARTED)
                 iterator = start()
                 with contextlib.closing(iterator):  # type: ignore[type-var]
                     for item in iterator:
@@ -70,11 +71,11 @@ class Worker:
             except BaseException as error:
                 send(_DONE, error)
 
-        self._waiting().put(partial(contextvars.copy_context().run, drive))
+        self._started_queue().put(partial(contextvars.copy_context().run, drive))
         try:
-            item, error = await _first(items, cancel)
+            item, error = await _first_item(items, cancel)
             while error is None and item is not _DONE:
-                if item is not _BEGUN:
+                if item is not _STARTED:
                     yield item
                 item, error = await items.get()
             if error is not None:
@@ -82,28 +83,28 @@ class Worker:
         finally:
             cancel.set()
 
-    def _waiting(self) -> SimpleQueue[Work | None]:
-        """What waits for a thread."""
+    def _started_queue(self) -> SimpleQueue[Work | None]:
+        """The queue of waiting work; the first call starts the dispatcher thread."""
         with self._lock:
             if self._queue is None:
                 self._queue = SimpleQueue()
                 weakref.finalize(self, self._queue.put, None)
-                threading.Thread(target=_hand_out, args=[self._queue, self.threads], daemon=True).start()
+                threading.Thread(target=_dispatch, args=[self._queue, self.threads], daemon=True).start()
             return self._queue
 
 
-def _hand_out(queue: SimpleQueue[Work | None], threads: int) -> None:
-    """Give what is in a queue to threads, in order, until None comes."""
+def _dispatch(queue: SimpleQueue[Work | None], threads: int) -> None:
+    """Submit the work in a queue to a thread pool, in order, until the queue yields None."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="adafuse")
     while (work := queue.get()) is not None:
         pool.submit(work)
     pool.shutdown(wait=False)
 
 
-async def _first(items: asyncio.Queue[Any], cancel: Cancellation) -> Any:
-    """What comes once a thread has taken the call."""
+async def _first_item(items: asyncio.Queue[Any], cancel: Cancellation) -> Any:
+    """Wait for the first item, which a worker thread sends when it starts the call; raise if the call must end."""
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_SECONDS):
                 return await items.get()
-        cancel.check()
+        cancel.raise_if_set()

@@ -1,4 +1,4 @@
-"""AdaFuse for LangChain. Importing it loads neither torch nor transformers."""
+"""AdaFuse for LangChain. The import loads neither torch nor transformers."""
 
 from adafuse_integrations.langchain.chat_models import ChatAdaFuse
 from adafuse_integrations.langchain.errors import ContextOverflowError, ModelNotFoundError, ModelTimeoutError

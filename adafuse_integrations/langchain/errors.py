@@ -1,4 +1,4 @@
-"""Errors that both worlds can catch: by AdaFuse's class and by LangChain's."""
+"""Errors that derive both from a class of AdaFuse and from a class of LangChain, so that either catches them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from adafuse_core import errors as core
 
 
 class ContextOverflowError(core.ContextOverflowError, langchain.ContextOverflowError):
-    """The prompt leaves no room in a member's context window."""
+    """The prompt does not fit into a member's context window."""
 
 
 class ModelNotFoundError(core.ModelNotFoundError, langchain.ModelNotFoundError):
-    """There is no model of that name or at that path."""
+    """No model exists under the given name or path."""
 
 
 class ModelTimeoutError(core.DeadlineError, langchain.ModelTimeoutError):
-    """A call took longer than its `timeout`, and was ended."""
+    """A call exceeded its `timeout` and was cancelled."""
 
 
 _KINDS: dict[type[core.AdaFuseError], type[core.AdaFuseError]] = {
@@ -30,8 +30,8 @@ _KINDS: dict[type[core.AdaFuseError], type[core.AdaFuseError]] = {
 
 
 @contextmanager
-def shared_errors() -> Iterator[None]:
-    """Raise the core's errors as those above, where LangChain has a class for them."""
+def langchain_errors() -> Iterator[None]:
+    """Convert the core's errors to the classes above, where LangChain has a matching class."""
     try:
         yield
     except tuple(_KINDS) as error:

@@ -1,7 +1,7 @@
-"""What the core's events look like to LangChain's chat models: message chunks whose metadata carries the trace.
+"""The core's events as message chunks of a LangChain chat model. The metadata of a chunk carries its trace.
 
-A chunk holds text, reasoning or a piece of a tool call, never two of them, because LangChain tells the blocks of
-a message apart by their place in the chunk.
+A chunk holds text, reasoning or a piece of a tool call, never two of them: LangChain identifies the content blocks of
+a message by their position in the chunk.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ from adafuse_core.events import (
     library_dict,
 )
 from adafuse_integrations.common.trace import Trace, TraceLevel
-from adafuse_integrations.langchain.trace import tokens
+from adafuse_integrations.langchain.usage import usage_dict
 
 _PROVIDER = {"model_provider": "adafuse"}
-_SPOILERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # what makes a text no JSON object, however much of it is read
+_JSON_BREAKERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # one of them makes any text invalid as a JSON object
 
 
 def message_chunks(
     events: Iterable[Event], model_name: str, *, trace: TraceLevel, logprobs: bool = False
 ) -> Iterator[ChatGenerationChunk]:
-    """A chunk for each piece of an answer, with the trace of the rounds since the last, and one for the end.
+    """Yield a chunk for each piece of an answer, with the trace of the rounds since the previous chunk, and a last one.
 
-    The last chunk has the usage (of the first member), `finish_reason`, `stop` (the stop string that was hit, or
-    None), `model_name`, and in `["adafuse"]` the `usage` of each member, and as `library_text` what AdaFuse wrote in
-    the members' place, if anything.
+    The last chunk has the usage of the first member, `finish_reason`, `stop` (the stop string that ended the answer,
+    or None), `model_name`, and in `["adafuse"]` the `usage` of each member and the `library_text` that AdaFuse wrote
+    instead of the members, if any.
 
     Args:
-        events: Of one answer.
-        model_name: Of those who wrote it.
-        trace: What to tell of the rounds.
-        logprobs: Whether log-probabilities were asked for.
+        events: The events of one answer.
+        model_name: Names of the members that answer.
+        trace: What to report of each round.
+        logprobs: Whether the call asked for log-probabilities.
     """
-    pieces, told = _Pieces(), Trace(trace, logprobs=logprobs)
+    pieces, rounds = _Pieces(), Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():
-                told.add(event.round)
-                yield from _with_trace(pieces.taken(), told)
+                rounds.add(event.round)
+                yield from _with_trace(pieces.take(), rounds)
             case Finished():
-                yield from _with_trace(pieces.taken(), told)
-                yield _last(event, told.news(), pieces.invalid, model_name)
+                yield from _with_trace(pieces.take(), rounds)
+                yield _last_chunk(event, rounds.take_new(), pieces.invalid, model_name)
             case _:
                 pieces.add(event)
 
 
-def whole(chunks: Sequence[ChatGenerationChunk]) -> ChatGeneration:
-    """All chunks of an answer as one generation; calls that went wrong with what is wrong with them."""
+def merge_chunks(chunks: Sequence[ChatGenerationChunk]) -> ChatGeneration:
+    """Merge all chunks of an answer into one generation; invalid tool calls keep their error messages."""
     merged = merge_chat_generation_chunks(list(chunks))
     assert merged is not None
     message, info = message_chunk_to_message(merged.message), merged.generation_info or {}
@@ -73,22 +73,22 @@ def whole(chunks: Sequence[ChatGenerationChunk]) -> ChatGeneration:
 
 
 class _Pieces:
-    """What came since the last chunk, neighbours of one kind joined.
+    """The pieces of an answer that are not yet in a chunk. Adjacent pieces of one kind are joined.
 
     Attributes:
-        invalid: The calls that went wrong, over the whole answer.
+        invalid: The invalid tool calls of the whole answer.
     """
 
     def __init__(self) -> None:
         self.invalid: list[dict[str, Any]] = []
         self._waiting: list[AIMessageChunk] = []
-        self._kind: object = None  # of the content block that is being written
-        self._blocks = 0  # text and reasoning begun, and calls
-        self._places: dict[int, int] = {}  # of calls among the blocks
-        self._written: dict[int, str] = {}  # arguments of the calls so far
+        self._kind: object = None  # kind of the current content block
+        self._blocks = 0  # number of content blocks so far
+        self._positions: dict[int, int] = {}  # tool call -> its position among the content blocks
+        self._arguments: dict[int, str] = {}  # tool call -> its arguments so far, as text
 
     def add(self, event: TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone) -> None:
-        """Take a piece of text, reasoning or a call."""
+        """Add a piece of text, reasoning or a tool call."""
         match event:
             case TextDelta():
                 self._push("text", AIMessageChunk(content=event.text))
@@ -97,56 +97,56 @@ class _Pieces:
             case ToolCallDelta():
                 self._push_call(event.index, event.arguments, event.id, event.name)
             case ToolCallDone():
-                if isinstance(event.call, InvalidToolCall):  # the pieces of a right one are all there
-                    self._spoil(event.index, event.call)
+                if isinstance(event.call, InvalidToolCall):  # a valid call is complete with its deltas
+                    self._invalidate(event.index, event.call)
             case _:
                 assert_never(event)
 
-    def taken(self) -> list[AIMessageChunk]:
-        """All pieces; none are kept."""
+    def take(self) -> list[AIMessageChunk]:
+        """Remove and return all pieces."""
         pieces, self._waiting = self._waiting, []
         return pieces
 
     def _push(self, kind: object, piece: AIMessageChunk) -> None:
         if kind != self._kind:
             self._kind, self._blocks = kind, self._blocks + 1
-        elif self._waiting and not _names_a_call(self._waiting[-1]):
+        elif self._waiting and not _starts_call(self._waiting[-1]):
             self._waiting[-1] += piece
             return
         self._waiting.append(piece)
 
     def _push_call(self, index: int, arguments: str, call_id: str | None = None, name: str | None = None) -> None:
-        place = self._places.setdefault(index, self._blocks)
-        self._written[index] = self._written.get(index, "") + arguments
-        call = tool_call_chunk(name=name, args=arguments, id=call_id, index=place)
+        position = self._positions.setdefault(index, self._blocks)
+        self._arguments[index] = self._arguments.get(index, "") + arguments
+        call = tool_call_chunk(name=name, args=arguments, id=call_id, index=position)
         self._push(("call", index), AIMessageChunk(content="", tool_call_chunks=[call]))
 
-    def _spoil(self, index: int, call: InvalidToolCall) -> None:
-        """Keep a call that went wrong from being taken for one: LangChain reads unfinished JSON as if it were whole."""
+    def _invalidate(self, index: int, call: InvalidToolCall) -> None:
+        """Make the arguments of an invalid call unreadable: LangChain would complete unfinished JSON and run it."""
         self.invalid.append({"name": call.name, "args": call.arguments, "id": call.id, "error": call.error})
-        begun = index in self._written
-        rest = "" if begun else call.arguments
-        text = self._written.get(index, "") + rest
-        rest += next(spoiler for spoiler in _SPOILERS if not _reads_as_object(text + spoiler))
-        self._push_call(index, rest, *(() if begun else (call.id, call.name)))
+        started = index in self._arguments
+        rest = "" if started else call.arguments
+        text = self._arguments.get(index, "") + rest
+        rest += next(breaker for breaker in _JSON_BREAKERS if not _reads_as_object(text + breaker))
+        self._push_call(index, rest, *(() if started else (call.id, call.name)))
 
 
-def _names_a_call(piece: AIMessageChunk) -> bool:
+def _starts_call(piece: AIMessageChunk) -> bool:
     return any(call["name"] for call in piece.tool_call_chunks)
 
 
-def _with_trace(pieces: Sequence[AIMessageChunk], told: Trace) -> Iterator[ChatGenerationChunk]:
-    """The pieces as chunks; the first takes along what is new of the trace."""
+def _with_trace(pieces: Sequence[AIMessageChunk], rounds: Trace) -> Iterator[ChatGenerationChunk]:
+    """The pieces as chunks. The first chunk carries the new part of the trace."""
     for piece in pieces:
         piece.response_metadata = dict(_PROVIDER)
-        yield ChatGenerationChunk(message=piece, generation_info={"adafuse": told.news()})
+        yield ChatGenerationChunk(message=piece, generation_info={"adafuse": rounds.take_new()})
 
 
-def _last(
-    finished: Finished, told: dict[str, Any], invalid: list[dict[str, Any]], model_name: str
+def _last_chunk(
+    finished: Finished, trace: dict[str, Any], invalid: list[dict[str, Any]], model_name: str
 ) -> ChatGenerationChunk:
-    counted_by, read, written = finished.usage.first()
-    adafuse: dict[str, Any] = {**told, "usage": tokens(finished.usage), "counted_by": counted_by}
+    counted_by, prompt, completion = finished.usage.first()
+    adafuse: dict[str, Any] = {**trace, "usage": usage_dict(finished.usage), "counted_by": counted_by}
     adafuse |= library_dict(finished.library_text)
     if invalid:
         adafuse["invalid_tool_calls"] = invalid
@@ -154,14 +154,14 @@ def _last(
         content="",
         chunk_position="last",
         response_metadata=dict(_PROVIDER),
-        usage_metadata=UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written),
+        usage_metadata=UsageMetadata(input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion),
     )
     ending = {"finish_reason": finished.reason, "stop": finished.stop, "model_name": model_name}
     return ChatGenerationChunk(message=message, generation_info={"adafuse": adafuse, **ending})
 
 
 def _reads_as_object(text: str) -> bool:
-    """Whether LangChain would take a text for the arguments of a call, completing what is missing."""
+    """Whether LangChain would read a text as the arguments of a call; it completes unfinished JSON."""
     try:
         return not text or isinstance(parse_partial_json(text), dict)
     except ValueError:

@@ -1,4 +1,4 @@
-"""LangChain's messages as core messages. Nothing is left out in silence: what can't be said in text is refused."""
+"""LangChain's messages as core messages. Content that members can't read, such as images, raises an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROLES: dict[type[BaseMessage], str] = {
     ToolMessage: "tool",
     FunctionMessage: "tool",
 }
-_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
+_REASONING = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
 _CALLS = ("tool_call", "tool_use")
 _INVALID = "invalid_tool_call"
 _RESULT = "tool_result"
@@ -37,19 +37,19 @@ Block = Mapping[str, Any]
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """A conversation in the core's form.
+    """Convert a conversation to core messages.
 
-    Text blocks of a message are joined, reasoning of earlier turns is left out, tool results in a user's turn
-    become turns of their own, and a tool result gets the name of the tool whose call it answers.
+    The text blocks of a message are joined. Reasoning of earlier turns is dropped. Tool results inside a user message
+    become separate messages. A tool result gets the name of its tool from the matching call.
 
     Raises:
-        PromptError: A block holds an image, audio, video or a file, or is of an unknown kind; or a role is unknown.
+        PromptError: A block holds an image, audio, video or file, or its type is unknown; or a role is unknown.
     """
     return openai.with_tool_names(Message.from_any(turn) for message in messages for turn in _turns(message))
 
 
 def countable(messages: Sequence[BaseMessage]) -> list[Message]:
-    """The same for counting: of what members can't read, the text."""
+    """As `to_messages`, for token counting: of blocks that members can't read, only the text is kept."""
     return openai.with_tool_names(turn for message in messages for turn in _readable(message))
 
 
@@ -63,23 +63,24 @@ def _readable(message: BaseMessage) -> list[Message]:
 
 
 def check_text(messages: Sequence[BaseMessage]) -> None:
-    """Refuse messages that LangChain would not write out whole as one text: it leaves out all blocks but text.
+    """Check that LangChain can convert messages to one text without loss. LangChain drops all blocks but text.
 
-    Thoughts of the assistant are no loss, and its calls are written out.
+    Reasoning and tool calls of the assistant are allowed: reasoning is no part of the prompt, and LangChain writes the
+    calls of a message into the text.
 
     Raises:
-        PromptError: A block is no text.
+        PromptError: A block is not text.
     """
     for message in messages:
-        spare = (*_THOUGHTS, *_CALLS, _INVALID) if isinstance(message, AIMessage) else ()
+        allowed = (*_REASONING, *_CALLS, _INVALID) if isinstance(message, AIMessage) else ()
         for block in _blocks(message.content):
             kind = block.get("type")
-            if kind not in ("text", *spare):
+            if kind not in ("text", *allowed):
                 raise _unreadable(kind, message.type)
 
 
 def _turns(message: BaseMessage) -> Iterator[dict[str, Any]]:
-    """One turn; before it, one for each tool result among its blocks."""
+    """The turn of a message, after one turn for each tool result among its blocks."""
     role, blocks = _role(message), _blocks(message.content)
     results = [block for block in blocks if block.get("type") == _RESULT]
     rest = [block for block in blocks if block.get("type") != _RESULT]
@@ -89,12 +90,12 @@ def _turns(message: BaseMessage) -> Iterator[dict[str, Any]]:
         return
     turn: dict[str, Any] = {"role": role, "content": _text(rest, role), "name": message.name}
     if role == "assistant":
-        calls, unread = _calls(message, rest)
+        calls, invalid = _calls(message, rest)
         turn["tool_calls"] = calls
-        turn["content"] = "\n".join([text for text in (turn["content"], *unread) if text])
+        turn["content"] = "\n".join([text for text in (turn["content"], *invalid) if text])
     elif role == "tool":
         turn["tool_call_id"] = getattr(message, "tool_call_id", None)
-        turn["content"] = _marked(turn["content"], failed=getattr(message, "status", None) == "error")
+        turn["content"] = _tool_result(turn["content"], failed=getattr(message, "status", None) == "error")
     yield turn
 
 
@@ -104,7 +105,7 @@ def _role(message: BaseMessage) -> str:
     for kind, role in _ROLES.items():
         if isinstance(message, kind):
             return role
-    raise PromptError(f"got a message of type {message.type!r}, which is no turn of a conversation")
+    raise PromptError(f"got a message of type {message.type!r}, which can't be part of a conversation")
 
 
 def _blocks(content: str | list[Any]) -> list[Block]:
@@ -114,13 +115,13 @@ def _blocks(content: str | list[Any]) -> list[Block]:
 
 
 def _text(blocks: Sequence[Block], role: str) -> str:
-    return "".join(_said(block, role) for block in blocks)
+    return "".join(_block_text(block, role) for block in blocks)
 
 
-def _said(block: Block, role: str) -> str:
-    """The text of a block; nothing for thoughts of the assistant, and for calls, which are read elsewhere."""
+def _block_text(block: Block, role: str) -> str:
+    """The text of a block. Empty for the assistant's reasoning, and for its calls, which `_calls` reads."""
     kind = block.get("type", "text" if "text" in block else None)
-    if role == "assistant" and kind in (*_THOUGHTS, *_CALLS, _INVALID):
+    if role == "assistant" and kind in (*_REASONING, *_CALLS, _INVALID):
         return ""
     if kind == "text" and isinstance(block.get("text"), str):
         return str(block["text"])
@@ -137,7 +138,7 @@ def _unreadable(kind: Any, role: str) -> PromptError:
 
 
 def _calls(message: BaseMessage, blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The calls of an assistant's turn, and those that can't be read as calls, as texts."""
+    """The valid calls of an assistant's turn, and its invalid calls as texts."""
     calls = [_call(call["name"], call["args"], call.get("id")) for call in getattr(message, "tool_calls", ())]
     invalid = [*getattr(message, "invalid_tool_calls", ())]
     known = {call.get("id") for call in (*calls, *invalid)}
@@ -148,12 +149,12 @@ def _calls(message: BaseMessage, blocks: Sequence[Block]) -> tuple[list[dict[str
             calls.append(_call(block.get("name"), block.get("args", block.get("input", {})), block.get("id")))
         elif block.get("type") == _INVALID:
             invalid.append(block)
-    old = message.additional_kwargs.get("function_call")  # of the time before tools
-    if old and not calls:
+    legacy = message.additional_kwargs.get("function_call")  # OpenAI's form before `tool_calls`
+    if legacy and not calls:
         try:
-            calls.append(_call(old["name"], json.loads(old["arguments"] or "{}"), None))
+            calls.append(_call(legacy["name"], json.loads(legacy["arguments"] or "{}"), None))
         except ValueError:
-            invalid.append({"name": old["name"], "args": old["arguments"]})
+            invalid.append({"name": legacy["name"], "args": legacy["arguments"]})
     return calls, [f"Invalid call of {call.get('name')}: {call.get('args')}" for call in invalid]
 
 
@@ -162,14 +163,16 @@ def _call(name: Any, arguments: Any, call_id: str | None) -> dict[str, Any]:
 
 
 def _result(block: Block, role: str) -> dict[str, Any]:
-    """A tool's result that stands in a user's turn."""
+    """The turn of a tool result that is a block of a user message."""
     if role != "user":
-        raise PromptError(f"got a content block of type {_RESULT!r} in a message of role {role!r}, expected a user's")
+        raise PromptError(
+            f"got a content block of type {_RESULT!r} in a message of role {role!r}, expected one of role 'user'"
+        )
     text = _text(_blocks(block.get("content") or ""), "tool")
-    content = _marked(text, failed=bool(block.get("is_error")))
+    content = _tool_result(text, failed=bool(block.get("is_error")))
     return {"role": "tool", "content": content, "tool_call_id": block.get("tool_use_id"), "name": None}
 
 
-def _marked(text: str, *, failed: bool) -> str:
-    """The result of a tool; where it failed, it says so."""
+def _tool_result(text: str, *, failed: bool) -> str:
+    """The text of a tool result. The text of a failed call starts with "Error"."""
     return text if not failed or text.lower().startswith("error") else f"Error: {text}"

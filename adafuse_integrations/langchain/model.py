@@ -1,6 +1,6 @@
-"""`EnsembleModel`: what the LLM and the chat model have in common. Fields, options of a call, the ensemble behind.
+"""`EnsembleModel`: the common base of `AdaFuseLLM` and `ChatAdaFuse`. It holds the fields, call options and ensemble.
 
-How prompts are written and what chunks look like is theirs.
+Prompts and chunks differ between the two and live in the subclasses.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -25,28 +25,32 @@ from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.events import Event
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.request import PromptLike
-from adafuse_integrations.common.deadline import Cancellation, check_options
-from adafuse_integrations.common.fields import OptionFields, read_arguments
-from adafuse_integrations.common.identity import plain
-from adafuse_integrations.common.options import as_fields, call_options, ensemble_values, generation_values
-from adafuse_integrations.common.runs import OF_CALLS, CallFields, Runs, events
-from adafuse_integrations.common.selection import checked_ensemble, selected, with_token
-from adafuse_integrations.common.trace import DEFAULT, DESCRIPTION, TraceLevel
-from adafuse_integrations.langchain.errors import shared_errors
+from adafuse_integrations.common.adapter_model import CALL_OPTIONS, AdapterModel
+from adafuse_integrations.common.deadline import Cancellation, check_call_options
+from adafuse_integrations.common.fields import read_arguments
+from adafuse_integrations.common.options import (
+    ensemble_values,
+    fields_from_config,
+    generation_values,
+    read_call_options,
+)
+from adafuse_integrations.common.redaction import redacted
+from adafuse_integrations.common.running_calls import MakePrompt, answer_events
+from adafuse_integrations.common.selection import checked_ensemble, select_members, with_token
+from adafuse_integrations.langchain.errors import langchain_errors
 
 MemberLike = str | Path | dict[str, Any] | MemberConfig
 
-OWN_OPTIONS = ("model", *OF_CALLS)  # options of a call that are no generation options
+OWN_OPTIONS = ("model", *CALL_OPTIONS)  # options of a call that are not generation options
 
 if TYPE_CHECKING:
     LanguageModel = BaseLanguageModel[Any]
 else:
-    LanguageModel = BaseLanguageModel  # as an argument of its own, `Any` would make another class
+    LanguageModel = BaseLanguageModel  # `BaseLanguageModel[Any]` would be another class at run time
 
 
-class EnsembleModel(OptionFields, CallFields, LanguageModel):
-    """An ensemble in the form of a LangChain model: what needs no prompt and no chunk."""
+class EnsembleModel(AdapterModel, LanguageModel):
+    """An ensemble as a LangChain model, without prompt formats and chunks."""
 
     model: str | None = Field(default=None, description="Names of the members that answer, joined by '+'.")
     members: list[MemberLike] = Field(
@@ -56,73 +60,56 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
     stop: list[str] = Field(
         default_factory=lambda: list(GenerationParams.stop), description="Strings that end the answer."
     )
-
-    trace: TraceLevel = Field(default=DEFAULT, description=DESCRIPTION)
     api_key: SecretStr | None = Field(default=None, description="Hugging Face token, for gated models.")
     ensemble: Ensemble | None = Field(default=None, exclude=True, repr=False, description="A ready-made ensemble.")
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    _runs: Runs = PrivateAttr(default_factory=Runs)
-    _cancel: threading.Event | None = PrivateAttr(default=None)  # the caller's, of the call that this is a copy for
-    _built: Ensemble | None = PrivateAttr(default=None)  # from the fields, at the first call
-    _key: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)  # of ready-made members, in caches
+    _cancel: threading.Event | None = PrivateAttr(default=None)  # the caller's event, in the copy made for one call
+    _built: Ensemble | None = PrivateAttr(default=None)  # built from the fields at the first call
+    _cache_id: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)  # identifies ready-made members in caches
 
     @classmethod
     def from_ensemble(cls, ensemble: Ensemble, **options: Any) -> Self:
-        """A model on a ready-made ensemble.
+        """Make a model that uses an existing ensemble and its loaded models.
 
         Args:
-            ensemble: It may be shared with others.
-            options: Fields of this class that differ from the ensemble's config.
+            ensemble: The ensemble. Several models may share it.
+            options: Fields of this class whose values differ from the ensemble's config.
         """
         return cls(ensemble=checked_ensemble(ensemble), **options)
 
     @property
     def model_name(self) -> str:
-        """The names of the members that answer, joined by `+`."""
+        """Names of the members that answer, joined by `+`."""
         return "+".join(member.label for member in self._config().members)
 
-    def load(self) -> Self:
-        """Load all models now; the log tells of each member at level INFO."""
-        self._running().load()
-        return self
-
-    def warm(self) -> Self:
-        """Load all models now and answer short prompts, so that the first request is as fast as later ones."""
-        self._running().warm()
-        return self
-
     def cancel(self, run: str | uuid.UUID | None = None) -> int:
-        """Stop calls of this object that are running or waiting, on any thread, within a step.
+        """Cancel running and waiting calls of this object, on any thread. Each ends within a step of the generation.
 
-        Their consumers get `CancelledError`. Calls are those of this object and of what `bind`, `bind_tools` and the
-        like make of it; copies have their own.
+        Cancelled calls raise `CancelledError`. The method reaches calls through this object and through runnables made
+        from it by `bind`, `bind_tools` and similar methods. Copies have their own calls.
 
         Args:
-            run: The `run_id` of a call or one of its `tags`, both as in a `RunnableConfig`; None for all calls. Tags
-                of a chain or graph are tags of the calls inside, too.
+            run: The `run_id` of a call or one of its `tags`, as in a `RunnableConfig`; None cancels all calls. The
+                tags of a chain or graph also apply to the calls inside it.
 
         Returns:
-            How many calls there were.
+            Number of cancelled calls.
         """
-        return self._runs.cancel(None if run is None else str(run))
+        return self._running_calls.cancel(None if run is None else str(run))
 
-    def close(self) -> None:
-        """Free the models that nobody else uses; the next call loads them again."""
-        self._running().close()
-
-    # --- arguments ---
+    # --- constructor arguments ---
 
     @model_validator(mode="before")
     @classmethod
     def _read_arguments(cls, values: Any) -> Any:
-        """Known options, and what is not set from a ready-made ensemble or a model's name."""
+        """Convert the arguments, and fill in fields from `ensemble` or `model`."""
         values = read_arguments(cls, values)
         if isinstance(values.get("model"), Path):
             values["model"] = str(values["model"])
         if isinstance(ensemble := values.get("ensemble"), Ensemble):
-            values = as_fields(ensemble.config, values)
+            values = fields_from_config(ensemble.config, values)
         elif isinstance(values.get("model"), str) and "members" not in values:
             values["members"] = values["model"].split("+")
         return values
@@ -138,17 +125,17 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         return list(strings("stop", stop))
 
     @model_validator(mode="after")
-    def _check_adafuse(self) -> Self:
-        """Refuse what no call could run with, before anything is loaded."""
+    def _check_ensemble(self) -> Self:
+        """Check the fields together, before any model is loaded."""
         dataclasses.replace(self._config(), generation=self._params())
-        if self.ensemble is not None and self.ensemble.config.members != self._whole_config().members:
-            raise ConfigError("both a ready-made ensemble and other members were given", hint="give one of them")
+        if self.ensemble is not None and self.ensemble.config.members != self._full_config().members:
+            raise ConfigError("got a ready-made ensemble and other members", hint="give one of them")
         if self.ensemble is not None and self.api_key is not None:
             raise ConfigError("got an api_key for a ready-made ensemble", hint="give it to the ensemble's members")
         self._add_version("adafuse", __version__)
         return self
 
-    # --- several inputs: a text in their place would be taken for a list of letters ---
+    # --- batches: a single text is refused, because LangChain would read it as a list of characters ---
 
     def batch(
         self,
@@ -158,7 +145,7 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As many invokes, in order, at most `max_concurrency` at a time; each fails and reports on its own."""
+        """Invoke each input as a separate call, at most `max_concurrency` at a time; results keep the inputs' order."""
         return Runnable.batch(self, _listed(inputs), config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -169,68 +156,68 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As `batch`."""
+        """Async form of `batch`."""
         return await Runnable.abatch(self, _listed(inputs), config, return_exceptions=return_exceptions, **kwargs)
 
     def batch_as_completed(self, inputs: Sequence[LanguageModelInput], *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """As `batch`, in the order in which answers are complete."""
+        """As `batch`, in order of completion."""
         return super().batch_as_completed(_listed(inputs), *args, **kwargs)
 
     def abatch_as_completed(
         self, inputs: Sequence[LanguageModelInput], *args: Any, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        """As `batch_as_completed`."""
+        """Async form of `batch_as_completed`."""
         return super().abatch_as_completed(_listed(inputs), *args, **kwargs)
 
     # --- options of a call ---
 
     def _options(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The generation fields with what a call changes."""
-        stopped = {} if stop is None else {"stop": stop}
-        return {**generation_values(self), **stopped, **openai.generation_options(options)}
+        """The generation fields, overridden by the options of a call."""
+        stop_option = {} if stop is None else {"stop": stop}
+        return {**generation_values(self), **stop_option, **openai.generation_options(options)}
 
     def _params(self, stop: list[str] | None = None, options: Mapping[str, Any] | None = None) -> GenerationParams:
-        """The same, checked; unknown options raise `ConfigError`."""
+        """As `_options`, checked; unknown options raise `ConfigError`."""
         return GenerationParams().updated(self._options(stop, options or {}))
 
-    def _with_options(self, stop: list[str] | None, options: Mapping[str, Any]) -> Self:
-        """A copy with a call's options as its fields."""
-        call_options(options, OWN_OPTIONS)
+    def _copy_for_call(self, stop: list[str] | None, options: Mapping[str, Any]) -> Self:
+        """A copy whose fields are overridden by the options of a call."""
+        read_call_options(options, OWN_OPTIONS)
         own = {name: options[name] for name in OWN_OPTIONS if name in options}
         params = self._params(stop, {name: value for name, value in options.items() if name not in OWN_OPTIONS})
         cancel = own.pop("cancel", self._cancel)
-        check_options(own.get("timeout"), cancel)
-        self._running()  # so that this object, not the copy, holds the ensemble and keeps its models in memory
+        check_call_options(own.get("timeout"), cancel)
+        self._get_ensemble()  # built here, so that this object and not the copy keeps the models in memory
         call = self.model_copy(update={**own, **dataclasses.asdict(params), "stop": list(params.stop)})
-        call._config()  # refuses members that are not there
-        call._runs, call._cancel = self._runs, cancel
+        call._config()  # raises for unknown members
+        call._running_calls, call._cancel = self._running_calls, cancel
         return call
 
     # --- the ensemble ---
 
     @contextmanager
-    def _begun(self, names: Iterable[Any] = ()) -> Iterator[Cancellation]:
-        """Around a call, whose time runs from here; `names` are those by which `cancel` finds it."""
-        with shared_errors(), self._runs.call(self.timeout, self._cancel, map(str, names)) as cancel:
+    def _track(self, names: Iterable[Any] = ()) -> Iterator[Cancellation]:
+        """Register a call, start its timeout, and translate its errors; `cancel` finds the call by `names`."""
+        with langchain_errors(), self._running_calls.track(self.timeout, self._cancel, map(str, names)) as cancel:
             yield cancel
 
-    def _events(self, ask: Callable[[Ensemble], PromptLike], cancel: Cancellation, **asked: Any) -> Generator[Event]:
-        """What the ensemble answers; `asked` are tools and grammar, as of `Ensemble.stream`."""
+    def _events(self, make_prompt: MakePrompt, cancel: Cancellation, **options: Any) -> Generator[Event]:
+        """The events of an answer; `options` are tools and grammar, as in `Ensemble.stream`."""
         params = dataclasses.asdict(self._params())
-        return events(self._running(), ask, cancel, self.max_retries, **asked, **params)
+        return answer_events(self._get_ensemble(), make_prompt, cancel, self.max_retries, **options, **params)
 
-    def _whole_config(self) -> EnsembleConfig:
-        """The fields as a config; those of generation go with each call."""
+    def _full_config(self) -> EnsembleConfig:
+        """The fields as a config of all members, without the generation options, which each call brings."""
         return EnsembleConfig.from_any(ensemble_values(self))
 
     def _config(self) -> EnsembleConfig:
-        """The same of the members that answer, and with what they need to be loaded."""
-        config = self._whole_config()
+        """The config of the members that answer, with the access token that loads them."""
+        config = self._full_config()
         token = None if self.api_key is None else self.api_key.get_secret_value()
-        members = [with_token(member, token) for member in selected(config.members, self.model)]
+        members = [with_token(member, token) for member in select_members(config.members, self.model)]
         return dataclasses.replace(config, members=tuple(members))
 
-    def _running(self) -> Ensemble:
+    def _get_ensemble(self) -> Ensemble:
         """The ensemble that the fields describe: the ready-made one, the one built before, or a new one."""
         config, given = self._config(), self.ensemble
         for ensemble in (given, self._built):
@@ -243,19 +230,19 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         self._built = Ensemble(config, members=members)
         return self._built
 
-    # --- what LangChain asks ---
+    # --- LangChain's hooks ---
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """All that an answer depends on, in plain JSON and without secrets."""
+        """All settings that an answer depends on, as plain JSON without secrets. LangChain's cache key."""
         params = {**self._config().to_dict(), **generation_values(self), "trace": self.trace}
         del params["generation"]
         if self.ensemble is not None and self.ensemble.ready_made:
-            params["ensemble"] = self._key  # names and settings don't tell ready-made members apart
-        return cast(dict[str, Any], plain(params))
+            params["ensemble"] = self._cache_id  # ready-made members can differ in spite of equal names and settings
+        return cast(dict[str, Any], redacted(params))
 
     def _tracing_params(self, stop: list[str] | None, options: Mapping[str, Any]) -> LangSmithParams:
-        """What traces show of a call, but for the kind of model."""
+        """The metadata of a call for tracers such as LangSmith, without the type of model."""
         settings = self._options(stop, options)
         params = LangSmithParams(
             ls_provider="adafuse",
@@ -269,16 +256,16 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         return params
 
     def get_num_tokens(self, text: str) -> int:
-        """Length of a bare text in tokens of the member that needs the most."""
+        """Length of a text in tokens, without a chat template: the largest count among the members' tokenizers."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
-        return max(self._running().count_text_tokens(text).values())
+        return max(self._get_ensemble().count_text_tokens(text).values())
 
     def get_token_ids(self, text: str) -> list[int]:
-        """One number per token of `get_num_tokens`.
+        """The positions 0, 1, 2, ... of the tokens that `get_num_tokens` counts.
 
-        The members' vocabularies differ, so there are no ids that are right for all of them. These
-        are the tokens' positions: good for counting and cutting, not for decoding.
+        The members have different vocabularies and therefore no common token ids. Use positions to count and cut
+        tokens, not to decode them.
         """
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
@@ -289,15 +276,10 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         yield "members", [member["name"] for member in params.pop("members")]
         yield from ((name, value) for name, value in params.items() if name != "ensemble")
 
-    def __copy__(self) -> Self:
-        copied = super().__copy__()
-        copied._runs = Runs()
-        return copied
-
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
         for ensemble in (self.ensemble, self._built):
-            memo[id(ensemble)] = ensemble  # models are shared, never copied
+            memo[id(ensemble)] = ensemble  # copies share the loaded models
         return super().__deepcopy__(memo)
 
 

@@ -1,4 +1,4 @@
-"""What an ensemble can do, as LangChain's model profile says it. Known without loading anything."""
+"""LangChain's model profile of an ensemble: its capabilities, known before any model is loaded."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from adafuse_core.members.context_windows import has_template_on_disk, window_on
 
 
 def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> ModelProfile:
-    """What holds for all members, by the files on this machine.
+    """The capabilities that all members have, according to their files on this machine.
 
-    Tools and structured output need messages, so every member needs a chat template; a member that is not downloaded
-    yet counts as having one. `max_input_tokens` is there if every member's window is known.
+    Tools and structured output need a chat template of every member. A member that is not downloaded yet counts as
+    having one. The profile contains `max_input_tokens` if the context window of every member is known.
 
     Args:
-        members: Those that answer.
-        ensemble: A ready-made one, if there is one.
+        members: The members that answer.
+        ensemble: A ready-made ensemble, if the model uses one.
     """
     ready = ensemble is not None and ensemble.ready_made
     tools = (
@@ -27,7 +27,7 @@ def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> Model
         if ensemble is not None and ready
         else all(has_template_on_disk(member) is not False for member in members)
     )
-    known = ModelProfile(
+    capabilities = ModelProfile(
         text_inputs=True,
         image_inputs=False,
         image_url_inputs=False,
@@ -50,7 +50,7 @@ def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> Model
         windows = [member.context_window for member in ensemble.members if member.name in names]
     else:
         windows = [window_on_disk(member) for member in members]
-    bounded = [window for window in windows if window is not None]
-    if len(bounded) == len(windows):
-        known["max_input_tokens"] = min(bounded)
-    return known
+    known_windows = [window for window in windows if window is not None]
+    if len(known_windows) == len(windows):
+        capabilities["max_input_tokens"] = min(known_windows)
+    return capabilities

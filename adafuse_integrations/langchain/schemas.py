@@ -1,6 +1,6 @@
-"""JSON schemas of what LangChain users give: tools, functions, classes, typed dicts and dicts, each from its source.
+"""JSON schemas of the tools, functions, classes, typed dicts and dicts that LangChain users pass.
 
-LangChain's own converter gives name and description. It loses what a class says of itself below the first level.
+LangChain's own converter supplies names and descriptions only, because it drops parts of nested classes.
 """
 
 from __future__ import annotations
@@ -18,159 +18,148 @@ from typing_extensions import is_typeddict as is_typeddict_of_extensions
 
 from adafuse_core.chat import openai
 from adafuse_core.errors import ConfigError
-from adafuse_integrations.common.python_schemas import is_object, strictly, type_schema
+from adafuse_integrations.common.python_schemas import is_object, strict_schema, type_schema, without_title
 
-VALUE = "value"  # the argument of a call that stands for a value which is no object
-_TEXTS = ("title", "description")
+VALUE = "value"  # the argument that wraps a value which is not a JSON object
 
 
 def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
-    """A tool in OpenAI's form.
+    """Convert a tool to OpenAI's form.
 
     Args:
-        tool: A function, LangChain tool, class, typed dict, or dict in any form LangChain knows.
-        strict: Whether every property is required, no other is allowed, and what can't be enforced is an error.
+        tool: A function, LangChain tool, class, typed dict, or dict in any form that LangChain accepts.
+        strict: Whether all properties are required, additional properties are forbidden, and a part of the schema that
+            can't be enforced is an error.
 
     Raises:
-        ConfigError: It is no function, such as a tool that only a provider could run.
+        ConfigError: The tool is not a function, for example a tool that only a provider can run.
     """
     parameters = _parameters(tool)
     if parameters is None:
-        return openai.function_tool(convert_to_openai_tool(_opened(tool), strict=strict))
-    made = _made(tool, strict)
-    function = {**made["function"], "parameters": strictly(parameters) if strict else dict(parameters)}
-    return openai.function_tool({**made, "function": function})
+        return openai.function_tool(convert_to_openai_tool(tool, strict=strict))
+    described = _described(tool, strict)
+    function = {**described["function"], "parameters": strict_schema(parameters) if strict else dict(parameters)}
+    return openai.function_tool({**described, "function": function})
 
 
 def schema_tool(schema: Any, *, strict: bool | None = None) -> dict[str, Any]:
-    """A tool whose call stands for a value of a schema; values that are no objects are its argument `value`."""
+    """A tool whose arguments are a value of the schema. A value that is not an object is wrapped as `value`."""
     if not is_other_type(schema):
         return function_tool(schema, strict=strict)
-    name, whole = named_schema(schema, strict=strict)
-    if not is_object(whole):
-        defined: dict[str, Any] = {key: whole.pop(key) for key in ("$defs", "definitions") if key in whole}
-        whole = {"type": "object", "properties": {VALUE: whole}, "required": [VALUE], **defined}
-    function = {"name": name, "description": _doc(schema), "parameters": whole, **({"strict": True} if strict else {})}
+    name, parameters = named_schema(schema, strict=strict)
+    if not is_object(parameters):
+        defs: dict[str, Any] = {key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters}
+        parameters = {"type": "object", "properties": {VALUE: parameters}, "required": [VALUE], **defs}
+    strictness = {"strict": True} if strict else {}
+    function = {"name": name, "description": _doc(schema), "parameters": parameters, **strictness}
     return openai.function_tool({"type": "function", "function": function})
 
 
 def named_schema(schema: Any, *, strict: bool | None = None) -> tuple[str, dict[str, Any]]:
-    """The name and the JSON schema of an answer."""
+    """The name and the JSON schema of an answer format."""
     if isinstance(schema, Mapping) and not schema.keys() & {"name", "function", "toolSpec"}:
         if strict and "title" not in schema:
             raise ConfigError("got strict=True for a JSON schema without a title", hint="give it a title")
-        return str(schema.get("title", "answer")), strictly(schema) if strict else dict(schema)
+        return str(schema.get("title", "answer")), strict_schema(schema) if strict else dict(schema)
     if is_other_type(schema):
-        whole = _of_type(schema)
-        return _name(schema), strictly(whole) if strict else whole
+        json_schema = _type_schema(schema)
+        return _name(schema), strict_schema(json_schema) if strict else json_schema
     function = function_tool(schema, strict=strict)["function"]
     return function["name"], {"title": function["name"], **function["parameters"]}
 
 
-def traced_schema(schema: Any) -> Any:
-    """A schema in a form of which LangChain can tell its tracers."""
+def traceable_schema(schema: Any) -> Any:
+    """A schema in a form that LangChain can report to tracers."""
     if isinstance(schema, Mapping) or is_class(schema):
         return schema
-    name, whole = named_schema(schema)
-    return {"title": name, **whole}
+    name, json_schema = named_schema(schema)
+    return {"title": name, **json_schema}
 
 
 def is_class(schema: Any) -> bool:
-    """Whether a schema is a pydantic class, of either version."""
+    """Whether a schema is a pydantic class (version 1 or 2)."""
     return isinstance(schema, type) and is_basemodel_subclass(schema)
 
 
 def is_other_type(schema: Any) -> bool:
-    """Whether a schema is a type that LangChain does not know, such as a union, a list of something, or a dataclass."""
+    """Whether a schema is a type that LangChain can't convert, such as a union, `list[A]`, or a dataclass."""
     if isinstance(schema, Mapping | BaseTool) or is_class(schema) or _is_typed_dict(schema):
         return False
     return isinstance(schema, type) or get_origin(schema) is not None or not callable(schema)
 
 
 def _parameters(tool: Any) -> Mapping[str, Any] | None:
-    """The schema of a tool's arguments from its source; None where only LangChain's converter knows it."""
+    """The JSON schema of a tool's arguments; None if only LangChain's converter can make it."""
     if isinstance(tool, Mapping):
-        return _written_parameters(tool)
+        return _dict_parameters(tool)
     if isinstance(tool, BaseTool):
-        simple = isinstance(tool, Tool) and not tool.args_schema
-        given = None if simple else tool.tool_call_schema
-        return _without_texts(given) if isinstance(given, Mapping) or given is None else _of_class(given)
+        if isinstance(tool, Tool) and not tool.args_schema:  # takes one string
+            return None
+        schema = tool.tool_call_schema
+        return without_title(schema if isinstance(schema, Mapping) else type_schema(schema))
     if is_class(tool):
-        return _of_class(tool)
+        return without_title(type_schema(tool))
     if _is_typed_dict(tool):
-        return _of_typed_dict(tool)
-    return _without_texts(_of_type(tool)) if is_other_type(tool) else _of_class(_arguments_of(tool))
+        return _typed_dict_parameters(tool)
+    return without_title(_type_schema(tool) if is_other_type(tool) else type_schema(_arguments_class(tool)))
 
 
-def _written_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _dict_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
     function = tool.get("function") if tool.get("type") == "function" else None
     if isinstance(function, Mapping):
         return dict(function.get("parameters") or openai.NO_PARAMETERS)
     if "name" in tool:
         return dict(tool.get("input_schema") or tool.get("parameters") or openai.NO_PARAMETERS)
-    return _without_texts(tool) if "title" in tool and "toolSpec" not in tool else None
+    return without_title(tool) if "title" in tool and "toolSpec" not in tool else None
 
 
-def _of_class(kind: Any) -> dict[str, Any]:
-    return _without_texts(type_schema(kind)) or {}
-
-
-def _without_texts(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The schema without what is said of the whole: a tool has name and description beside it."""
-    return None if schema is None else {key: value for key, value in schema.items() if key not in _TEXTS}
-
-
-def _of_typed_dict(kind: Any) -> dict[str, Any] | None:
-    """The schema of a typed dict, with the descriptions and defaults that LangChain reads from it."""
+def _typed_dict_parameters(kind: Any) -> dict[str, Any] | None:
+    """The schema of a typed dict, with the descriptions and defaults that LangChain reads from its annotations."""
     try:
-        schema = _of_class(kind)
-    except PydanticUserError:  # before Python 3.12, pydantic knows those of typing_extensions only
+        schema = without_title(type_schema(kind))
+    except PydanticUserError:  # before Python 3.12, pydantic supports only the `TypedDict` of typing_extensions
         return None
-    noted = _made(kind, None)["function"].get("parameters", {})
-    if not noted:
+    annotated = _described(kind, None)["function"].get("parameters", {})
+    if not annotated:
         return schema
     for name, part in schema.get("properties", {}).items():
-        note = noted.get("properties", {}).get(name, {})
+        note = annotated.get("properties", {}).get(name, {})
         part.update({key: note[key] for key in ("description", "default") if key in note and key not in part})
-    required = [name for name in schema.get("required", ()) if name in noted.get("required", ())]
+    required = [name for name in schema.get("required", ()) if name in annotated.get("required", ())]
     return {**schema, "required": required}
 
 
-def _of_type(kind: Any) -> dict[str, Any]:
+def _type_schema(kind: Any) -> dict[str, Any]:
     try:
         return type_schema(kind)
     except (PydanticUserError, PydanticSchemaGenerationError) as error:
         raise ConfigError(
-            f"got {kind!r} as a schema, but there is no JSON schema of it: {str(error).splitlines()[0]}",
+            f"got {kind!r} as a schema, but it has no JSON schema: {str(error).splitlines()[0]}",
             hint="give a pydantic class, a typed dict, a dataclass, a type such as list[int], or a JSON schema",
         ) from error
 
 
-def _made(tool: Any, strict: bool | None) -> dict[str, Any]:
-    """A tool in OpenAI's form, by LangChain's converter, for its name and description."""
-    if is_other_type(tool):
-        return _plain(tool, strict)
-    try:
-        return convert_to_openai_tool(_opened(tool), strict=strict)
-    except RecursionError:  # a typed dict that contains itself
-        return _plain(tool, strict)
+def _described(tool: Any, strict: bool | None) -> dict[str, Any]:
+    """A tool in OpenAI's form with name and description, from LangChain's converter if it can convert the tool."""
+    if not is_other_type(tool):
+        try:
+            return convert_to_openai_tool(_without_parameters(tool), strict=strict)
+        except RecursionError:  # a recursive typed dict
+            pass
+    strictness = {} if strict is None else {"strict": strict}
+    return {"type": "function", "function": {"name": _name(tool), "description": _doc(tool), **strictness}}
 
 
-def _plain(kind: Any, strict: bool | None) -> dict[str, Any]:
-    told = {"name": _name(kind), "description": _doc(kind), **({} if strict is None else {"strict": strict})}
-    return {"type": "function", "function": told}
-
-
-def _opened(tool: Any) -> Any:
-    """A tool that is in OpenAI's form already, in a form that is still looked at."""
+def _without_parameters(tool: Any) -> Any:
+    """Reduce a tool in OpenAI's form to its function, which LangChain checks; a whole tool would pass unchecked."""
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     if isinstance(function, Mapping):
         return {**function, "parameters": dict(openai.NO_PARAMETERS)}
     return tool
 
 
-def _arguments_of(function: Callable[..., Any]) -> Any:
-    """A class with the arguments of a function and what its docstring says of them."""
+def _arguments_class(function: Callable[..., Any]) -> Any:
+    """A pydantic class with the arguments of a function and their descriptions from its docstring."""
     name = getattr(function, "__name__", type(function).__name__)
     return create_schema_from_function(
         name,

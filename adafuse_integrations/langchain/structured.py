@@ -1,4 +1,4 @@
-"""Answers in a given form: from a schema to what is asked of the members, and from their text back to an object."""
+"""Structured output: the answer format that a schema asks for, and the parsers that read the answers."""
 
 from __future__ import annotations
 
@@ -18,74 +18,83 @@ from langchain_core.utils.json import parse_partial_json
 from pydantic import ConfigDict, TypeAdapter
 
 from adafuse_core.errors import ConfigError
-from adafuse_integrations.langchain.schemas import VALUE, is_class, is_other_type, named_schema
+from adafuse_integrations.langchain.schemas import VALUE, is_class, is_other_type, named_schema, traceable_schema
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
 
 class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
-    """Reads an answer that is JSON; as an object of a pydantic class if one is given.
+    """Parses a JSON answer, and validates it with a pydantic class or type adapter if given.
 
-    Of a stream it yields what can be read so far, but a whole answer must be whole.
+    While streaming, the parser yields the object as far as it is written. A finished answer must be complete JSON.
     """
 
     schema_class: Any = None
-    adapter: Any = None  # pydantic's, of a type that is no class
+    adapter: Any = None  # `pydantic.TypeAdapter` of a type that is not a pydantic class
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """The object; of a partial answer, None as long as there is none.
+        """Parse an answer. For a partial answer that can't be parsed yet, return None.
 
         Raises:
-            OutputParserException: The answer is not JSON, or is refused by the class.
+            OutputParserException: The answer is not valid JSON, or does not validate.
         """
         text = result[0].text
         try:
             if partial:
-                return self._so_far(parse_partial_json(text))
+                return self._validate_partial(parse_partial_json(text))
             if self.adapter is not None:
                 return self.adapter.validate_json(text)
-            return json.loads(text) if self.schema_class is None else _made(self.schema_class, text)
+            return json.loads(text) if self.schema_class is None else _validate_json(self.schema_class, text)
         except (ValueError, TypeError) as error:
             if partial:
                 return None
             raise OutputParserException(f"can't read the answer {text!r}: {error}", llm_output=text) from error
 
-    def _so_far(self, value: Any) -> Any:
+    def _validate_partial(self, value: Any) -> Any:
         if self.adapter is not None:
             return self.adapter.validate_python(value)
         if self.schema_class is None:
             return value
-        made = getattr(self.schema_class, "model_validate", None) or self.schema_class.parse_obj
-        return made(value)
+        validate = getattr(self.schema_class, "model_validate", None) or self.schema_class.parse_obj
+        return validate(value)
 
     def parse(self, text: str) -> Any:
-        """The object in a text."""
+        """Parse the text of an answer."""
         return self.parse_result([Generation(text=text)])
 
 
+def tracing_options(schema: Any, method: str, *, strict: bool | None) -> dict[str, Any]:
+    """Call options by which LangChain reports a schema to tracers."""
+    if schema is None:
+        return {}
+    kwargs = {"method": method, "strict": strict}
+    return {"ls_structured_output_format": {"kwargs": kwargs, "schema": traceable_schema(schema)}}
+
+
 def as_response_format(schema: Any, method: str, *, strict: bool | None) -> dict[str, Any]:
-    """The `response_format` that a schema asks for."""
+    """The schema of an answer as a `response_format` in OpenAI's form."""
     if schema is None:
         if method != "json_mode":
-            raise ConfigError(f"got no schema for method={method!r}", hint="only json_mode needs none")
+            raise ConfigError(f"got no schema for method={method!r}", hint="only json_mode works without a schema")
         return {"type": "json_object"}
     name, parameters = named_schema(schema, strict=strict)
-    told = {} if strict is None else {"strict": strict}
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": parameters, **told}}
+    options = {} if strict is None else {"strict": strict}
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": parameters, **options}}
 
 
 def answer_parser(schema: Any) -> OutputParserLike[Any]:
-    """What reads an answer that is JSON."""
+    """The parser of answers whose text is JSON."""
     if is_class(schema):
         return AnswerParser(schema_class=schema)
-    known = schema is None or not is_other_type(schema)
-    return AnswerParser() if known else AnswerParser(adapter=TypeAdapter(schema))
+    if schema is not None and is_other_type(schema):
+        return AnswerParser(adapter=TypeAdapter(schema))
+    return AnswerParser()
 
 
 def call_parser(schema: Any, tool: Mapping[str, Any]) -> OutputParserLike[Any]:
-    """What reads an answer that is a call of the tool that stands for the schema."""
+    """The parser of answers that call a tool made from the schema."""
     if is_class(schema):
         return PydanticToolsParser(tools=[schema], first_tool_only=True)
     arguments = JsonOutputKeyToolsParser(key_name=tool["function"]["name"], first_tool_only=True)
@@ -93,18 +102,18 @@ def call_parser(schema: Any, tool: Mapping[str, Any]) -> OutputParserLike[Any]:
         return arguments
     wrapped = tool["function"]["parameters"].get("properties", {}).keys() == {VALUE}
     adapter = TypeAdapter(schema)
-    return arguments | RunnableLambda(lambda given: _value(adapter, given, wrapped))
+    return arguments | RunnableLambda(lambda given: _argument_value(adapter, given, wrapped))
 
 
 def with_raw(model: Runnable[Any, AIMessage], parser: OutputParserLike[Any]) -> Runnable[Any, Any]:
-    """A chain that gives the message as `raw`, the object as `parsed`, and what went wrong as `parsing_error`."""
+    """A chain whose result has the message as `raw`, the object as `parsed`, and an error as `parsing_error`."""
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
-def _value(adapter: TypeAdapter[Any], arguments: Any, wrapped: bool) -> Any:
-    """A value from the arguments of a call; None as long as there are none."""
+def _argument_value(adapter: TypeAdapter[Any], arguments: Any, wrapped: bool) -> Any:
+    """The value in the arguments of a call; None for a partial answer without arguments yet."""
     if not arguments:
         return None
     try:
@@ -113,6 +122,6 @@ def _value(adapter: TypeAdapter[Any], arguments: Any, wrapped: bool) -> Any:
         raise OutputParserException(f"can't read the call's arguments {arguments!r}: {error}") from error
 
 
-def _made(kind: Any, text: str) -> Any:
-    """The object of a pydantic class, of either version, from a whole answer."""
+def _validate_json(kind: Any, text: str) -> Any:
+    """Make an object of a pydantic class (version 1 or 2) from a complete answer."""
     return kind.model_validate_json(text) if hasattr(kind, "model_validate_json") else kind.parse_raw(text)

@@ -1,4 +1,4 @@
-"""AdaFuse as a LlamaIndex language model: `AdaFuseLLM`, and the words it reports while it answers."""
+"""AdaFuse for LlamaIndex: `AdaFuseLLM`, its reports of each word, a selector for routers, and a grammar for ReAct."""
 
 from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
 from adafuse_integrations.llama_index.llm import AdaFuseLLM

@@ -1,4 +1,4 @@
-"""A core stream as chunks of an answer, ready to become completion or chat responses."""
+"""The core's events as chunks of an answer, which become completion or chat responses."""
 
 from __future__ import annotations
 
@@ -29,39 +29,41 @@ from adafuse_core.events import (
 )
 from adafuse_core.rounds import Round
 from adafuse_integrations.common.trace import Trace, TraceLevel
-from adafuse_integrations.llama_index.calls import Call
+from adafuse_integrations.llama_index.tool_calls import StreamedToolCall
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A piece of an answer.
+    """The state of an answer while it streams.
 
     Args:
-        text: The answer so far.
-        delta: What is new in it.
-        thinking: What was thought before it so far.
-        thinking_delta: What is new in that.
-        calls: The tool calls so far; the last may be unfinished.
-        raw: JSON values. Of the last chunk: usage, finish reason and the whole trace; before: the trace since.
+        text: Text so far.
+        delta: Text since the previous chunk.
+        thinking: Reasoning so far.
+        thinking_delta: Reasoning since the previous chunk.
+        calls: Tool calls so far. The last call may be incomplete.
+        raw: Plain JSON: the trace since the previous chunk; in the last chunk usage, finish reason and the whole trace.
     """
 
     text: str
     delta: str
     thinking: str
     thinking_delta: str
-    calls: tuple[Call, ...]
+    calls: tuple[StreamedToolCall, ...]
     raw: dict[str, Any]
 
     def as_completion(self) -> CompletionResponse:
-        """As a completion endpoint returns it."""
-        return CompletionResponse(text=self.text, delta=self.delta, raw=self.raw, additional_kwargs=self._thought())
+        """The response of a completion endpoint."""
+        return CompletionResponse(
+            text=self.text, delta=self.delta, raw=self.raw, additional_kwargs=self._thinking_kwargs()
+        )
 
     def as_chat(self) -> ChatResponse:
-        """As a chat endpoint returns it.
+        """The response of a chat endpoint.
 
-        The message holds what was thought, said and called and nothing else: memory keeps it. Calls stand in it
-        twice, as blocks for agents and in `additional_kwargs` for the programs that stream objects, which look nowhere
-        else.
+        The message contains reasoning, text and tool calls only, because chat memory stores the message. Calls appear
+        twice: as blocks for agents, and in `additional_kwargs` for programs that stream objects, which read only
+        those.
         """
         blocks: list[ContentBlock] = [ThinkingBlock(content=self.thinking)] if self.thinking else []
         if self.text or not self.calls:
@@ -69,56 +71,56 @@ class Chunk:
         blocks += [call.as_block() for call in self.calls]
         kwargs = {"tool_calls": [call.as_dict() for call in self.calls]} if self.calls else {}
         message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
-        return ChatResponse(message=message, delta=self.delta, raw=self.raw, additional_kwargs=self._thought())
+        return ChatResponse(message=message, delta=self.delta, raw=self.raw, additional_kwargs=self._thinking_kwargs())
 
-    def _thought(self) -> dict[str, Any]:
+    def _thinking_kwargs(self) -> dict[str, Any]:
         return {"thinking_delta": self.thinking_delta} if self.thinking_delta else {}
 
 
-def chunks(
+def answer_chunks(
     events: Iterable[Event],
     on_round: Callable[[int, Round], None],
     *,
     trace: TraceLevel,
     logprobs: bool = False,
 ) -> Iterator[Chunk]:
-    """The answer chunk by chunk; the last one, with the usage, comes even if there is no text.
+    """Yield an answer chunk by chunk. The last chunk, with the usage, comes even if it has no text.
 
     Args:
-        events: Of one generation.
-        on_round: Called with number and content of each round before its text is yielded.
-        trace: What `raw` tells of the rounds.
-        logprobs: Whether log-probabilities were asked for.
+        events: The events of one answer.
+        on_round: Called with the number and content of each round, before its text is yielded.
+        trace: What `raw` reports of each round.
+        logprobs: Whether the call asked for log-probabilities.
     """
     answer = _Answer()
     numbers = count()
-    told = Trace(trace, logprobs=logprobs)
+    rounds = Trace(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():
                 on_round(next(numbers), event.round)
-                told.add(event.round)
-                if answer.has_news:
-                    yield answer.chunk(_since(told))
+                rounds.add(event.round)
+                if answer.changed:
+                    yield answer.next_chunk(_new_trace(rounds))
             case Finished():
-                yield answer.chunk(_outcome(event) | told.whole())
+                yield answer.next_chunk(_outcome(event) | rounds.so_far())
             case _:
-                answer.take(event)
+                answer.add(event)
 
 
 @dataclass
 class _Answer:
-    """What was said so far, and what of it is new since the last chunk."""
+    """The answer so far, and its part since the previous chunk."""
 
     text: str = ""
     delta: str = ""
     thinking: str = ""
     thinking_delta: str = ""
-    calls: dict[int, Call] = field(default_factory=dict)
-    has_news: bool = False
+    calls: dict[int, StreamedToolCall] = field(default_factory=dict)
+    changed: bool = False
 
-    def take(self, event: TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone) -> None:
-        self.has_news = True
+    def add(self, event: TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone) -> None:
+        self.changed = True
         match event:
             case TextDelta():
                 self.text += event.text
@@ -127,15 +129,15 @@ class _Answer:
                 self.thinking += event.text
                 self.thinking_delta += event.text
             case ToolCallDelta():
-                begun = self.calls.get(event.index) or Call(id=event.id or "", name=event.name or "")
-                self.calls[event.index] = begun.extended(event.arguments)
+                call = self.calls.get(event.index) or StreamedToolCall(id=event.id or "", name=event.name or "")
+                self.calls[event.index] = call.extended(event.arguments)
             case ToolCallDone():
-                self.calls[event.index] = Call.done(event.call)
+                self.calls[event.index] = StreamedToolCall.finished(event.call)
             case _:
                 assert_never(event)
 
-    def chunk(self, raw: dict[str, Any]) -> Chunk:
-        made = Chunk(
+    def next_chunk(self, raw: dict[str, Any]) -> Chunk:
+        chunk = Chunk(
             text=self.text,
             delta=self.delta,
             thinking=self.thinking,
@@ -144,27 +146,27 @@ class _Answer:
             raw=raw,
         )
         self.delta = self.thinking_delta = ""
-        self.has_news = False
-        return made
+        self.changed = False
+        return chunk
 
 
-def _since(told: Trace) -> dict[str, Any]:
-    """The trace of a chunk that is not the last: the words since the one before, or the round just played."""
-    new = told.news()
+def _new_trace(rounds: Trace) -> dict[str, Any]:
+    """The trace of any chunk but the last: the words since the previous chunk, or the latest round."""
+    new = rounds.take_new()
     if "rounds" in new:
         return {"round": new["rounds"][-1]}
-    return {**new, "members": told.whole().get("members", [])} if new else {}
+    return {**new, "members": rounds.so_far().get("members", [])} if new else {}
 
 
 def _outcome(finished: Finished) -> dict[str, Any]:
-    """How the answer ended and what it took. `usage` is in tokens of the first member, as the token budget is."""
+    """Finish reason and usage of an answer. `usage` counts tokens of the first member, like the token budget."""
     usage = finished.usage
     by_member = {
         name: _counts(usage.prompt_tokens[name], usage.completion_tokens[name]) for name in usage.prompt_tokens
     }
-    _, read, written = usage.first()
+    _, prompt, completion = usage.first()
     return {
-        "usage": _counts(read, written),
+        "usage": _counts(prompt, completion),
         "usage_by_member": by_member,
         "finish_reason": finished.reason,
         "stop": finished.stop,

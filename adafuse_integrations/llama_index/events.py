@@ -1,4 +1,4 @@
-"""What an ensemble reports round by round: to `on_word` callables, and as an event of LlamaIndex's instrumentation."""
+"""Reports after each round: `EnsembleWord` for `on_word`, and an event for LlamaIndex's instrumentation."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from adafuse_core.rounds import Round
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleWord:
-    """One decision of the ensemble: the words it chose, and why.
+    """The result of one round: the words that the ensemble chose, and the numbers behind the choice.
 
     Args:
         round: Number of the round, from 0.
-        text: What was chosen, leading blanks included. A stop string or the token budget may
-            still cut the last one short in the answer.
-        ends: Whether the answer ends after it.
-        proposers: The members that proposed it; none where a grammar forced it, or AdaFuse wrote it in their place.
-        margins: Per member, top-1 minus top-2 probability at the start of each word it looked at.
-        scores: Per member, what the scoring rule makes of its log-probabilities: by default nats per token. Empty where
-            there was nothing to choose.
-        score: What the pool makes of them, by default their weighted mean; None where there was nothing to choose.
+        text: The chosen words, with leading blanks. In the answer, a stop string or the token budget may cut the text
+            of the last round.
+        ends: Whether the answer ends after the words.
+        proposers: The members that proposed the words. Empty if a grammar forced the text, or if AdaFuse wrote it
+            instead of the members.
+        margins: Per member, the probability of the likeliest token minus that of the second likeliest, at the start of
+            each word that the member considered.
+        scores: Per member, its score of the words, by default in nats per token. Empty if a lone candidate was not
+            scored.
+        score: Score of the ensemble, by default the weighted mean of `scores`. None if a lone candidate was not scored.
     """
 
     round: int
@@ -36,25 +38,25 @@ class EnsembleWord:
 
     @classmethod
     def of(cls, number: int, played: Round) -> Self:
-        """The report on a round."""
-        told = played.to_dict()
+        """Make the report of a round."""
+        values = played.to_dict()
         return cls(
             round=number,
             text=played.span.text,
             ends=played.span.ends,
             proposers=played.proposers,
             margins={draft.member: draft.margins for draft in played.drafts},
-            scores=told["member_scores"] or {},
-            score=told["score"],
+            scores=values["member_scores"] or {},
+            score=values["score"],
         )
 
 
 class EnsembleWordEvent(BaseEvent):
-    """A word was decided. Its `span_id` is that of the LLM call, whichever thread generates."""
+    """Instrumentation event after each round. `span_id` is the span of the LLM call, on whichever thread it runs."""
 
     word: EnsembleWord
 
     @classmethod
     def class_name(cls) -> str:
-        """The name in traces."""
+        """Name of the event in traces."""
         return "EnsembleWordEvent"

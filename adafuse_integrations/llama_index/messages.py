@@ -1,4 +1,4 @@
-"""LlamaIndex's chat messages as core messages. Nothing is left out in silence: what has no text is refused."""
+"""LlamaIndex's chat messages as core messages. Content that members can't read, such as images, raises an error."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ from adafuse_core.errors import PromptError
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """A conversation in the core's form.
+    """Convert a conversation to core messages.
 
-    LlamaIndex's agents say of a tool result only which call it answers; the tool's name, which templates show, is
-    taken from that call.
+    A tool result of LlamaIndex's agents has the id of its call, but no tool name, which chat templates show. The name
+    comes from the matching call.
 
     Raises:
-        PromptError: As of `to_message`.
+        PromptError: A message can't be converted; see `to_message`.
     """
     return openai.with_tool_names(map(to_message, messages))
 
 
 def to_message(message: ChatMessage) -> Message:
-    """A chat message in the core's form.
+    """Convert a chat message to a core message.
 
-    Text blocks are joined by newlines, as `ChatMessage.content` does; of quoted blocks the text is
-    taken. Thinking is no part of what was said and cache points are advice to hosted models:
-    both are passed over.
+    Text blocks, also those inside citation blocks, are joined by newlines, as in `ChatMessage.content`. Reasoning
+    blocks and cache points (hints to hosted models) are dropped.
 
     Raises:
         PromptError: A block holds an image, audio, video or document, or a tool call is malformed.
@@ -72,7 +71,7 @@ def _texts(blocks: Sequence[Any]) -> list[str]:
 
 
 def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
-    """The calls of an assistant turn, from its blocks or, in older code, from `additional_kwargs`."""
+    """The tool calls of an assistant message, from its blocks, or from `additional_kwargs` if older code wrote it."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if blocks:
         return [
@@ -84,11 +83,11 @@ def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
 
 
 def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
-    """The arguments of a call; those of a call that was never finished as what there is of them."""
+    """The arguments of a call. The text of incomplete arguments becomes the argument `unfinished`."""
     if isinstance(given, dict):
         return given
     try:
-        read = json.loads(given)
+        arguments = json.loads(given)
     except ValueError:
-        read = None
-    return read if isinstance(read, dict) else {"unfinished": given}
+        arguments = None
+    return arguments if isinstance(arguments, dict) else {"unfinished": given}

@@ -1,4 +1,4 @@
-"""Reasoning and acting in plain text: the steps of LlamaIndex's ReAct agent, for members without function calling."""
+"""ReAct steps (reasoning and acting in plain text) of LlamaIndex's agents, for members without function calling."""
 
 from __future__ import annotations
 
@@ -17,47 +17,56 @@ from llama_index.core.tools.types import BaseTool
 
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.errors import ConfigError
-from adafuse_integrations.llama_index.calls import shown
-from adafuse_integrations.llama_index.tools import as_tools
+from adafuse_integrations.llama_index.tools import as_tools, openai_tool
 
-_THOUGHT = 200  # characters; a thought must end while there is still budget for the rest of the step
+_MAX_THOUGHT = 200  # characters; a longer thought could use up the token budget before the action
 
 
 def react_grammar(tools: Iterable[BaseTool | Callable[..., Any]], *, choice: str = "auto") -> Grammar:
-    """What a step of a ReAct agent may be, so that `ReActOutputParser` can always read it.
+    """Grammar of a ReAct step. LlamaIndex's `ReActOutputParser` can read every step that obeys it.
 
-    A step is a thought of one line, and then an action with JSON that obeys the tool's schema, or an answer. Give the
-    grammar to the LLM of a `ReActAgent`: `AdaFuseLLM(..., grammar=react_grammar(tools))`.
+    A step is a thought of one line, followed by an action or an answer. The input of an action is JSON that obeys the
+    tool's schema. A part of a schema that can't be enforced is ignored, and the log names it in a warning.
+
+    Example:
+        ```python
+        llm = AdaFuseLLM(grammar=react_grammar(tools))
+        agent = ReActAgent(tools=tools, llm=llm)
+        ```
 
     Args:
-        tools: Those of the agent, tools of LlamaIndex or plain functions.
-        choice: "auto"; "any" for no answer, only actions; "none" for no action; or the name of the one tool to use.
+        tools: The tools of the agent: LlamaIndex tools or plain functions.
+        choice: `"auto"` allows actions and answers, `"any"` only actions, `"none"` only answers, and the name of a
+            tool only actions with this tool.
+
+    Returns:
+        A grammar for the field or call option `grammar` of `AdaFuseLLM`.
 
     Raises:
-        ConfigError: There is no such tool, or its schema is none. What of a schema can't be enforced is left out, with
-            a warning in the log.
+        ConfigError: There is no tool of the name in `choice`, or a tool's schema is not a valid JSON schema.
     """
     known = as_tools(tools)
-    usable = known if choice in ("auto", "any") else [tool for tool in known if tool.metadata.get_name() == choice]
-    if not usable and choice not in ("auto", "none"):
+    allowed = known if choice in ("auto", "any") else [tool for tool in known if tool.metadata.get_name() == choice]
+    if not allowed and choice not in ("auto", "none"):
         names = ", ".join(tool.metadata.get_name() for tool in known) or "none"
         raise ConfigError(f"got choice={choice!r}, but there is no such tool", hint=f"the tools are: {names}")
-    actions = {f"input_{number}": tool for number, tool in enumerate(usable)}
-    rules = [_action(tool.metadata.get_name(), part) for part, tool in actions.items()]
+    inputs = {f"input_{number}": tool for number, tool in enumerate(allowed)}
+    rules = [_action_rule(tool.metadata.get_name(), part) for part, tool in inputs.items()]
     rules += ['"Answer: " TEXT'] if choice in ("auto", "none") else []
-    lark = f'start: "Thought: " LINE "\\n" ({" | ".join(rules)})\nLINE: /[^\\n]{{1,{_THOUGHT}}}/\nTEXT: /(?s:.+)/\n'
-    return Grammar(lark, parts=tuple((part, _arguments(tool)) for part, tool in actions.items()))
+    step = f'start: "Thought: " LINE "\\n" ({" | ".join(rules)})\n'
+    lark = f"{step}LINE: /[^\\n]{{1,{_MAX_THOUGHT}}}/\nTEXT: /(?s:.+)/\n"
+    return Grammar(lark, parts=tuple((part, _input_grammar(tool)) for part, tool in inputs.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReActStep:
-    """One question to an LLM for a step, and the reading of its answer.
+    """A request for one ReAct step, and the parser of its answer.
 
     Args:
-        tools: What may be used.
-        choice: As of `react_grammar`.
+        tools: The tools of the step.
+        choice: See `react_grammar`.
         formatter: Writes the tools into the conversation.
-        parser: Reads the answer.
+        parser: Parses the answer.
     """
 
     tools: Sequence[BaseTool]
@@ -66,25 +75,25 @@ class ReActStep:
     parser: ReActOutputParser = field(default_factory=ReActOutputParser)
 
     def messages(self, conversation: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """The conversation with what there is to use and how."""
+        """The conversation with the formatter's instructions for the tools."""
         return self.formatter.format(self.tools, chat_history=list(conversation))
 
     def grammar(self) -> Grammar:
-        """What may be answered."""
+        """The grammar of the step."""
         return react_grammar(self.tools, choice=self.choice)
 
-    def read(self, text: str) -> ToolSelection | str:
-        """The action of a step, or its answer."""
+    def parse(self, text: str) -> ToolSelection | str:
+        """The action of a step, or the text of its answer."""
         step = self.parser.parse(text)
         if isinstance(step, ActionReasoningStep):
             return ToolSelection(tool_id=str(uuid.uuid4()), tool_name=step.action, tool_kwargs=step.action_input)
         return str(step.response)  # type: ignore[attr-defined]
 
 
-def _arguments(tool: BaseTool) -> Grammar:
-    function = shown(tool)["function"]
+def _input_grammar(tool: BaseTool) -> Grammar:
+    function = openai_tool(tool)["function"]
     return Grammar.json_schema(function["parameters"], lenient=True, name=f"tool {function['name']!r}")
 
 
-def _action(name: str, part: str) -> str:
+def _action_rule(name: str, part: str) -> str:
     return f"{json.dumps(f'Action: {name}')} {json.dumps(chr(10) + 'Action Input: ')} @{part}"

@@ -1,4 +1,4 @@
-"""A selector for LlamaIndex's routers that can't choose what is not there."""
+"""A selector for LlamaIndex's routers that always chooses an existing option."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pydantic import BaseModel
 
 
 class ToolCallSelector(BaseSelector):
-    """Chooses by a tool call that has to be made: each choice is shown as a tool.
+    """Selector for routers that offers each choice to the LLM as a tool and requires a call.
 
-    LlamaIndex's own selectors ask for a number and a reason, and a number can be out of range. A forced call names one
-    of the tools, whatever the members are like.
+    The call always names one of the tools. LlamaIndex's own selectors ask the LLM to write the number of a choice,
+    which may be out of range.
 
     Args:
-        llm: Who chooses.
+        llm: The LLM that chooses, such as `AdaFuseLLM`.
     """
 
     def __init__(self, llm: FunctionCallingLLM) -> None:
@@ -30,33 +30,33 @@ class ToolCallSelector(BaseSelector):
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         tools = [_tool(number, choice) for number, choice in enumerate(choices)]
         response = self._llm.chat_with_tools(tools, user_msg=query.query_str, tool_required=True)
-        return _chosen(self._llm.get_tool_calls_from_response(response), tools)
+        return _result(self._llm.get_tool_calls_from_response(response), tools)
 
     async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         tools = [_tool(number, choice) for number, choice in enumerate(choices)]
         response = await self._llm.achat_with_tools(tools, user_msg=query.query_str, tool_required=True)
-        return _chosen(self._llm.get_tool_calls_from_response(response), tools)
+        return _result(self._llm.get_tool_calls_from_response(response), tools)
 
     def _get_prompts(self) -> PromptDictType:
         return {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
-        """There are none."""
+        """The selector has no prompts."""
 
 
-class _Nothing(BaseModel):
-    """The arguments of a choice."""
+class _NoArguments(BaseModel):
+    """A choice has no arguments."""
 
 
 def _tool(number: int, choice: ToolMetadata) -> FunctionTool:
     """A choice as a tool without arguments."""
     name = choice.name or f"choice_{number + 1}"
-    data = ToolMetadata(name=name, description=choice.description, fn_schema=_Nothing)
+    data = ToolMetadata(name=name, description=choice.description, fn_schema=_NoArguments)
     return FunctionTool(fn=lambda: None, metadata=data)
 
 
-def _chosen(called: Sequence[ToolSelection], tools: Sequence[FunctionTool]) -> SelectorResult:
+def _result(calls: Sequence[ToolSelection], tools: Sequence[FunctionTool]) -> SelectorResult:
     names = [tool.metadata.name for tool in tools]
     return SelectorResult(
-        selections=[SingleSelection(index=names.index(call.tool_name), reason="it was called") for call in called]
+        selections=[SingleSelection(index=names.index(call.tool_name), reason="it was called") for call in calls]
     )

@@ -1,7 +1,6 @@
-"""Function calling and structured output in LlamaIndex's terms, on top of the endpoints of an LLM.
+"""`ToolCalling`: the part of `AdaFuseLLM` for function calling and structured output.
 
-What LlamaIndex's programs, agents and routers ask for is said here in options of `chat`; the core sees to it that
-forced calls and JSON obey their schema.
+Requests of LlamaIndex's programs, agents and routers become options of `chat`. The core enforces the schemas.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from pydantic import BaseModel
 
 from adafuse_core.chat.grammar import Grammar
 from adafuse_integrations.common.python_schemas import type_schema
-from adafuse_integrations.llama_index import calls
 from adafuse_integrations.llama_index.react import ReActStep
-from adafuse_integrations.llama_index.tools import as_tools
+from adafuse_integrations.llama_index.tool_calls import call_errors, tool_selections
+from adafuse_integrations.llama_index.tools import as_choice, as_tools, openai_tool, supports_calls
 
 if TYPE_CHECKING:
     from llama_index.core.chat_engine.types import AgentChatResponse
 
 
 class ToolCalling(FunctionCallingLLM, ABC):
-    """The part of `AdaFuseLLM` that calls tools and fills in objects."""
+    """An LLM that calls tools and writes objects of a schema."""
 
     if TYPE_CHECKING:  # a field of `AdaFuseLLM`
         complete_calls: bool
@@ -48,35 +47,36 @@ class ToolCalling(FunctionCallingLLM, ABC):
         tool_choice: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Arguments of `chat` for a conversation with tools. `verbose` is for those who run them."""
+        """Arguments of `chat` for a conversation with tools. `verbose` only matters where tools run."""
         tools = as_tools(tools)
-        choice = calls.choice(tool_choice, required=tool_required)
-        offered = {
-            "tools": [calls.shown(tool) for tool in tools],
+        choice = as_choice(tool_choice, required=tool_required)
+        options = {
+            "tools": [openai_tool(tool) for tool in tools],
             "tool_choice": choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
         }
-        nothing = not tools and choice in ("auto", "none")  # an agent may have no tools
-        return {"messages": _conversation(user_msg, chat_history), **({} if nothing else offered), **kwargs}
+        if not tools and choice in ("auto", "none"):  # an agent without tools
+            options = {}
+        return {"messages": _conversation(user_msg, chat_history), **options, **kwargs}
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """The calls of a response or of a chunk, where the last call holds what can be read of it so far.
+        """The tool calls of a response or chunk. The last call of a chunk contains its arguments so far.
 
         Args:
-            response: Of any chat endpoint.
-            error_on_no_tool_call: Whether a response without calls, or with one that broke off, is an error.
-                Otherwise there are no calls, and one that broke off has a name that says so.
-            kwargs: None are known.
+            response: Response or chunk of any chat endpoint.
+            error_on_no_tool_call: Whether a response without calls, or with an invalid call, is an error. Otherwise the
+                list may be empty, and the name of an invalid call contains its error message.
+            kwargs: Ignored.
 
         Raises:
-            ValueError: As above.
+            ValueError: See `error_on_no_tool_call`.
         """
-        found = calls.selections(response)
+        found = tool_selections(response)
         if error_on_no_tool_call:
-            if wrong := calls.faults(response):
-                raise ValueError(f"expected tool calls, got a wrong {'; '.join(wrong)}")
+            if errors := call_errors(response):
+                raise ValueError(f"expected tool calls, got an invalid {'; '.join(errors)}")
             if not found:
                 raise ValueError(f"expected at least one tool call, got the text {response.message.content!r}")
         return found
@@ -92,22 +92,22 @@ class ToolCalling(FunctionCallingLLM, ABC):
         error_on_tool_error: bool = False,
         **kwargs: Any,
     ) -> AgentChatResponse:
-        """Have the LLM choose tools, and run them. Without function calling, by a step of ReAct in plain text.
+        """Let the LLM call tools, and run the called tools. Without function calling, the LLM writes a ReAct step.
 
         Args:
-            tools: What may be used.
-            user_msg: The question.
-            chat_history: What was said before.
-            verbose: Whether calls and results are printed.
-            allow_parallel_tool_calls: Whether there may be several calls; a step of ReAct is one.
-            error_on_no_tool_call: Whether an answer without a call is an error. A step of ReAct may answer in words
-                unless `tool_required`.
-            error_on_tool_error: Whether an error in a tool is raised; otherwise it is the result.
+            tools: LlamaIndex tools or plain functions.
+            user_msg: The user's message.
+            chat_history: Earlier messages.
+            verbose: Whether to print calls and results.
+            allow_parallel_tool_calls: Whether the answer may have several calls. A ReAct step has at most one.
+            error_on_no_tool_call: Whether an answer without a call is an error. A ReAct step may be an answer in words
+                unless `tool_required` is set.
+            error_on_tool_error: Whether to raise an error that a tool raises. Otherwise the error is its result.
             kwargs: `tool_choice`, `tool_required` and options of `chat`; without function calling, also
                 `react_chat_formatter` and `output_parser`.
 
         Raises:
-            ValueError: No tool was called, or one that does not exist.
+            ValueError: The answer has no call, an invalid call, or a call of an unknown tool.
         """
         tools = as_tools(tools)
         if self.metadata.is_function_calling_model:
@@ -116,11 +116,11 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 return super().predict_and_call(
                     tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **errors, **kwargs
                 )
-        act = _Act(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
-        response = self.chat(act.step.messages(_conversation(user_msg, chat_history)), **act.options)
-        selected = act.selected(response)
-        ran = call_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
-        return act.result(selected, ran)
+        react = _ReActCall(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
+        response = self.chat(react.step.messages(_conversation(user_msg, chat_history)), **react.options)
+        action = react.action(response)
+        output = call_tool_with_selection(action, tools, verbose) if isinstance(action, ToolSelection) else None
+        return react.response(action, output)
 
     async def apredict_and_call(
         self,
@@ -133,7 +133,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
         error_on_tool_error: bool = False,
         **kwargs: Any,
     ) -> AgentChatResponse:
-        """As `predict_and_call`."""
+        """Async form of `predict_and_call`."""
         tools = as_tools(tools)
         if self.metadata.is_function_calling_model:
             errors = {"error_on_no_tool_call": error_on_no_tool_call, "error_on_tool_error": error_on_tool_error}
@@ -141,18 +141,19 @@ class ToolCalling(FunctionCallingLLM, ABC):
                 return await super().apredict_and_call(
                     tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **errors, **kwargs
                 )
-        act = _Act(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
-        response = await self.achat(act.step.messages(_conversation(user_msg, chat_history)), **act.options)
-        selected = act.selected(response)
-        ran = await acall_tool_with_selection(selected, tools, verbose) if isinstance(selected, ToolSelection) else None
-        return act.result(selected, ran)
+        react = _ReActCall(tools, error_on_tool_error, {"complete_calls": self.complete_calls, **kwargs})
+        response = await self.achat(react.step.messages(_conversation(user_msg, chat_history)), **react.options)
+        action = react.action(response)
+        output = await acall_tool_with_selection(action, tools, verbose) if isinstance(action, ToolSelection) else None
+        return react.response(action, output)
 
-    # Objects. Their programs forget to require the call in streams, know no grammar, and change the prompt they get.
+    # Structured output. LlamaIndex's programs don't require the call while streaming, don't pass a grammar, and modify
+    # the given prompt. The methods below correct this.
 
     def structured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
-        """An object of a class, filled in by the LLM; its JSON always obeys the class's schema."""
+        """Let the LLM write an object of a pydantic class. The JSON always obeys the schema of the class."""
         llm = self._for_objects(output_cls)
         options = llm._object_options(output_cls, llm_kwargs)
         return super(ToolCalling, llm).structured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
@@ -160,7 +161,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
     async def astructured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
-        """As `structured_predict`."""
+        """Async form of `structured_predict`."""
         llm = self._for_objects(output_cls)
         options = llm._object_options(output_cls, llm_kwargs)
         return await super(ToolCalling, llm).astructured_predict(output_cls, copy.copy(prompt), options, **prompt_args)
@@ -180,8 +181,8 @@ class ToolCalling(FunctionCallingLLM, ABC):
         return await program.astream_call(llm_kwargs=llm._object_options(output_cls, llm_kwargs), **prompt_args)
 
     def _for_objects(self, output_cls: type[BaseModel]) -> Self:
-        """This LLM; where LlamaIndex can't run a call with the class's fields, one that writes objects as text."""
-        if not self._objects_are_calls or calls.can_be_run(output_cls):
+        """This LLM, or a copy that writes objects as text if LlamaIndex can't run a call with the class's fields."""
+        if not self._objects_are_calls or supports_calls(output_cls):
             return self
         return self.model_copy(update={"pydantic_program_mode": PydanticProgramMode.LLM})
 
@@ -190,7 +191,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
         return get_program_for_llm(output_cls, copy.copy(prompt), self, self.pydantic_program_mode, **options)
 
     def _object_options(self, output_cls: type[BaseModel], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A copy of a caller's options, and what makes an object of the answer whatever the budget."""
+        """The caller's options, plus the options that make the answer a complete object."""
         if self._objects_are_calls:
             return {"complete_calls": True, **(given or {})}
         name = f"class {output_cls.__name__!r}"
@@ -199,60 +200,63 @@ class ToolCalling(FunctionCallingLLM, ABC):
     @property
     def _objects_are_calls(self) -> bool:
         mode = self.pydantic_program_mode
-        able = self.metadata.is_function_calling_model
-        return mode == PydanticProgramMode.FUNCTION or (mode == PydanticProgramMode.DEFAULT and able)
+        supported = self.metadata.is_function_calling_model
+        return mode == PydanticProgramMode.FUNCTION or (mode == PydanticProgramMode.DEFAULT and supported)
 
 
-class _Act:
-    """One step of ReAct: what to ask, and what to make of it.
+class _ReActCall:
+    """A `predict_and_call` by one ReAct step.
 
     Args:
-        tools: What may be used.
-        raises: Whether an error in a tool is raised.
-        options: Further ones of `predict_and_call`; what it does not know goes to `chat`.
+        tools: The tools of the step.
+        error_on_tool_error: Whether to raise an error that a tool raises.
+        options: Further options of `predict_and_call`; unknown options go to `chat`.
     """
 
-    def __init__(self, tools: Sequence[BaseTool], raises: bool, options: Mapping[str, Any]) -> None:
+    def __init__(self, tools: Sequence[BaseTool], error_on_tool_error: bool, options: Mapping[str, Any]) -> None:
         rest = dict(options)
-        choice = calls.choice(rest.pop("tool_choice", None), required=rest.pop("tool_required", False))
-        ways = {"formatter": rest.pop("react_chat_formatter", None), "parser": rest.pop("output_parser", None)}
-        self.step = ReActStep(tools=tools, choice=choice, **{name: way for name, way in ways.items() if way})
+        choice = as_choice(rest.pop("tool_choice", None), required=rest.pop("tool_required", False))
+        helpers = {"formatter": rest.pop("react_chat_formatter", None), "parser": rest.pop("output_parser", None)}
+        self.step = ReActStep(tools=tools, choice=choice, **{name: value for name, value in helpers.items() if value})
         self.options = {"grammar": self.step.grammar(), **rest}
-        self._raises = raises
+        self._error_on_tool_error = error_on_tool_error
 
-    def selected(self, response: ChatResponse) -> ToolSelection | str:
-        """The action of a step, or its answer; a `ValueError` for an action that no member wrote as it stands."""
-        selected = self.step.read(response.message.content or "")
-        written = response.raw.get("library_text") if isinstance(response.raw, dict) else None
-        if written and isinstance(selected, ToolSelection) and not self.options["complete_calls"]:
+    def action(self, response: ChatResponse) -> ToolSelection | str:
+        """The action of the step, or the text of its answer.
+
+        Raises:
+            ValueError: AdaFuse wrote a part of the action instead of the members.
+        """
+        action = self.step.parse(response.message.content or "")
+        library_text = response.raw.get("library_text") if isinstance(response.raw, dict) else None
+        if library_text and isinstance(action, ToolSelection) and not self.options["complete_calls"]:
             raise ValueError(
-                f"the token budget or a context window ended inside the action {selected.tool_name!r}, and AdaFuse "
-                f"wrote {written[-1]['text']!r} in the members' place: raise max_new_tokens, or accept that by "
-                "complete_calls=True"
+                f"the token budget or a context window ended inside the action {action.tool_name!r}, and AdaFuse "
+                f"wrote {library_text[-1]['text']!r} in the members' place: raise max_new_tokens, or set "
+                "complete_calls=True to accept the action"
             )
-        return selected
+        return action
 
-    def result(self, selected: ToolSelection | str, ran: ToolOutput | None) -> AgentChatResponse:
-        """What came of it."""
+    def response(self, action: ToolSelection | str, output: ToolOutput | None) -> AgentChatResponse:
+        """The response to the user: the output of the tool, or the text of the answer."""
         from llama_index.core.chat_engine.types import AgentChatResponse
 
-        if ran is None:
-            return AgentChatResponse(response=str(selected))
-        if ran.is_error and self._raises:
-            raise ValueError(ran.content)
-        return AgentChatResponse(response=ran.content, sources=[ran])
+        if output is None:
+            return AgentChatResponse(response=str(action))
+        if output.is_error and self._error_on_tool_error:
+            raise ValueError(output.content)
+        return AgentChatResponse(response=output.content, sources=[output])
 
 
 def _conversation(user_msg: str | ChatMessage | None, chat_history: Sequence[ChatMessage] | None) -> list[ChatMessage]:
-    asked = (
-        [] if user_msg is None else [user_msg if isinstance(user_msg, ChatMessage) else ChatMessage(content=user_msg)]
-    )
-    return [*(chat_history or ()), *asked]
+    if user_msg is None:
+        return list(chat_history or ())
+    return [*(chat_history or ()), user_msg if isinstance(user_msg, ChatMessage) else ChatMessage(content=user_msg)]
 
 
 @contextmanager
 def _unknown_tools_named(tools: Sequence[BaseTool]) -> Iterator[None]:
-    """LlamaIndex looks tools up by name and lets the `KeyError` out."""
+    """Name an unknown tool in a `ValueError`: LlamaIndex raises a bare `KeyError`."""
     names = [tool.metadata.name for tool in tools]
     try:
         yield

@@ -26,7 +26,7 @@ PARAMS = {"members": [MODEL], "max_tokens": 64}
 
     def module(self, llm: Any) -> Any:
         """The underlying PyTorch model."""
-        return llm._running().members[0].backend.model.module
+        return llm._get_ensemble().members[0].backend.model.module
 
 
 class Peer(Side):

@@ -1,4 +1,4 @@
-"""A scripted member whose steps a test lets through, and whose prefixes it sees: no test need wait by the clock."""
+"""A scripted member whose steps a test permits one by one, so that no test depends on the clock."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Stepped(ScriptedMember):
 
 
 async def until(holds):
-    """Wait for a condition, while the event loop goes on."""
+    """Wait for a condition without blocking the event loop."""
     async with asyncio.timeout(LONG):
         while not holds():
             await asyncio.sleep(0.001)
 
 
 async def stopped(*members):
-    """Wait until members hold no prefix any more, so that nobody can ask them for a step."""
+    """Wait until the members have no open prefix, so that no generation can continue."""
     await until(lambda: not any(member.running for member in members))

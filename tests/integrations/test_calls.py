@@ -1,4 +1,4 @@
-"""What both adapters promise of their calls: how long they may take, how they are cancelled, how many run at once."""
+"""Calls of both adapters: timeouts, cancellation, and limits on concurrent calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.integrations.stepped import LONG, Stepped, stopped, until
 KINDS = (ChatAdaFuse, LangChainLLM, LlamaIndexLLM)
 SYNC, ASYNC = ("whole", "stream"), ("awaited", "astream")
 WAYS = (*SYNC, *ASYNC)
-NAMES = {  # what the ways are called: in LangChain, and in LlamaIndex for text and for messages
+NAMES = {  # names of the entry points: in LangChain, and in LlamaIndex for text and for messages
     "whole": ("invoke", "complete", "chat"),
     "stream": ("stream", "stream_complete", "stream_chat"),
     "awaited": ("ainvoke", "acomplete", "achat"),
@@ -41,24 +41,24 @@ def kind(request):
 
 
 def of(kind, *members, **options):
-    """A model on members."""
+    """A model with these members."""
     return kind.from_ensemble(Ensemble(members=members), **options)
 
 
 def endless(kind, *, steps, **options):
-    """A model that writes a word for each step that it may make, and waits then; and its member."""
+    """A model that writes one word per permitted step and then waits, and its member."""
     member = Stepped("a", "word ", margin=0.0, ends_answer=False, steps=steps)
     return of(kind, member, **{"max_new_tokens": None, **options}), member
 
 
 def begun(llm, way, chat=False, **options):
-    """A call in one of the ways: a response, a stream, or something to await."""
+    """A call by one of the entry points: a response, a stream, or an awaitable."""
     name = NAMES[way][0 if not isinstance(llm, LlamaIndexLLM) else 1 + chat]
     return getattr(llm, name)([ChatMessage(content="go")] if chat else "go", **options)
 
 
 async def asked(llm, way, seen=None, **options):
-    """All that a call gives, as a list; of sync ones on this thread."""
+    """All responses of a call, as a list. Sync calls run on this thread."""
     result = begun(llm, way, **options)
     if way in SYNC:
         items = iter([result] if way == "whole" else result)
@@ -76,14 +76,14 @@ def keep(item, seen):
 
 
 def said(items):
-    """The text that responses or chunks add up to; LlamaIndex's hold the text so far."""
+    """The text of all responses or chunks. Each response of LlamaIndex holds the text so far."""
     if any(hasattr(item, "delta") for item in items):
         return items[-1].text
     return "".join(item if isinstance(item, str) else item.text for item in items)
 
 
 class Clock:
-    """A clock that tells what it is set to."""
+    """A clock that tests set by hand."""
 
     now = 100.0
 
@@ -93,13 +93,13 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Which calls go by."""
+    """The clock that timeouts use."""
     clock = Clock()
     monkeypatch.setattr("adafuse_integrations.common.deadline.monotonic", clock)
     return clock
 
 
-# --- how long a call may take ---
+# --- timeouts ---
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -121,7 +121,7 @@ async def test_a_timeout_ends_a_call_within_a_step(kind, clock, way, of_call):
     assert isinstance(caught.value, LangChainTimeout) is (kind is not LlamaIndexLLM)
     assert (said(seen) if seen else "").split() == (["word"] * 2 if "stream" in way else [])
     assert member.drafts == 3
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -144,16 +144,16 @@ async def test_options_of_a_call_are_checked_before_it_runs(kind, way):
 
 
 @pytest.mark.parametrize("way", ASYNC)
-async def test_time_runs_while_a_call_waits_for_a_thread(kind, way):
+async def test_the_timeout_includes_waiting_for_a_thread(kind, way):
     llm, member = endless(kind, steps=0, max_async_requests=2)
     running = [asyncio.create_task(asked(llm, way)) for _ in range(2)]
     await until(lambda: len(member.running) == 2)
     began = time.monotonic()
     with pytest.raises(DeadlineError):
         await asked(llm, way, timeout=0.1)
-    assert time.monotonic() - began < LONG / 2  # those that run would wait for ever
+    assert time.monotonic() - began < LONG / 2  # running calls would wait forever
     assert len(member.prompts) == 2
-    assert len(llm._runs) == 2
+    assert len(llm._running_calls) == 2
     llm.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     await stopped(member)
@@ -162,7 +162,7 @@ async def test_time_runs_while_a_call_waits_for_a_thread(kind, way):
 
 
 class Slow:
-    """An ensemble's members that can't be had before a test lets them go."""
+    """Members whose loading blocks until the test releases it."""
 
     def __init__(self, monkeypatch):
         self.asked, self.opened = threading.Event(), threading.Event()
@@ -177,7 +177,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_time_runs_while_models_are_loaded_and_the_load_goes_on(kind, way, monkeypatch):
+async def test_the_timeout_includes_loading_which_continues_after_it(kind, way, monkeypatch):
     slow, llm = Slow(monkeypatch), kind(members=["small:aspen"], max_new_tokens=2)
     with pytest.raises(DeadlineError):
         await asked(llm, way, timeout=0.1)
@@ -187,10 +187,10 @@ async def test_time_runs_while_models_are_loaded_and_the_load_goes_on(kind, way,
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_time_runs_while_a_request_waits_for_memory(kind, way):
-    """Another sequence holds all the memory for keys and values, and is not idle."""
+async def test_the_timeout_includes_waiting_for_memory(kind, way):
+    """Another active sequence occupies the whole KV cache."""
     llm = kind(members=[{"model": "small:aspen", "max_kv_tokens": 200}], max_new_tokens=None)
-    (member,) = (llm._running() if kind is not LlamaIndexLLM else llm.ensemble).members
+    (member,) = (llm._get_ensemble() if kind is not LlamaIndexLLM else llm.ensemble).members
     batcher = member.backend._batcher
     holder = batcher.open((1, 2, 3))
     with batcher.call(holder):  # so that it is not idle
@@ -204,7 +204,7 @@ async def test_time_runs_while_a_request_waits_for_memory(kind, way):
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
-async def test_the_time_of_a_stream_runs_from_its_first_next(kind, clock, way):
+async def test_the_timeout_of_a_stream_starts_at_its_first_next(kind, clock, way):
     llm = of(kind, ScriptedMember("a", "one two"), timeout=60)
     stream = begun(llm, way)
     if inspect.iscoroutine(stream):
@@ -216,7 +216,7 @@ async def test_the_time_of_a_stream_runs_from_its_first_next(kind, clock, way):
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
 @pytest.mark.parametrize("kind", KINDS[:2])
-async def test_each_item_of_a_batch_has_time_of_its_own(kind, way):
+async def test_each_item_of_a_batch_has_its_own_timeout(kind, way):
     """The third item never ends."""
     member = Stepped("a", lambda prompt: "one", margin=0.0)
     llm = of(kind, member, timeout=LONG)
@@ -234,7 +234,7 @@ async def test_each_item_of_a_batch_has_time_of_its_own(kind, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_retries_end_when_the_time_is_up(kind, clock, way):
+async def test_retries_end_at_the_timeout(kind, clock, way):
     class Failing(ScriptedMember):
         def open(self, opening):
             super().open(opening)
@@ -249,7 +249,7 @@ async def test_retries_end_when_the_time_is_up(kind, clock, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_call_that_fails_before_the_first_word_is_tried_again(kind, way):
+async def test_a_call_that_fails_before_the_first_word_is_retried(kind, way):
     class Flaky(ScriptedMember):
         def open(self, opening):
             prefix = super().open(opening)
@@ -262,11 +262,11 @@ async def test_a_call_that_fails_before_the_first_word_is_tried_again(kind, way)
         await asked(of(kind, Flaky("a", "one"), max_retries=1), way)
 
 
-# --- how many run at a time ---
+# --- concurrent calls ---
 
 
 @pytest.mark.parametrize("way", ASYNC)
-async def test_async_calls_run_at_once_up_to_the_limit_that_is_set(kind, way):
+async def test_async_calls_run_concurrently_up_to_the_limit(kind, way):
     for limit, running in ((None, 40), (5, 5)):
         llm, member = endless(kind, steps=0, **({} if limit is None else {"max_async_requests": limit}))
         tasks = [asyncio.create_task(asked(llm, way)) for _ in range(40)]
@@ -281,7 +281,7 @@ async def test_async_calls_run_at_once_up_to_the_limit_that_is_set(kind, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_event_cancels_its_own_call_alone(kind, way):
+async def test_an_event_cancels_only_its_own_call(kind, way):
     llm, member = endless(kind, steps=0)
     events = [threading.Event(), threading.Event()]
     with ThreadPoolExecutor(2) as pool:
@@ -291,17 +291,17 @@ async def test_an_event_cancels_its_own_call_alone(kind, way):
         with pytest.raises(CancelledError):
             await asyncio.to_thread(calls[1].result, LONG)
         assert not calls[0].done()
-        assert len(llm._runs) == 1
+        assert len(llm._running_calls) == 1
         events[0].set()
         with pytest.raises(CancelledError) as caught:
             await asyncio.to_thread(calls[0].result, LONG)
     assert not isinstance(caught.value, DeadlineError)
     assert member.drafts == 0
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_event_that_is_set_already_lets_nothing_run(kind, way):
+async def test_a_call_whose_event_is_set_does_not_start(kind, way):
     llm, member = endless(kind, steps=0)
     event = threading.Event()
     event.set()
@@ -368,7 +368,7 @@ async def test_a_run_is_cancelled_by_its_id_or_a_tag(kind, way, by):
 
 @pytest.mark.parametrize("mode", ["messages", "updates"])
 async def test_a_tag_of_a_graph_cancels_the_call_inside(mode):
-    """Also if nobody reads the stream any more: LangGraph runs a node to its end on a thread."""
+    """Also after the consumer has left the stream, because LangGraph runs a node to its end on a thread."""
     llm, member = endless(ChatAdaFuse, steps=1)
 
     def answer(state):
@@ -392,7 +392,7 @@ async def test_a_tag_of_a_graph_cancels_the_call_inside(mode):
     assert member.drafts == 1
 
 
-async def test_the_handles_of_a_call_are_in_no_trace_and_no_cache_key():
+async def test_run_identifiers_and_events_are_not_in_traces_or_cache_keys():
     class Heard(BaseCallbackHandler):
         def on_chat_model_start(self, serialized, messages, **kwargs):
             seen.append(str(kwargs))

@@ -1,4 +1,4 @@
-"""Every kind of event is looked at by everything that reads a stream: one that nobody has thought of is an error."""
+"""All consumers of a stream handle every type of event, and raise for an unknown type."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from adafuse_core import Event, Finished, ScriptedMember, TextDelta, Usage
 from adafuse_core.ensemble import Ensemble
 from adafuse_integrations.cli.chat import _Recorder
 from adafuse_integrations.cli.painter import Painter
-from adafuse_integrations.langchain.chunks import chunks as langchain_chunks
 from adafuse_integrations.langchain.message_chunks import message_chunks
-from adafuse_integrations.llama_index.answers import chunks as llama_index_chunks
+from adafuse_integrations.langchain.text_chunks import text_chunks as langchain_chunks
+from adafuse_integrations.llama_index.answers import answer_chunks as llama_index_chunks
 
 ROOT = Path(__file__).parents[2] / "adafuse_integrations"
 READERS = {
@@ -31,11 +31,11 @@ READERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Novelty:
-    """An event that the core may have tomorrow."""
+    """An event type that the consumers do not know."""
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_an_unknown_event_is_never_dropped_in_silence(reader):
+def test_an_unknown_event_raises(reader):
     usage = Usage(prompt_tokens={"a": 1}, completion_tokens={"a": 1}, rounds=1)
     known = [TextDelta(text="a"), Finished(reason="stop", stop=None, usage=usage)]
     READERS[reader](iter(known))
@@ -44,14 +44,14 @@ def test_an_unknown_event_is_never_dropped_in_silence(reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_the_events_of_an_answer_are_known_to_all(reader):
+def test_all_consumers_handle_all_events(reader):
     ensemble = Ensemble(members=[ScriptedMember("a", "<think>\nhm\n</think>\n\none two")])
     events = list(ensemble.stream([{"role": "user", "content": "go"}]))
     assert len({type(event) for event in events}) == 4
     assert READERS[reader](iter(events))
 
 
-def test_nobody_asks_for_the_kind_of_an_event_in_a_way_that_type_checkers_do_not_follow():
+def test_event_types_are_matched_exhaustively():
     kinds = {kind.__name__ for kind in typing.get_args(Event)}
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -59,6 +59,6 @@ def test_nobody_asks_for_the_kind_of_an_event_in_a_way_that_type_checkers_do_not
                 assert not {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)} & kinds, path
 
 
-def test_the_first_member_is_the_one_in_whose_tokens_answers_are_counted():
+def test_usage_counts_tokens_of_the_first_member():
     usage = Usage(prompt_tokens={"b": 3, "a": 5}, completion_tokens={"b": 7, "a": 11}, rounds=2)
     assert usage.first() == ("b", 3, 7)

@@ -1,4 +1,4 @@
-"""Files that people have, through both adapters and the command line: GGUF files and adapters of PEFT."""
+"""GGUF files and PEFT adapters, loaded by both adapters and the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.gguf_file import write_gguf
 
 @pytest.fixture(scope="module", params=["gguf", "adapter"])
 def model(request, tmp_path_factory):
-    """A path, as users name it."""
+    """A path as users write it."""
     folder = tmp_path_factory.mktemp("files")
     if request.param == "gguf":
         return str(write_gguf(folder / "tiny.gguf"))
@@ -27,7 +27,7 @@ def model(request, tmp_path_factory):
     return str(folder / "tiny")
 
 
-def test_all_doors_lead_to_the_same_answer(model, capsys):
+def test_all_entry_points_give_the_same_answer(model, capsys):
     messages = [{"role": "user", "content": "What is it?"}]
     text = Ensemble(members=[model]).generate(messages, max_new_tokens=8).text
     assert text

@@ -1,4 +1,4 @@
-"""Processes that are forked: what worked in the parent works in the child, or says why not; nothing hangs."""
+"""Forked processes: the adapters work in the child or raise a clear error, and never hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adafuse_core.members.scripted import ScriptedMember
 from tests.integrations.test_calls import ASYNC, KINDS, WAYS, asked, begun, endless, of, said
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60.0  # only a child that hangs takes as long
+SECONDS = 60.0  # time limit of a child; reached only if it hangs
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks"),
@@ -36,7 +36,7 @@ def kind(request):
 
 
 def in_child(work):
-    """What some work returns in a forked child, or the type and text of its error."""
+    """Run work in a forked child and return its result, or the type and text of its error."""
     context = multiprocessing.get_context("fork")
     reading, writing = context.Pipe(duplex=False)
 
@@ -61,7 +61,7 @@ def answer(llm, way, **options):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_child_answers_as_its_parent_did(kind, way):
+def test_a_forked_child_gives_the_same_answer(kind, way):
     llm = kind(max_new_tokens=6)
     expected = answer(llm, way)
     assert in_child(lambda: [answer(llm, way) for _ in range(2)]) == [expected] * 2
@@ -70,7 +70,7 @@ def test_a_child_answers_as_its_parent_did(kind, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_child_is_forked_while_requests_run(kind, way):
-    """Forks fall into passes of the parent, and between them."""
+    """Forks happen both during forward passes of the parent and between them."""
     llm, number = kind(max_new_tokens=4), 3
     expected = answer(llm, way)
     stop = threading.Event()
@@ -100,29 +100,29 @@ def test_members_at_several_places_work_in_a_child():
     assert first
 
 
-def test_a_stream_of_models_that_began_in_the_parent_ends_with_an_error_in_the_child():
+def test_a_stream_started_in_the_parent_raises_in_the_child():
     with Ensemble(speculation="off", max_words=1) as ensemble:
         stream = ensemble.stream([{"role": "user", "content": "Hello!"}])
         next(stream)
         kind, text = in_child(lambda: list(stream))
         assert kind == MemberError.__name__
         assert "before the process was forked" in text
-        assert list(stream)  # it goes on in the parent
+        assert list(stream)  # the stream continues in the parent
         assert [member.backend.tokens_held() for member in ensemble.members] == [0, 0]
 
 
-def test_a_child_does_not_know_its_parents_calls():
+def test_a_child_has_no_running_calls_of_its_parent():
     llm, member = endless(KINDS[0], steps=1)
     stream = begun(llm, "stream")
     next(stream)
-    assert in_child(lambda: (len(llm._runs), llm.cancel())) == (0, 0)
-    assert len(llm._runs) == 1
+    assert in_child(lambda: (len(llm._running_calls), llm.cancel())) == (0, 0)
+    assert len(llm._running_calls) == 1
     stream.close()
     assert not member.running
 
 
 @pytest.mark.parametrize("way", ASYNC)
-def test_threads_that_were_all_taken_in_the_parent_are_free_in_the_child(kind, way):
+def test_a_child_has_its_own_worker_threads(kind, way):
     llm, member = endless(kind, steps=0, max_async_requests=1)
     thread = threading.Thread(target=lambda: asyncio.run(ended(llm, way)))
     thread.start()
@@ -139,8 +139,8 @@ async def ended(llm, way):
     return await asyncio.gather(asked(llm, way), return_exceptions=True)
 
 
-def test_a_child_of_a_parent_that_was_loading_says_so(monkeypatch):
-    """What the thread that loads had begun would never end in the child: locks of imports among it."""
+def test_a_child_forked_during_loading_raises_an_error_that_says_so(monkeypatch):
+    """In the child, the loading thread of the parent does not exist, and its locks (such as import locks) stay held."""
     loading, go_on = threading.Event(), threading.Event()
 
     def slow(*_):
@@ -166,7 +166,7 @@ def test_a_child_of_a_parent_that_was_loading_says_so(monkeypatch):
     assert not registry._loading
 
 
-def test_a_model_on_a_gpu_says_that_a_child_can_not_use_it(monkeypatch):
+def test_a_child_raises_an_error_for_a_model_on_a_gpu(monkeypatch):
     with Ensemble(members=["small:aspen"]) as ensemble:
         ensemble.load()
         model = type(ensemble.members[0].backend.model)
@@ -229,11 +229,11 @@ def test_a_fork_waits_for_the_pass_that_runs():
         pass
 
 
-def test_members_are_free_of_the_parents_requests(kind):
+def test_members_in_a_child_drop_the_requests_of_the_parent(kind):
     assert in_child(lambda: said(asyncio.run(asked(of(kind, ScriptedMember("a", "one two")), "awaited")))) == "one two"
 
 
-def test_a_cached_property_that_was_being_computed_is_computed_in_the_child():
+def test_a_child_computes_a_cached_property_that_the_parent_was_computing():
     guide, lock = Grammar.regex("ab+").guide(), vars(Guide)["forced"]
     if not hasattr(lock, "lock"):
         pytest.skip("cached properties of this Python have no locks")

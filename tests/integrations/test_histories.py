@@ -1,4 +1,4 @@
-"""Both adapters: histories in any order are answered, calls in any form are made, and counting never refuses."""
+"""Both adapters: conversations in any order, calls in any form, and token counts of any conversation."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_streams_of_both_adapters_show_no_text_of_such_a_call():
 
 
 @pytest.mark.parametrize("where", ["the model", "the call"])
-def test_the_option_keeps_such_an_answer_as_text_in_both_adapters(where):
+def test_without_lenient_tool_calls_such_an_answer_is_text(where):
     ensemble, off = members(BARE), {"lenient_tool_calls": False}
     own, of_the_call = (off, {}) if where == "the model" else ({}, off)
     bound = ChatAdaFuse.from_ensemble(ensemble, **own).bind_tools([get_weather])
@@ -189,7 +189,7 @@ LLAMA_INDEX = {
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory):
-    """Real members whose templates differ most in what they take."""
+    """Real members whose chat templates differ most in the roles that they accept."""
     folder = tmp_path_factory.mktemp("templates")
     paths = []
     for name in ("mistral", "gemma", "hermes"):
@@ -216,7 +216,7 @@ def test_llama_index_answers_every_order_of_roles(history, templates):
     assert response.raw["usage"]["completion_tokens"] > 0
 
 
-def test_both_adapters_continue_the_last_turn_if_they_are_told_to():
+def test_both_adapters_can_continue_the_last_message():
     seen = []
     ensemble = members(lambda prompt: seen.append(prompt[-1].content) or "and so on")
     on = {"continue_final_message": True}
@@ -247,7 +247,7 @@ UNANSWERABLE = {
 
 @pytest.mark.parametrize("history", [*LANGCHAIN, *UNANSWERABLE])
 @pytest.mark.parametrize("kind", [ChatAdaFuse, LangChainLLM])
-def test_langchain_counts_what_it_could_not_answer(history, kind):
+def test_langchain_counts_conversations_that_it_could_not_answer(history, kind):
     messages = LANGCHAIN.get(history) or UNANSWERABLE[history]
     llm = kind()
     assert llm.get_num_tokens_from_messages(messages) > 0
@@ -257,7 +257,7 @@ def test_langchain_counts_what_it_could_not_answer(history, kind):
 
 
 @pytest.mark.parametrize("template", MODELS)
-def test_counting_never_refuses_whatever_the_template(template, tmp_path):
+def test_counting_works_with_every_template(template, tmp_path):
     tokenizer = tiny.byte_level()
     tokenizer.chat_template = MODELS[template]
     tiny.save_tiny(tmp_path / "m", tokenizer)

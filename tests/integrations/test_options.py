@@ -1,7 +1,6 @@
-"""Every option of the core is one of every adapter and of the command line, and reaches the core from there.
+"""Every option of the core is an option of every adapter and of the command line, and reaches the core.
 
-The options are those of the core's config as it writes itself, so that one which is added there and forgotten by an
-adapter fails.
+The options are read from the core's config, so that a new option that an adapter lacks fails a test.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ OF_GENERATION = tuple(DEFAULT.to_dict()["generation"])
 
 
 def core_config(options):
-    """The core's own reading of some options."""
+    """The config that the core makes of options."""
     generation = {name: value for name, value in options.items() if name in OF_GENERATION}
     others = {name: value for name, value in options.items() if name not in OF_GENERATION}
     return DEFAULT.updated({**others, "generation": generation})
 
 
 def taken(options):
-    """Whether the core takes some options."""
+    """Whether the core accepts options."""
     with contextlib.suppress(ConfigError):
         return bool(core_config(options))
     return False
 
 
 def choices(name):
-    """The values that an option takes, as the core's own error lists them; none if it is no choice."""
+    """The values of an option that the core's error message lists; empty if the option is not a choice."""
     try:
         core_config({name: "no such choice"})
     except ConfigError as error:
@@ -53,7 +52,7 @@ def choices(name):
 
 
 def defaults():
-    """Every option but the members, with its default; those of all strategies."""
+    """Every option of the core except the members, with its default, including options of all strategies."""
     configs = [core_config({"strategy": name}).to_dict() for name in choices("strategy")]
     plain = {**{name: value for config in configs for name, value in config.items()}, **DEFAULT.to_dict()}
     return {
@@ -66,7 +65,7 @@ DEFAULTS = defaults()
 
 
 def changed(name):
-    """A value of an option that is not its default, and what other option it can't go without."""
+    """A value of an option that differs from its default, and the option that it requires."""
     default = DEFAULTS[name]
     numbers = [default + 1, default / 2] if isinstance(default, int | float) else []
     values = (
@@ -80,7 +79,7 @@ def changed(name):
 
 
 def asked(llm, **options):
-    """Members, strategy and settings of the generation that a call begins."""
+    """Members, strategy and generation options of the generation that a call starts."""
     seen = []
 
     def stream(ensemble, prompt, *, tools=None, tool_choice="auto", parallel_tool_calls=True, grammar=None, **asked):
@@ -112,7 +111,7 @@ def test_an_option_of_an_adapter_reaches_the_core(kind, name):
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_an_option_survives_pickling_copying_and_an_ensemble_of_its_own(kind, name):
+def test_an_option_survives_pickling_copying_and_from_ensemble(kind, name):
     options = changed(name)
     llm, expected = kind(**options), core_config(options)
     for twin in (pickle.loads(pickle.dumps(llm)), llm.model_copy(), kind.from_ensemble(Ensemble(expected))):
@@ -133,7 +132,7 @@ def test_an_option_of_a_call_reaches_the_core(kind, name):
 
 
 def parsed(options):
-    """The config that the command line makes of options."""
+    """The config that the command line makes of arguments."""
     arguments = []
     for option, value in options.items():
         flag = "--" + option.replace("_", "-")
@@ -170,16 +169,16 @@ def test_members_reach_the_core_from_everywhere(kind):
     assert [(member.label, member.dtype) for member in names] == [("birch", "float64"), ("aspen", "float64")]
 
 
-def test_defaults_and_descriptions_are_the_cores(kind):
+def test_defaults_and_descriptions_come_from_the_core(kind):
     for name, option in {**ENSEMBLE, **GENERATION}.items():
         assert option.description
-        if name not in ("members", "stop"):  # which each framework has in a form of its own
+        if name not in ("members", "stop"):  # whose form differs between frameworks
             assert kind.model_fields[name].default == option.default
             assert kind.model_fields[name].description == option.description
     assert asked(kind()) == DEFAULT
 
 
-def test_an_option_that_its_docstring_leaves_out_is_an_error():
+def test_an_undocumented_option_is_an_error():
     @dataclasses.dataclass(frozen=True)
     class Untold:
         """A class.

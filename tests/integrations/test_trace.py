@@ -1,4 +1,4 @@
-"""What answers tell of their rounds, in all adapters alike: little by default, everything if asked for, or nothing."""
+"""The trace in answers of all adapters: a summary by default, all rounds on request, or nothing."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def kind(request):
 
 
 def made(kind, *texts, margin=0.0, max_words=1, names=("left", "right"), **options):
-    """A model on members that write these texts."""
+    """A model whose scripted members write these texts."""
     members = [ScriptedMember(name, text, margin=margin) for name, text in zip(names, texts, strict=False)]
     return KINDS[kind].from_ensemble(Ensemble(members=members, max_words=max_words), **options)
 
 
 def trace_of(kind, llm, **options):
-    """What a whole answer tells, and its text."""
+    """The trace of a complete answer, and its text."""
     if kind == "langchain chat":
         answer = llm.invoke("go", **options)
         return answer.response_metadata["adafuse"], answer.text
@@ -47,7 +47,7 @@ def trace_of(kind, llm, **options):
 
 
 def pieces_of(kind, llm):
-    """What the chunks of a stream tell."""
+    """The traces of the chunks of a stream."""
     if kind == "langchain chat":
         return [chunk.response_metadata.get("adafuse", {}) for chunk in llm.stream("go")]
     if kind == "langchain llm":
@@ -56,7 +56,7 @@ def pieces_of(kind, llm):
 
 
 def stored(kind, llm):
-    """An answer as applications keep it: a message in a checkpoint of LangGraph, or JSON."""
+    """An answer as applications store it: a message in a LangGraph checkpoint, or JSON."""
     if kind == "langchain chat":
         return JsonPlusSerializer().dumps_typed(llm.invoke("go"))[1]
     if kind == "langchain llm":
@@ -65,7 +65,7 @@ def stored(kind, llm):
     return llm.chat([ChatMessage(content="go")]).model_dump_json().encode()
 
 
-def test_an_answer_of_forty_words_is_small_unless_everything_is_asked_for(kind):
+def test_an_answer_of_forty_words_is_small_unless_the_trace_is_full(kind):
     sizes = {}
     for level in ("summary", "full", False):
         llm = made(kind, FORTY, OTHER, names=LONG_NAMES, trace=level)
@@ -78,7 +78,7 @@ def test_an_answer_of_forty_words_is_small_unless_everything_is_asked_for(kind):
     assert sizes["full"] > 3 * sizes["summary"]
 
 
-def test_a_summary_tells_text_proposers_and_how_many_candidates_there_were(kind):
+def test_a_summary_has_text_proposers_and_number_of_candidates(kind):
     llm = made(kind, "one two three", "one too three", margin=0.5)
     told, text = trace_of(kind, llm)
     assert told["members"] == ["left", "right"]
@@ -93,7 +93,7 @@ def test_pieces_of_a_stream_add_up_to_the_summary_of_the_answer(kind):
     llm = made(kind, FORTY, OTHER)
     pieces, (whole, _) = pieces_of(kind, llm), trace_of(kind, llm)
     words = [word for piece in pieces[:-1] for word in piece.get("words", [])]
-    if kind == "llama_index":  # as all responses there, the last is the whole
+    if kind == "llama_index":  # its last response contains the whole trace
         assert pieces[-1]["words"] == whole["words"]
         assert words == whole["words"][: len(words)]
     else:
@@ -102,20 +102,20 @@ def test_pieces_of_a_stream_add_up_to_the_summary_of_the_answer(kind):
     assert all(max(word["by"]) < len(whole["members"]) for word in whole["words"])
 
 
-def test_added_chunks_and_the_answer_tell_the_same():
+def test_added_chunks_have_the_same_trace_as_the_answer():
     llm = made("langchain chat", FORTY, OTHER)
     added = reduce(add, llm.stream("go")).response_metadata["adafuse"]
     assert added == llm.invoke("go").response_metadata["adafuse"]
 
 
-def test_usage_stands_in_one_piece_alone(kind):
+def test_usage_is_only_in_the_last_chunk(kind):
     *earlier, last = pieces_of(kind, made(kind, FORTY, OTHER))
     assert not any("usage" in piece for piece in earlier)
-    if kind != "langchain llm":  # it has the usage beside
+    if kind != "langchain llm":  # its usage is next to the trace
         assert "usage" in last
 
 
-def test_pieces_of_an_answer_do_not_grow(kind):
+def test_chunks_do_not_grow(kind):
     sizes = [len(json.dumps(piece)) for piece in pieces_of(kind, made(kind, FORTY, OTHER, names=LONG_NAMES))[:-1]]
     assert max(sizes) < 150
 
@@ -128,12 +128,12 @@ def test_the_full_trace_has_all_candidates(kind, level):
     assert {"candidates", "margins", "member_scores"} <= told["rounds"][0].keys()
 
 
-def test_no_trace_tells_nothing_of_rounds(kind):
+def test_without_trace_there_are_no_rounds(kind):
     told, _ = trace_of(kind, made(kind, "one two", trace=False))
     assert not told.keys() & {"rounds", "words", "members"}
 
 
-def test_log_probabilities_that_were_asked_for_stand_in_the_summary(kind):
+def test_a_summary_contains_requested_log_probabilities(kind):
     llm = made(kind, "one two", "one too")
     assert all("logprobs" not in word for word in trace_of(kind, llm)[0]["words"])
     told, _ = trace_of(kind, llm, logprobs=True)
@@ -143,7 +143,7 @@ def test_log_probabilities_that_were_asked_for_stand_in_the_summary(kind):
 
 
 @pytest.mark.parametrize("wrong", ["ful", "off", 1, None])
-def test_a_level_that_is_none_is_refused(kind, wrong):
+def test_an_unknown_level_is_refused(kind, wrong):
     with pytest.raises(ValidationError, match="trace"):
         made(kind, "one", trace=wrong)
     llm = made(kind, "one")
@@ -152,12 +152,12 @@ def test_a_level_that_is_none_is_refused(kind, wrong):
         trace_of(kind, llm)
 
 
-def test_messages_that_are_stored_tell_nothing_of_a_chat_of_llama_index():
+def test_stored_messages_of_llama_index_contain_no_trace():
     answer = made("llama_index", FORTY, OTHER).chat([ChatMessage(content="go")])
     assert len(answer.message.model_dump_json()) < len(FORTY) + 200
 
 
-def test_a_cache_keeps_levels_apart():
+def test_the_cache_key_contains_the_level():
     from langchain_core.caches import InMemoryCache
 
     cache = InMemoryCache()

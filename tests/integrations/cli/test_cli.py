@@ -1,4 +1,4 @@
-"""The command line, in process, on the small models."""
+"""The command line with the small models, run inside the test process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adafuse_integrations.cli.painter import Painter
 
 
 def run(capsys, *arguments):
-    """Exit status, and what was printed and complained."""
+    """Exit status, standard output and standard error of a command."""
     status = main(arguments)
     printed = capsys.readouterr()
     return status, printed.out, printed.err
@@ -24,7 +24,7 @@ def run(capsys, *arguments):
 
 @pytest.fixture
 def typed(monkeypatch):
-    """Types lines into the terminal."""
+    """Write lines to standard input."""
 
     def type_lines(*lines):
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
@@ -83,7 +83,7 @@ def test_ask_in_raw_form_continues_the_text(capsys):
     assert "together:" in out
 
 
-def test_chat_remembers_until_it_starts_over(capsys, typed):
+def test_chat_remembers_until_a_new_conversation(capsys, typed):
     typed("Hello!", "/new", "Thank you", "/quit")
     status, out, _ = run(capsys, "chat")
     assert status == 0
@@ -111,7 +111,7 @@ def test_demo_goes_through_all_its_parts():
     assert done.returncode == 0, done.stderr
     out = " ".join(done.stdout.split())
     for text in (
-        "34 of those each model alone gets wrong",
+        "each model alone answers 34 of these 35 incorrectly",
         "The Jungle Book was written by Rudyard Kipling and the capital of Sudan is Khartoum.",
         "LangChain",
         "Clara Denholm.",
@@ -119,8 +119,8 @@ def test_demo_goes_through_all_its_parts():
         "Ida Marlow.",
         "fish.",
         "2 kilograms.",
-        "Not chosen: the first 3",
-        "Answered right",
+        "Not selected: the first 3 questions",
+        "Correct answers",
         "together",
     ):
         assert text in out
@@ -141,26 +141,26 @@ def test_demo_goes_through_all_its_parts():
         (["demo", "--questions", "201", "--models", "small:aspen"], "at most 200"),
     ],
 )
-def test_what_can_not_be_done_is_said_in_a_line_with_a_hint(capsys, arguments, complaint):
+def test_errors_are_one_line_with_a_hint(capsys, arguments, complaint):
     status, _, err = run(capsys, *arguments)
     assert status == 2
-    error = err.partition("error: ")[2]  # what was told of loading stands before it
+    error = err.partition("error: ")[2]  # after the log of loading
     assert complaint in error
 
 
-def test_version_is_told(capsys):
+def test_version_is_printed(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert adafuse_core.__version__ in capsys.readouterr().out
 
 
-def test_an_answer_tells_what_no_member_wrote():
+def test_an_answer_shows_the_library_text():
     console = Console(file=io.StringIO())
     ensemble = Ensemble(members=[ScriptedMember("a", '"one two three four five six seven eight nine"')])
     grammar = Grammar.json_schema({"type": "string"})
     finished = Painter(console, ["a"]).stream(ensemble.stream("go", grammar=grammar, max_new_tokens=8))
     assert finished.reason == "length"
-    assert "AdaFuse wrote '\"' itself" in console.file.getvalue()
+    assert "AdaFuse wrote '\"': the token budget" in console.file.getvalue()
 
 
 def test_text_that_was_held_back_is_printed():

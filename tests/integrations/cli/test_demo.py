@@ -1,4 +1,4 @@
-"""The questions of the demo: where they come from, and that what the demo says of them is true."""
+"""The questions of the demo: their source, and the numbers that the demo prints about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training import demo_questions
 from training.curriculum.held_out import mixed_questions
 
 
-def test_the_file_is_what_the_generator_makes():
+def test_the_file_matches_the_generator():
     assert FILE.read_text(encoding="utf-8") == demo_questions.frozen()
 
 
@@ -24,17 +24,17 @@ def test_other_models_are_not_asked_to_translate():
     assert {question.kind for question in demo._sample(200, demo.KINDS[:2])} == {"fact", "composed"}
 
 
-def test_what_is_said_of_the_choice_is_true():
+def test_the_numbers_of_the_demo_are_true():
     measured = demo_questions.measured()
     assert measured.asked == demo.CANDIDATES
-    # One answer may turn out otherwise on another kind of machine.
+    # One answer may differ on another kind of machine.
     assert abs(measured.right - demo.RIGHT) <= 1
     assert abs(len(measured.only_together) - demo.ONLY_TOGETHER) <= 1
     assert set(demo_questions.SIDE_BY_SIDE) <= set(measured.only_together)
     assert len(questions("side by side")) == len(demo_questions.SIDE_BY_SIDE)
 
 
-def test_an_answer_is_right_whatever_stands_around_it():
+def test_an_answer_is_correct_regardless_of_surrounding_text():
     question = questions("quiz")[0]
     assert question.answer == "The Magic Mountain was written by Thomas Mann."
     assert question.is_right("Well: the  magic mountain was written by Thomas Mann!")

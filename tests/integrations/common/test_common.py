@@ -1,4 +1,4 @@
-"""What adapters share: deadlines, retries, threads, choice of members, settings without secrets."""
+"""The code that adapters share: timeouts, retries, threads, member selection, redaction."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 
 from adafuse_core import CancelledError, ConfigError, DeadlineError, MemberConfig, MemberError
 from adafuse_core.events import TextDelta
-from adafuse_integrations.common.deadline import Cancellation, check_options
-from adafuse_integrations.common.identity import plain
+from adafuse_integrations.common.deadline import Cancellation, check_call_options
+from adafuse_integrations.common.redaction import redacted
 from adafuse_integrations.common.retries import with_retries
-from adafuse_integrations.common.runs import Runs
-from adafuse_integrations.common.selection import selected, with_token
+from adafuse_integrations.common.running_calls import RunningCalls
+from adafuse_integrations.common.selection import select_members, with_token
 from adafuse_integrations.common.worker import Worker
 
-LONG = 30.0  # seconds that only a test which fails waits
+LONG = 30.0  # seconds; only a failing test waits that long
 
 
 class Clock:
-    """A clock that tells what it is set to."""
+    """A clock that tests set by hand."""
 
     def __init__(self):
         self.now = 100.0
@@ -36,25 +36,25 @@ class Clock:
 # --- deadlines ---
 
 
-def test_time_runs_from_the_beginning_of_a_call():
+def test_the_timeout_starts_with_the_call():
     clock = Clock()
     cancel = Cancellation(60.0, clock=clock)
     clock.now += 59.9  # spent waiting for a thread
     assert not cancel.is_set()
-    cancel.check()
+    cancel.raise_if_set()
     clock.now += 0.1
     assert cancel.is_set()
     assert cancel.wait(LONG)
     with pytest.raises(DeadlineError, match=r"timeout=60\.0 seconds.*\nHint"):
-        cancel.check()
-    late = cancel.reason(CancelledError("cancelled", member="left"))
+        cancel.raise_if_set()
+    late = cancel.resolve(CancelledError("cancelled", member="left"))
     assert isinstance(late, DeadlineError)
     assert isinstance(late, TimeoutError)
     assert late.member == "left"
     assert pickle.loads(pickle.dumps(late)).message == late.message
 
 
-def test_what_is_cancelled_first_is_no_timeout():
+def test_a_cancellation_before_the_deadline_is_not_a_timeout():
     clock, event = Clock(), threading.Event()
     by_event, by_itself = Cancellation(60.0, event, clock), Cancellation(60.0, clock=clock)
     event.set()
@@ -62,12 +62,12 @@ def test_what_is_cancelled_first_is_no_timeout():
     clock.now += 1e9
     for cancel in (by_event, by_itself):
         with pytest.raises(CancelledError) as caught:
-            cancel.check()
+            cancel.raise_if_set()
         assert not isinstance(caught.value, DeadlineError)
     assert not Cancellation(60.0, clock=clock).is_set()
 
 
-def test_without_seconds_there_is_no_deadline():
+def test_without_a_timeout_there_is_no_deadline():
     clock = Clock()
     cancel = Cancellation(None, clock=clock)
     clock.now += 1e9
@@ -91,31 +91,31 @@ def test_waiting_ends_as_soon_as_the_call_does(way):
 def test_options_of_a_call_are_checked(options):
     ((name, value),) = options.items()
     with pytest.raises(ConfigError, match=f"{name}={value!r}, expected"):
-        check_options(**options)
-    check_options(0.5, threading.Event())
-    check_options(None, None)
+        check_call_options(**options)
+    check_call_options(0.5, threading.Event())
+    check_call_options(None, None)
 
 
-def test_a_name_cancels_its_own_calls_and_none_all():
-    runs = Runs()
-    with runs.call(None, names=("a", "x")) as first, runs.call(None, names=("b", "x")) as second:
-        assert runs.cancel("c") == 0
-        assert runs.cancel("b") == 1
+def test_a_name_cancels_its_calls_and_no_name_cancels_all():
+    calls = RunningCalls()
+    with calls.track(None, names=("a", "x")) as first, calls.track(None, names=("b", "x")) as second:
+        assert calls.cancel("c") == 0
+        assert calls.cancel("b") == 1
         assert (first.is_set(), second.is_set()) == (False, True)
-        assert runs.cancel("x") == 2
+        assert calls.cancel("x") == 2
         assert first.is_set()
-    with runs.call(None) as third:
-        assert runs.cancel() == 1
+    with calls.track(None) as third:
+        assert calls.cancel() == 1
         assert third.is_set()
-    assert not runs
-    assert runs.cancel() == 0
+    assert not calls
+    assert calls.cancel() == 0
 
 
 # --- retries ---
 
 
 class Tries:
-    """A generation that fails so often, before or after its first event."""
+    """A generation whose first attempts fail, before or after their first event."""
 
     def __init__(self, failures, *, events_before=0, error=MemberError):
         self.begun, self.closed = 0, 0
@@ -133,7 +133,7 @@ class Tries:
             self.closed += 1
 
 
-def test_what_fails_before_its_first_event_is_begun_again():
+def test_a_generation_that_fails_before_its_first_event_is_restarted():
     tries = Tries(2)
     assert [event.text for event in with_retries(tries, 2, Cancellation())] == ["0", "1", "2"]
     assert (tries.begun, tries.closed) == (3, 3)
@@ -155,7 +155,7 @@ def test_other_failures_are_raised(tries, begun):
     assert (tries.begun, tries.closed) == (begun, begun)
 
 
-def test_no_try_is_begun_when_time_is_up():
+def test_no_retry_starts_after_the_timeout():
     clock = Clock()
     cancel, tries = Cancellation(60.0, clock=clock), Tries(5)
 
@@ -179,7 +179,7 @@ def test_closing_reaches_the_generation():
 # --- threads ---
 
 
-async def test_no_more_run_at_a_time_than_there_are_threads():
+async def test_concurrent_calls_are_limited_by_the_number_of_threads():
     worker, running, both, release = Worker(2), [], threading.Event(), threading.Event()
 
     def start():
@@ -195,7 +195,7 @@ async def test_no_more_run_at_a_time_than_there_are_threads():
     tasks = [asyncio.create_task(answer()) for _ in range(5)]
     while not both.is_set():
         await asyncio.sleep(0.001)
-    assert len(running) == 2  # the others wait, or they would run by now: threads start before they are waited for
+    assert len(running) == 2  # the other calls wait for a thread
     release.set()
     assert await asyncio.gather(*tasks) == [["done"]] * 5
     assert len(set(running)) == 2
@@ -220,7 +220,7 @@ async def test_a_stream_runs_in_the_context_of_its_caller_and_closes_its_iterato
 
 
 @pytest.mark.parametrize("way", ["set", "event", "time"])
-async def test_a_call_that_waits_for_a_thread_ends_at_once_and_frees_its_place(way):
+async def test_a_call_that_waits_for_a_thread_ends_at_once(way):
     worker, release, event = Worker(1), threading.Event(), threading.Event()
 
     def start(number):
@@ -258,15 +258,15 @@ MEMBERS = [MemberConfig(model="org/one", name="a"), MemberConfig(model="org/one"
     [(None, ["a", "b", "c"]), ("b", ["b"]), ("c+a", ["c", "a"]), ("org/one", ["a", "b"]), ("a+org/one", ["a", "b"])],
 )
 def test_members_are_chosen_by_their_names_or_models(model, names):
-    assert [member.label for member in selected(MEMBERS, model)] == names
+    assert [member.label for member in select_members(MEMBERS, model)] == names
 
 
 def test_a_member_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match=r"no member 'd'.*\n.*a, b, c"):
-        selected(MEMBERS, "a+d")
+        select_members(MEMBERS, "a+d")
 
 
-def test_a_token_goes_to_members_that_have_none_and_are_no_part_of_the_package():
+def test_a_token_is_added_to_members_without_one_except_bundled_models():
     own = MemberConfig(model="x", model_kwargs={"token": "own"})
     small = MemberConfig(model="small:aspen")
     given = [with_token(member, "hf_1").model_kwargs.get("token") for member in (MEMBERS[0], own, small)]
@@ -279,9 +279,9 @@ def test_a_token_goes_to_members_that_have_none_and_are_no_part_of_the_package()
 
 def test_settings_become_json_without_their_secrets():
     settings = {"tau": 0.5, "kwargs": {"hf_token": "s3cret", "n": (1, None)}, "api_key": ["s3cret"], "other": {1}}
-    told = plain(settings)
+    told = redacted(settings)
     assert told == json.loads(json.dumps(told))
     assert "s3cret" not in str(told)
     assert told["tau"] == 0.5
     assert told["kwargs"]["n"] == [1, None]
-    assert told["kwargs"]["hf_token"] != plain({"hf_token": "another"})["hf_token"]
+    assert told["kwargs"]["hf_token"] != redacted({"hf_token": "another"})["hf_token"]

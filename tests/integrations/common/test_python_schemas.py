@@ -1,4 +1,4 @@
-"""What a grammar allows for a Python type, the type takes."""
+"""Every text that the grammar of a Python type allows is a valid value of the type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.python_types import TYPES, texts
 
 
 def refused(kind, written):
-    """Texts that a type does not take."""
+    """Texts that are not values of a type."""
     adapter = TypeAdapter(kind)
     for text in written:
         try:

@@ -1,4 +1,4 @@
-"""Models on scripted members, and on members that make no sense: what holds for those holds for any."""
+"""Models with scripted members, and with random weights, for which no guarantee depends on training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_MEMBERS = ("delay", "fail_after", "context_window", "ends_answer", "steps")
 
 @pytest.fixture(scope="session")
 def random_members(tmp_path_factory):
-    """Folders of the small models with random weights in place of the trained ones, same tokenizers and templates."""
+    """Folders of the small models with random weights and the original tokenizers and templates."""
     folders = []
     for seed, name in enumerate(small_models.NAMES):
         folder = tmp_path_factory.mktemp("random") / name
@@ -48,7 +48,7 @@ def calculator(expression: str) -> str:
 
 
 def scripted(kind, reply=TEXT, *, members=2, margin=0.0, **options):
-    """A model on members that write the same, one word a round, and the first of them."""
+    """A model whose members write the same text, one word per round, and its first member."""
     given = {name: options.pop(name) for name in _OF_MEMBERS if name in options}
     crew = [Stepped(name, reply, margin=margin, **given) for name in ("left", "right", "third")[:members]]
     return kind.from_ensemble(Ensemble(members=crew), **options), crew[0]
@@ -61,11 +61,11 @@ def endless(kind, *, steps, **options):
 
 def crew(llm):
     """All members of a model."""
-    return llm._running().members
+    return llm._get_ensemble().members
 
 
 def held(llm):
-    """Tokens whose keys and values are in memory, of a model on real members."""
+    """Number of tokens in the KV caches of a model's members."""
     return sum(member.backend.tokens_held() for member in crew(llm))
 
 

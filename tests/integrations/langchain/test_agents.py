@@ -1,4 +1,4 @@
-"""Whole applications of LangChain on models: agents, RAG, middleware, fallbacks, caches, traces. No scripts."""
+"""LangChain applications with real models: agents, RAG, middleware, fallbacks, caches, traces."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def called(messages):
 
 
 def turns(streamed):
-    """The messages of the model that a stream of messages adds up to."""
+    """The model's messages, merged from a stream of chunks."""
     chunks = [message for message in streamed if isinstance(message, AIMessageChunk)]
     runs = dict.fromkeys(chunk.id for chunk in chunks)
     return [reduce(add, [chunk for chunk in chunks if chunk.id == run]) for run in runs]
 
 
-# --- the loop ---
+# --- the agent loop ---
 
 
 def test_an_agent_does_two_things_with_two_tools():
@@ -135,7 +135,7 @@ async def test_every_word_of_an_agent_is_streamed_as_it_is_decided():
         assert len(pieces) > 1
 
 
-async def test_events_of_version_2_tell_of_models_and_tools():
+async def test_events_of_version_2_contain_models_and_tools():
     agent = create_agent(ChatAdaFuse(), [get_weather])
     events = [event async for event in agent.astream_events(asking(WEATHER), version="v2")]
     chunks = [event["data"]["chunk"] for event in events if event["event"] == "on_chat_model_stream"]
@@ -147,7 +147,7 @@ async def test_events_of_version_2_tell_of_models_and_tools():
     assert [event["name"] for event in events if event["event"] == "on_tool_end"] == ["get_weather"]
 
 
-async def test_streams_of_version_3_tell_of_models_and_tools():
+async def test_streams_of_version_3_contain_models_and_tools():
     agent = create_agent(ChatAdaFuse(), [get_weather])
     seen = []
     for message in agent.stream_events(asking(WEATHER), version="v3").messages:
@@ -161,7 +161,7 @@ async def test_streams_of_version_3_tell_of_models_and_tools():
     assert texts == [text for text, *_ in expected]
 
 
-def test_a_conversation_goes_on_from_a_checkpoint():
+def test_a_conversation_continues_from_a_checkpoint():
     agent = create_agent(ChatAdaFuse(), [get_weather], checkpointer=InMemorySaver())
     thread = {"configurable": {"thread_id": "1"}}
     agent.invoke(asking(WEATHER), thread)
@@ -176,7 +176,7 @@ def test_a_conversation_goes_on_from_a_checkpoint():
 # --- tools ---
 
 
-def test_a_failing_tool_is_told_to_the_model():
+def test_a_failing_tool_is_reported_to_the_model():
     @tool
     def get_weather(city: str) -> str:
         """Get the weather in a city."""
@@ -189,7 +189,7 @@ def test_a_failing_tool_is_told_to_the_model():
     llm = ChatAdaFuse().bind_tools([get_weather])
     fine = [*messages[:2], messages[2].model_copy(update={"status": "success"})]
     failed, plain = (llm.invoke(talk).usage_metadata["input_tokens"] for talk in (messages[:3], fine))
-    assert failed > plain  # the model reads that it is an error
+    assert failed > plain  # the result starts with "Error" for the model
 
 
 def test_an_error_of_a_tool_may_be_handled_by_middleware():
@@ -252,13 +252,13 @@ def test_a_limit_of_calls_ends_the_loop():
     assert "84" not in [m.text for m in messages]
 
 
-# --- answers in a form ---
+# --- structured output ---
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy, None])
 @pytest.mark.parametrize("schema", [Stay, StayDict], ids=["pydantic", "typed dict"])
 @pytest.mark.parametrize("members", ["trained", "random"])
-async def test_an_agent_answers_in_a_form(strategy, schema, members, random_members):
+async def test_an_agent_answers_in_a_schema(strategy, schema, members, random_members):
     llm = ChatAdaFuse(
         max_tokens=40, complete_calls=True, **({"members": random_members} if members == "random" else {})
     )
@@ -269,12 +269,12 @@ async def test_an_agent_answers_in_a_form(strategy, schema, members, random_memb
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
-def test_an_agent_with_tools_and_a_form_says_nothing_else(strategy, random_members):
+def test_an_agent_with_tools_and_a_schema_writes_nothing_else(strategy, random_members):
     llm = ChatAdaFuse(members=random_members, max_tokens=40, complete_calls=True)
     agent = create_agent(llm, [raise_flag], response_format=strategy(Stay))
     said, arguments = [], {"raise_flag": raise_flag.args_schema, "Stay": Stay}
     for question in ("Hello!", WEATHER, QUESTION):
-        with suppress(GraphRecursionError):  # it may call for ever: its weights are random
+        with suppress(GraphRecursionError):  # a model with random weights may call forever
             for update in agent.stream(asking(question), {"recursion_limit": 5}, stream_mode="updates"):
                 said += update.get("model", {}).get("messages", [])[:1]
     assert len(said) >= 3
@@ -301,7 +301,7 @@ async def test_a_chain_gives_objects(method):
     assert {answer["parsing_error"] for answer in parsed} == {None}
 
 
-def test_a_form_grows_while_it_is_streamed():
+def test_an_object_grows_while_it_streams():
     class Names(TypedDict):
         """Names of friends."""
 
@@ -342,7 +342,7 @@ def retriever():
 
 
 @pytest.mark.parametrize("kind", [AdaFuseLLM, ChatAdaFuse])
-async def test_documents_are_found_read_and_told(kind, retriever):
+async def test_retrieved_documents_are_answered_from(kind, retriever):
     context = retriever | (lambda found: "\n\n".join(document.page_content for document in found))
     prompt = PromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
     chain = {"context": context, "question": RunnablePassthrough()} | prompt | kind(max_words=1) | StrOutputParser()
@@ -361,7 +361,7 @@ async def test_documents_are_found_read_and_told(kind, retriever):
 
 
 class Outcomes(BaseCallbackHandler):
-    """How the calls of models ended."""
+    """The finish reason or error of each model call."""
 
     def __init__(self):
         self.outcomes = []
@@ -381,7 +381,7 @@ def long_talk(count):
 
 
 @pytest.mark.parametrize("turns", [4, 24])
-async def test_a_long_conversation_is_summed_up(turns):
+async def test_a_long_conversation_is_summarized(turns):
     llm, heard = ChatAdaFuse(max_tokens=48), Outcomes()
     assert llm.profile["max_input_tokens"] == 2048
     shorten = SummarizationMiddleware(
@@ -395,17 +395,17 @@ async def test_a_long_conversation_is_summed_up(turns):
     summary, question, answer = state["messages"]
     assert summary.text.startswith("Here is a summary")
     assert (question.text, answer.text) == (QUESTION, PARIS)
-    overflow = ["ContextOverflowError"] if turns == 24 else []  # then the middle of what is to be summed up is left out
+    overflow = ["ContextOverflowError"] if turns == 24 else []  # then the middle of the summarized messages is dropped
     assert heard.outcomes == [*overflow, "answer", "answer"]
 
 
 @pytest.fixture
 def narrow():
-    """One member reads little: a question, a tool and a call of it."""
+    """A member with a small context window: it fits a question, a tool and a call."""
     return ChatAdaFuse(members=["small:aspen", {"model": "small:birch", "context_window": 80}])
 
 
-def test_what_is_too_long_goes_to_those_who_can_read_it(narrow):
+def test_an_overlong_prompt_falls_back_to_members_with_longer_windows(narrow):
     question = "Please read this with care. " * 12 + QUESTION
     safe = narrow.with_fallbacks([ChatAdaFuse()], exceptions_to_handle=(ContextOverflowError,))
     for llm in (safe, narrow):
@@ -427,9 +427,9 @@ def test_an_agent_falls_back_too(narrow):
 
 
 @pytest.mark.parametrize("kind", [AdaFuseLLM, ChatAdaFuse])
-async def test_a_call_that_failed_is_tried_again(kind, monkeypatch):
+async def test_a_failed_call_is_retried(kind, monkeypatch):
     llm = kind()
-    broken = llm._running().members[1].backend.model.module
+    broken = llm._get_ensemble().members[1].backend.model.module
     plain, failures = broken.forward, []
 
     def fails_twice(*arguments, **options):
@@ -479,19 +479,19 @@ async def test_a_shared_cache_gives_each_ensemble_its_own_answers(kind, shared_c
     assert len(shared_cache._cache) == len(ensembles)
 
 
-def test_an_agent_on_a_cache_does_the_same_again(shared_cache):
+def test_an_agent_with_a_cache_repeats_its_answer(shared_cache):
     agent = create_agent(ChatAdaFuse(), [get_weather])
     first, again = (agent.invoke(asking(WEATHER))["messages"] for _ in range(2))
     assert called(first) == called(again) == [("get_weather", {"city": "Paris"})]
     assert first[-1].text == again[-1].text == "It is 12 degrees and rainy in Paris."
     (other,) = ChatAdaFuse().bind_tools([get_time], tool_choice="any").invoke(WEATHER).tool_calls
-    assert other["name"] == "get_time"  # another tool, another answer
+    assert other["name"] == "get_time"  # another tool gives another answer
 
 
 # --- traces ---
 
 
-def test_runs_know_what_ran_and_what_it_took():
+def test_runs_contain_model_and_usage():
     with collect_runs() as collected:
         create_agent(ChatAdaFuse(temperature=0.0, max_tokens=99), [get_weather]).invoke(asking(WEATHER))
     runs = [run for run in collected.traced_runs if run.run_type == "llm"]
@@ -523,7 +523,7 @@ def test_the_code_in_the_docs_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"__name__": "docs", "llm": ChatAdaFuse()}
     for block in blocks:
-        if "meta-llama" not in block:  # that one would be downloaded
+        if "meta-llama" not in block:  # it would be downloaded
             exec(compile(block, "docs", "exec", dont_inherit=True), names)
     assert len(blocks) > 8
     assert names["message"].tool_calls[0]["args"] == {"city": "Paris"}

@@ -72,18 +72,18 @@ CALL_WEATHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pari
 
 
 def echo(messages):
-    """A reply that depends on the last message alone."""
+    """A scripted reply that depends only on the last message."""
     return " ".join(f"{messages[-1].content}-{number}" for number in range(6))
 
 
 def weather_report(messages):
-    """Ask for the weather, then tell it."""
+    """A scripted reply that calls the weather tool, and then answers."""
     last = messages[-1]
     return f"It is {last.content}." if last.role == "tool" else CALL_WEATHER
 
 
 class Heard(BaseCallbackHandler):
-    """What a callback handler is told."""
+    """A callback handler that records its calls."""
 
     def __init__(self):
         self.tokens, self.ends, self.errors = {}, [], []
@@ -174,7 +174,7 @@ def test_it_composes_with_prompts_and_parsers():
 
 
 @pytest.mark.parametrize("messages", [[], [HumanMessage("")], [HumanMessage(" "), AIMessage("")]])
-def test_a_conversation_that_asks_nothing_is_refused(messages):
+def test_a_conversation_without_a_question_is_refused(messages):
     with pytest.raises(core.PromptError):
         scripted()[0].invoke(messages)
 
@@ -218,7 +218,7 @@ def test_reasoning_is_no_part_of_the_text():
 # --- stop and other options of a call ---
 
 
-async def test_stop_across_words_cuts_on_every_path_and_never_shows():
+async def test_stop_strings_work_across_words_on_every_path_and_are_not_in_the_text():
     llm, _ = scripted()
     stop = ["two. Obs"]
     chunks = list(llm.stream("go", stop=stop))
@@ -268,10 +268,10 @@ async def test_unknown_call_options_are_refused_on_every_path(options):
     assert member.prompts == []
 
 
-# --- what an answer tells ---
+# --- metadata of answers ---
 
 
-def test_usage_is_exact_told_once_and_of_the_first_member():
+def test_usage_is_exact_and_reported_once_for_the_first_member():
     llm, member = scripted("a b c")
     answer, chunks = llm.invoke("go on"), list(llm.stream("go on"))
     expected = {"input_tokens": member.count_tokens(member.prompts[0]), "output_tokens": 3, "total_tokens": 6}
@@ -298,7 +298,7 @@ def test_usage_is_added_up_by_handlers():
         ({"tools": [get_weather]}, "tool_calls", None),
     ],
 )
-async def test_the_reason_of_the_end_is_told_on_every_path(options, reason, stop):
+async def test_every_path_reports_the_finish_reason(options, reason, stop):
     llm, _ = scripted(CALL_WEATHER)
     answers = [
         llm.invoke("go", **options),
@@ -332,7 +332,7 @@ def test_chunks_carry_their_rounds_and_add_up_to_the_trace():
 # --- callbacks ---
 
 
-async def test_each_token_is_told_once_where_streaming_was_asked_for():
+async def test_callbacks_receive_each_token_once_while_streaming():
     llm = scripted(streaming=True)[0]
     for mode in ("invoke", "stream", "ainvoke", "astream"):
         heard = Heard()
@@ -377,7 +377,7 @@ async def test_tokens_of_a_batch_go_to_their_own_runs():
         assert heard.text_by_prompt() == {prompt: echo([HumanMessage(prompt)]) for prompt in prompts}
 
 
-async def test_async_handlers_hear_tokens_too():
+async def test_async_handlers_receive_tokens():
     class Async(AsyncCallbackHandler):
         text = ""
 
@@ -400,7 +400,7 @@ async def test_a_bad_prompt_of_a_batch_fails_alone():
 # --- cache ---
 
 
-def test_the_cache_tells_call_options_apart():
+def test_the_cache_key_contains_call_options():
     llm, member = scripted(cache=InMemoryCache())
     asked = [
         {},
@@ -418,7 +418,7 @@ def test_the_cache_tells_call_options_apart():
     assert answers[:3] == [TEXT, "one", STOPPED]
 
 
-def test_the_cache_tells_constructors_apart():
+def test_the_cache_key_contains_constructor_options():
     cache = InMemoryCache()
     ensemble = Ensemble(members=[ScriptedMember("a", TEXT)])
     llm = ChatAdaFuse.from_ensemble(ensemble, cache=cache)
@@ -446,7 +446,7 @@ def test_the_cache_tells_constructors_apart():
         {"api_key": "hf_other"},
     ],
 )
-def test_identifying_params_differ_wherever_answers_may(change):
+def test_identifying_params_differ_if_answers_may_differ(change):
     base = {"members": ["a", "b"]}
     assert ChatAdaFuse(**base).asdict() == ChatAdaFuse(**base).asdict()
     assert ChatAdaFuse(**base)._get_llm_string() != ChatAdaFuse(**{**base, **change})._get_llm_string()
@@ -456,7 +456,7 @@ def test_identifying_params_differ_wherever_answers_may(change):
 
 
 def endless(*, steps):
-    """A chat model that writes a word for each step that it may make, and waits then; and its first member."""
+    """A chat model that writes one word per permitted step and then waits, and its first member."""
     return conftest.endless(ChatAdaFuse, steps=steps)
 
 
@@ -499,7 +499,7 @@ async def test_cancelling_ainvoke_ends_the_generation():
     assert member.drafts == 3
 
 
-async def test_the_default_executor_of_the_loop_is_left_alone():
+async def test_the_default_executor_of_the_loop_is_not_used():
     class Forbidden(ThreadPoolExecutor):
         def submit(self, *_, **__):
             raise AssertionError("the default executor was used")
@@ -572,7 +572,7 @@ def test_a_choice_of_another_kind_is_refused(choice):
         ChatAdaFuse().bind_tools([get_weather], tool_choice=choice)
 
 
-def test_no_tools_are_as_good_as_none():
+def test_an_empty_list_of_tools_means_no_tools():
     llm, member = scripted()
     for choice in (None, "auto", "none"):
         assert llm.bind_tools([], tool_choice=choice).invoke("go").content == TEXT
@@ -641,7 +641,7 @@ async def test_calls_stream_name_and_id_first_then_arguments():
     assert [block["type"] for block in blocks] == ["text", "tool_call"]
 
 
-def test_several_calls_have_indices_of_their_own():
+def test_several_calls_have_different_indices():
     second = CALL_WEATHER.replace("Paris", "Rome")
     llm, _ = scripted(f"{CALL_WEATHER}\n{second}")
     message = reduce(add, llm.bind_tools([get_weather]).stream("go"))
@@ -677,7 +677,7 @@ def test_a_stop_string_inside_a_call_or_a_thought_does_not_end_the_answer():
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
-def test_a_structured_answer_is_complete_and_tells_what_no_member_wrote(method, caplog):
+def test_a_structured_answer_is_complete_and_has_the_library_text(method, caplog):
     text = PARIS.replace("Paris", "Paris " * 40)
     reply = text if method == "json_schema" else f'<tool_call>\n{{"name": "CityOf", "arguments": {text}}}\n</tool_call>'
     llm = scripted(reply)[0].with_structured_output(CityOf, method=method, include_raw=True, max_tokens=24)
@@ -691,7 +691,7 @@ def test_a_structured_answer_is_complete_and_tells_what_no_member_wrote(method, 
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_timeout_carries_what_was_written(asynchronous):
+async def test_a_timeout_error_has_the_partial_answer(asynchronous):
     llm, _ = scripted("word ", ends_answer=False, steps=3, max_tokens=None, timeout=0.5)
     with pytest.raises(langchain.ModelTimeoutError) as caught:
         await llm.ainvoke("go") if asynchronous else llm.invoke("go")
@@ -714,7 +714,7 @@ def test_calls_and_results_reach_the_members():
     )
 
 
-# --- structured answers ---
+# --- structured output ---
 
 
 class CityV1(BaseModelV1):
@@ -756,7 +756,7 @@ async def test_answers_come_in_the_form_of_a_schema(schema, kind, method):
         assert dict(answer) == {"name": "Paris", "people": 2}
 
 
-def test_a_json_schema_needs_no_name_where_it_is_no_tool():
+def test_a_json_schema_needs_a_name_only_as_a_tool():
     schema = {"type": "object", "properties": {"name": {"type": "string"}, "people": {"type": "integer"}}}
     assert scripted(PARIS)[0].with_structured_output(schema).invoke("go") == {"name": "Paris", "people": 2}
     with pytest.raises(core.ConfigError, match="title"):
@@ -764,19 +764,19 @@ def test_a_json_schema_needs_no_name_where_it_is_no_tool():
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-def test_the_small_models_can_write_nothing_else(method):
+def test_the_small_models_write_only_valid_objects(method):
     city = ChatAdaFuse(max_tokens=48).with_structured_output(City, method=method).invoke("Hello!")
     assert isinstance(city, City)
 
 
-def test_any_json_object_needs_no_schema():
+def test_json_mode_works_without_a_schema():
     llm = ChatAdaFuse(max_tokens=48)
     assert isinstance(llm.with_structured_output(method="json_mode").invoke("Hello!"), dict)
     with pytest.raises(core.ConfigError, match="no schema"):
         llm.with_structured_output(method="json_schema")
 
 
-def test_the_raw_message_is_an_option_and_so_is_its_error():
+def test_include_raw_returns_the_message_and_the_parsing_error():
     llm, _ = scripted(PARIS)
     whole = llm.with_structured_output(City, include_raw=True).invoke("go")
     assert isinstance(whole["raw"], AIMessage)
@@ -794,7 +794,7 @@ class Tags(BaseModel):
     tags: set[str]
 
 
-def test_what_cant_be_enforced_is_in_the_log_or_an_error(caplog):
+def test_schema_parts_that_can_not_be_enforced_are_logged_or_an_error(caplog):
     llm, _ = scripted('{"tags": ["a", "b"]}')
     for method in ("json_schema", "function_calling"):
         with pytest.raises(core.ConfigError, match="uniqueItems"):
@@ -834,7 +834,7 @@ def test_other_response_formats_are_refused(wrong):
         scripted()[0].invoke("go", response_format=wrong)
 
 
-def test_a_grammar_of_ones_own_is_an_option_of_a_call():
+def test_a_grammar_is_an_option_of_a_call():
     llm = ChatAdaFuse()
     assert llm.invoke(QUESTION, grammar=Grammar.regex("(Rome|Paris)!")).content == "Paris!"
     with pytest.raises(core.ConfigError, match="both response_format and grammar"):
@@ -868,15 +868,15 @@ async def test_graphs_stream_the_messages_of_an_agent():
 
 
 def city_report(messages):
-    """Ask for the weather, then name the city in the form that is wanted."""
+    """A scripted reply that calls the weather tool, and then answers in the requested schema."""
     if messages[-1].role != "tool":
         return CALL_WEATHER
     return PARIS
 
 
-def test_an_agent_answers_in_the_providers_form_or_calls_tools():
+def test_an_agent_with_provider_strategy_answers_in_a_schema_or_calls_tools():
     llm, _ = scripted(city_report)
-    for form in (ProviderStrategy(City), City):  # the profile says that the model can do it
+    for form in (ProviderStrategy(City), City):  # the profile reports structured output
         agent = create_agent(llm, [get_weather], response_format=form)
         answer = agent.invoke({"messages": [HumanMessage("Where does it rain?")]})
         assert answer["structured_response"] == City(name="Paris", people=2)
@@ -885,7 +885,7 @@ def test_an_agent_answers_in_the_providers_form_or_calls_tools():
     assert alone.invoke({"messages": [ToolMessage("x", tool_call_id="c")]})["structured_response"].name == "Paris"
 
 
-def test_an_agent_answers_by_calling_a_tool_for_the_form():
+def test_an_agent_with_tool_strategy_answers_by_a_call():
     def reply(messages):
         return (
             f'<tool_call>\n{{"name": "City", "arguments": {PARIS}}}\n</tool_call>' if asked(messages) else CALL_WEATHER
@@ -901,7 +901,7 @@ def test_an_agent_answers_by_calling_a_tool_for_the_form():
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
-def test_an_agent_of_small_models_answers_in_any_form(strategy):
+def test_an_agent_of_small_models_answers_in_a_schema(strategy):
     agent = create_agent(ChatAdaFuse(max_tokens=48), [], response_format=strategy(City))
     assert isinstance(agent.invoke({"messages": [HumanMessage("Hello!")]})["structured_response"], City)
 
@@ -920,7 +920,7 @@ def test_messages_are_counted_with_template_and_tools():
     assert llm.get_num_tokens_from_messages([]) == 0
 
 
-def test_the_member_that_needs_most_counts():
+def test_token_counts_are_the_largest_of_the_members():
     llm, ensemble = ChatAdaFuse(), Ensemble()
     asked = [{"role": "user", "content": QUESTION}]
     assert llm.get_num_tokens_from_messages([HumanMessage(QUESTION)]) == max(ensemble.count_tokens(asked).values())
@@ -964,7 +964,7 @@ def test_fallbacks_and_retries_work():
     assert fine.with_retry().invoke("go").content == "fine"
 
 
-def test_long_conversations_are_summed_up_by_what_the_profile_says():
+def test_summarization_uses_the_context_window_of_the_profile():
     llm, member = scripted("fine", context_window=1000)
     summary = SummarizationMiddleware(llm, trigger=("fraction", 0.05), keep=("messages", 1))
     talk = [HumanMessage("word " * 20), AIMessage("word " * 20), HumanMessage("go")]
@@ -976,10 +976,10 @@ def test_long_conversations_are_summed_up_by_what_the_profile_says():
     assert [message.content for message in member.prompts[-1][1:]] == ["go"]
 
 
-# --- what it is ---
+# --- profile, traces, copies ---
 
 
-def test_the_profile_tells_what_holds_for_all_members(tmp_path):
+def test_the_profile_has_the_capabilities_of_all_members(tmp_path):
     profile = ChatAdaFuse().profile
     assert profile["max_input_tokens"] == Ensemble().context_window
     assert (
@@ -1002,7 +1002,7 @@ def test_the_profile_tells_what_holds_for_all_members(tmp_path):
     assert ChatAdaFuse(profile={"max_input_tokens": 5}).profile == {"max_input_tokens": 5}
 
 
-def test_tracing_knows_provider_model_and_settings():
+def test_traces_contain_provider_model_and_settings():
     llm, _ = scripted(max_tokens=9, stop=["x"])
     assert llm._get_ls_params(temperature=0.5) == {
         "ls_provider": "adafuse",

@@ -1,7 +1,7 @@
-"""What `AdaFuseLLM` and `ChatAdaFuse` promise: a test for each promise, numbered as in docs/langchain.md.
+"""The contract of `AdaFuseLLM` and `ChatAdaFuse`: a test for each promise, numbered as in docs/langchain.md.
 
-Promises about text are kept by models, the small ones that are shipped or ones with random weights; what is counted,
-timed or made to fail is scripted.
+Promises about text are tested with the small models or with random weights. Counts, times and failures are tested with
+scripted members.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ QUESTIONS = {
         "The capital of Peru is Lima and the currency of Japan is the yen."
     ),
 }
-QUICK = 0.05  # seconds that nobody notices
-TRIES = 3  # of what is timed: other work on the machine must not decide
+QUICK = 0.05  # seconds; a delay that users don't notice
+TRIES = 3  # attempts of timed tests, because other work on the machine may delay them
 
 
 class Stay(BaseModel):
@@ -84,7 +84,7 @@ class StayDict(TypedDict):
     quiet: bool
 
 
-# --- how an application asks ---
+# --- entry points ---
 
 
 @pytest.fixture(params=KINDS, ids=["llm", "chat"])
@@ -98,7 +98,7 @@ def way(request):
 
 
 async def pieces(way, llm, prompt=QUESTION, config=None, **options):
-    """What an application gets by one of the ways, piece by piece."""
+    """The chunks that an application receives from one of the entry points."""
     if way == "invoke":
         yield llm.invoke(prompt, config, **options)
     elif way == "ainvoke":
@@ -127,27 +127,27 @@ async def batched(llm, way, prompts, config=None, **options):
 
 
 def scripted(kind, reply="one two three four five six", **options):
-    """A model on members that write the same, one word a step, and the first of them."""
+    """A model whose members write the same text, one word per step, and its first member."""
     return conftest.scripted(kind, reply, **options)
 
 
 def echo(prompt):
-    """A reply that depends on the question alone."""
+    """A scripted reply that depends only on the question."""
     return " ".join(f"{prompt[-1].content}-{number}" for number in range(4))
 
 
 def module(llm, index=0):
     """The PyTorch model of a member."""
-    return llm._running().members[index].backend.model.module
+    return llm._get_ensemble().members[index].backend.model.module
 
 
 @contextmanager
 def passes(llm):
-    """Counts the passes of all members' models."""
+    """Counts the forward passes of all members' models."""
     seen = []
     hooks = [
         module(llm, index).register_forward_pre_hook(lambda *_, index=index: seen.append(index))
-        for index in range(len(llm._running().members))
+        for index in range(len(llm._get_ensemble().members))
     ]
     try:
         yield seen
@@ -157,7 +157,7 @@ def passes(llm):
 
 
 class Heard(BaseCallbackHandler):
-    """All that a callback handler is told, per run."""
+    """A callback handler that records its calls, per run."""
 
     def __init__(self):
         self.asked, self.tokens, self.metadata, self.errors, self.events = {}, {}, [], [], []
@@ -183,7 +183,7 @@ class Heard(BaseCallbackHandler):
         return {self.asked[run]: "".join(tokens) for run, tokens in self.tokens.items()}
 
 
-# --- what a member is shown, worked out without AdaFuse ---
+# --- expected prompts, computed without AdaFuse ---
 
 
 @cache
@@ -196,7 +196,7 @@ def plain_ids(name, text):
 
 
 def rendered(name, messages, tools=None):
-    """The prompt of a small model as transformers writes it: text and ids."""
+    """The prompt of a small model as transformers renders it: text and token ids."""
     options = {"tools": tools, "add_generation_prompt": True}
     text = tokenizer(name).apply_chat_template(messages, tokenize=False, **options)
     return text, plain_ids(name, text)
@@ -204,8 +204,8 @@ def rendered(name, messages, tools=None):
 
 @contextmanager
 def shown(llm):
-    """The ids of the prompts that reach each member's model."""
-    members = llm._running().members
+    """The prompt's token ids that each member's model reads."""
+    members = llm._get_ensemble().members
     seen = [[] for _ in members]
     backends = [member.backend for member in members]
     plain = [backend.open for backend in backends]
@@ -231,7 +231,7 @@ STRICT = (  # like Gemma's: no system message, no tools, user and assistant take
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory):
-    """birch with a strict template, and a tokenizer that begins every text with a start token, as Llama's does."""
+    """birch with a strict template, and a tokenizer that adds a start token to every text, like Llama's."""
     folder = tmp_path_factory.mktemp("strict") / "birch"
     shutil.copytree(small_models.path("birch"), folder)
     made = AutoTokenizer.from_pretrained(folder)
@@ -280,7 +280,7 @@ async def test_03_the_first_stop_string_ends_the_text_and_is_left_out(kind, way,
 
 @pytest.mark.parametrize("way", STREAMS)
 async def test_04_streams_hold_back_what_may_become_a_stop_string(kind, way):
-    words = kind(max_words=1)  # so that pieces are small
+    words = kind(max_words=1)  # for small chunks
     for stop, final in ((["of France is Paris"], "The capital "), (["of France is Rome"], ANSWER)):
         chunks = [text_of(piece) async for piece in pieces(way, words, stop=stop)]
         so_far = ["".join(chunks[: count + 1]) for count in range(len(chunks))]
@@ -314,7 +314,7 @@ async def test_06_options_of_a_call_are_honoured_or_refused(kind, way):
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch"])
-async def test_07_a_cache_tells_options_of_a_call_apart(kind, way):
+async def test_07_the_cache_key_contains_call_options(kind, way):
     llm, member = scripted(kind, cache=InMemoryCache())
     asked = [{}, {"max_tokens": 1}, {"max_tokens": 2}, {"stop": ["four"]}, {"stop": ["two"]}, {"temperature": 0.5}]
     texts = ["one two three four five six", "one", "one two", "one two three ", "one "]
@@ -324,7 +324,7 @@ async def test_07_a_cache_tells_options_of_a_call_apart(kind, way):
         assert len(member.prompts) == len(asked)
 
 
-def test_08_a_cache_tells_ensembles_apart(kind):
+def test_08_the_cache_key_contains_the_ensemble(kind):
     cache, question = InMemoryCache(), "What is the capital of Peru and what is the currency of Japan?"
     settings = [{}, {"model": "small:aspen"}, {"model": "small:birch"}, {"strategy": "single", "member": "birch"}]
     alone = [text_of(kind(**options).invoke(question)) for options in settings]
@@ -350,12 +350,12 @@ def test_08_a_cache_tells_ensembles_apart(kind):
     keys = {key(kind(**{**base, **change})) for change in ({}, *changes)}
     assert len(keys) == 1 + len(changes)
     assert key(kind(**base)) in keys
-    scripts = [scripted(kind, reply, cache=cache)[0] for reply in ("left", "right")]  # nothing but the object differs
+    scripts = [scripted(kind, reply, cache=cache)[0] for reply in ("left", "right")]  # only the objects differ
     assert [text_of(llm.invoke("go")) for llm in scripts] == ["left", "right"]
 
 
 def key(llm):
-    """What stands for a model in a cache."""
+    """The cache key of a model."""
     return llm._get_llm_string() if isinstance(llm, ChatAdaFuse) else json.dumps(llm.asdict(), sort_keys=True)
 
 
@@ -363,7 +363,7 @@ def key(llm):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_09_handlers_of_an_llm_hear_each_token_once(way):
+async def test_09_handlers_of_an_llm_receive_each_token_once(way):
     heard = Heard()
     assert await said(way, AdaFuseLLM(max_words=1), config={"callbacks": [heard]}) == ANSWER
     ((told),) = heard.tokens.values()
@@ -378,12 +378,12 @@ async def test_10_tokens_of_a_batch_go_to_their_own_runs(kind, way):
     assert [text_of(answer) for answer in answers] == list(QUESTIONS.values())
     assert heard.text_by_prompt() == QUESTIONS
     several = Heard()
-    AdaFuseLLM(max_tokens=2).generate(list(QUESTIONS), callbacks=[several])  # LangChain tells of one run only
+    AdaFuseLLM(max_tokens=2).generate(list(QUESTIONS), callbacks=[several])  # LangChain reports one run only
     assert set(several.text_by_prompt().values()) == {""}
 
 
 @pytest.mark.parametrize("way", STREAMS)
-async def test_11_handlers_of_a_chat_model_hear_each_chunk_once(way):
+async def test_11_handlers_of_a_chat_model_receive_each_chunk_once(way):
     llm, heard = ChatAdaFuse(max_words=1), Heard()
     chunks = [piece async for piece in pieces(way, llm, config={"callbacks": [heard]})]
     ((told),) = heard.tokens.values()
@@ -433,7 +433,7 @@ async def test_13_a_bad_prompt_fails_alone(kind, way):
 
 @pytest.mark.parametrize("way", ["batch", "abatch"])
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_14_no_more_run_at_once_than_may(kind, way, limit):
+async def test_14_max_concurrency_is_obeyed(kind, way, limit):
     llm, member = scripted(kind, "one two", members=1, steps=0)
     prompts, config = ["go"] * 7, {"max_concurrency": limit}
     answers = asyncio.to_thread(llm.batch, prompts, config) if way == "batch" else llm.abatch(prompts, config)
@@ -508,7 +508,7 @@ async def test_16_cancelling_ends_the_passes_of_models(kind, way, random_members
         before = len(seen)
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: held(llm) == 0)  # what was read is forgotten, so that nothing can go on
+        await until(lambda: held(llm) == 0)  # the KV cache is empty, so that no generation can continue
         assert len(seen) - before <= 1
         llm.invoke("go", max_tokens=2)
         assert len(seen) > before + 1
@@ -517,7 +517,7 @@ async def test_16_cancelling_ends_the_passes_of_models(kind, way, random_members
 @pytest.mark.parametrize("way", STREAMS)
 async def test_17_leaving_a_stream_ends_generation(kind, way, random_members):
     llm, member = endless(kind, steps=0)
-    stream = pieces(way, llm, "go")  # nothing runs before somebody reads
+    stream = pieces(way, llm, "go")  # nothing runs before the first read
     assert member.drafts == 0
     real = kind(members=random_members, max_tokens=None)
     real.invoke("go", max_tokens=1)
@@ -570,13 +570,13 @@ async def test_18_an_error_in_a_step_surfaces_at_once(kind, way, random_members,
         patch.setattr(broken, "forward", failing)
         with pytest.raises(MemberError, match=r"'birch'.*out of memory"):
             [seen.append(text_of(piece)) async for piece in pieces(way, llm, "go", {"callbacks": [heard]})]
-        assert failed == [len(seen_passes)]  # no model read anything after it
+        assert failed == [len(seen_passes)]  # no forward pass after the failure
     assert [type(error) for error in heard.errors] == [MemberError]
     assert bool("".join(seen)) is (way in STREAMS)
     assert await said(way, llm, "go", max_tokens=4) == expected
 
 
-def test_19_calls_from_eight_threads_give_what_they_give_alone(kind):
+def test_19_calls_from_eight_threads_answer_like_single_calls(kind):
     llm, prompts = kind(), list(QUESTIONS) * 2
 
     def by_turns(number):
@@ -596,12 +596,15 @@ async def test_20_gradient_modes_of_callers_are_left_alone(kind):
     seen = [modes() for _ in llm.stream(QUESTION)]
     seen += [modes() async for _ in llm.astream(QUESTION)]
     stream = llm.stream(QUESTION)
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:  # one stream, read by turns on two threads
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:  # one stream, read alternately on two threads
         while any(pool.submit(next, stream, None).result() is not None for pool in (first, second)):
             seen += [pool.submit(modes).result() for pool in (first, second)]
     await llm.ainvoke(QUESTION)
     for _ in range(8):
-        seen += [mode async for mode in llm._runs.on_thread(lambda: (modes() for _ in range(1)), Cancellation(), 128)]
+        seen += [
+            mode
+            async for mode in llm._running_calls.on_thread(lambda: (modes() for _ in range(1)), Cancellation(), 128)
+        ]
     with torch.no_grad():
         assert {modes() for _ in llm.stream(QUESTION)} == {(False, False)}
     assert set(seen) == {usual}
@@ -680,11 +683,11 @@ async def test_24_an_overlong_prompt_is_a_context_overflow(kind, way):
 
 
 def info_of(answer):
-    """What an LLM's answer tells beside its text."""
+    """The metadata of an LLM's answer."""
     return answer.generations[0][0].generation_info
 
 
-def test_25_usage_is_exact_and_told_once():
+def test_25_usage_is_exact_and_reported_once():
     messages = [{"role": "user", "content": QUESTION}]
     expected = {
         "prompt_tokens": {name: len(rendered(name, messages)[1]) for name in NAMES},
@@ -715,7 +718,7 @@ ASKED_OF_TOOLS = "What is the weather in Paris?"
     ("options", "reason", "stop"),
     [({}, "stop", None), ({"stop": ["France"]}, "stop", "France"), ({"max_tokens": 3}, "length", None)],
 )
-async def test_26_the_reason_of_the_end_is_told(options, reason, stop):
+async def test_26_the_finish_reason_is_reported(options, reason, stop):
     chat, llm = ChatAdaFuse(), AdaFuseLLM()
     told = [reduce(add, [piece async for piece in pieces(way, chat, **options)]).response_metadata for way in WAYS]
     told.append(info_of(llm.generate([QUESTION], **options)))
@@ -725,7 +728,7 @@ async def test_26_the_reason_of_the_end_is_told(options, reason, stop):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_26_a_call_is_a_reason_of_its_own(way):
+async def test_26_a_tool_call_is_a_finish_reason(way):
     llm = ChatAdaFuse().bind_tools([get_weather])
     message = reduce(add, [piece async for piece in pieces(way, llm, ASKED_OF_TOOLS)])
     assert message.response_metadata["finish_reason"] == "tool_calls"
@@ -734,7 +737,7 @@ async def test_26_a_call_is_a_reason_of_its_own(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_27_the_name_of_the_model_is_told_once(way):
+async def test_27_the_name_of_the_model_is_reported_once(way):
     llm, heard = ChatAdaFuse(max_words=1), UsageMetadataCallbackHandler()
     seen = [piece async for piece in pieces(way, llm, config={"callbacks": [heard]})]
     assert len([piece for piece in seen if "model_name" in piece.response_metadata]) == 1
@@ -813,7 +816,7 @@ def test_30_control_tokens_in_texts_are_plain_text(kind, strict):
 
 @pytest.fixture(scope="module")
 def loud(random_members, tmp_path_factory):
-    """Random models that love to write control tokens, and whose answers few of them end."""
+    """Random models that often write control tokens other than end tokens."""
     folders = []
     for source in random_members:
         folder = tmp_path_factory.mktemp("loud") / Path(source).name
@@ -826,7 +829,7 @@ def loud(random_members, tmp_path_factory):
         model.save_pretrained(folder)
         prompt = made(QUESTION, return_tensors="pt")["input_ids"]
         alone = made.decode(model.generate(prompt, max_new_tokens=16, eos_token_id=len(made))[0])
-        assert any(token in alone for token in made.all_special_tokens)  # so it takes care not to show them
+        assert any(token in alone for token in made.all_special_tokens)  # so hiding control tokens matters
         folders.append(str(folder))
     return folders
 
@@ -838,7 +841,7 @@ async def test_31_no_control_token_is_shown(kind, way, loud):
         assert not [token for name in NAMES for token in tokenizer(name).all_special_tokens if token in text]
 
 
-# --- 32 to 36: tools, structured answers, agents ---
+# --- 32 to 36: tools, structured output, agents ---
 
 
 class Flag(BaseModel):
@@ -853,7 +856,7 @@ TOOLS = {"get_weather": get_weather.args_schema, "Stay": Stay, "Flag": Flag}
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("choice", ["any", "name", True, "dict"])
 @pytest.mark.parametrize("members", ["trained", "random"])
-def test_32_a_forced_call_is_there_and_valid(choice, count, members, random_members):
+def test_32_a_required_call_is_made_and_valid(choice, count, members, random_members):
     llm = ChatAdaFuse(
         max_tokens=50, complete_calls=True, **({"members": random_members} if members == "random" else {})
     )
@@ -898,14 +901,14 @@ async def test_33_a_call_that_is_cut_is_invalid(way):
     assert message.tool_calls == []
     (call,) = message.invalid_tool_calls
     assert call["name"] == "get_weather"
-    assert call["args"].startswith('{"city": "')  # LangChain adds what makes it no JSON
+    assert call["args"].startswith('{"city": "')  # followed by characters that make it invalid JSON
     (told,) = message.response_metadata["adafuse"]["invalid_tool_calls"]
     assert "budget" in told["error"]
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("schema", [Stay, StayDict, Stay.model_json_schema()], ids=["pydantic", "typed dict", "dict"])
-def test_34_answers_come_in_the_form_of_a_schema(schema, method):
+def test_34_answers_are_objects_of_a_schema(schema, method):
     llm = ChatAdaFuse(max_tokens=50)
     whole = llm.with_structured_output(schema, method=method, include_raw=True).invoke("Hello!")
     answer = whole["parsed"]
@@ -918,7 +921,7 @@ def test_34_answers_come_in_the_form_of_a_schema(schema, method):
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-async def test_34_the_form_holds_whatever_the_members_would_write(method, random_members):
+async def test_34_the_schema_is_enforced_for_any_members(method, random_members):
     chain = ChatAdaFuse(members=random_members, max_tokens=50).with_structured_output(Stay, method=method)
     answers = [chain.invoke("Hello!"), await chain.ainvoke("Hello!"), list(chain.stream("Hello!"))[-1]]
     assert isinstance(answers[0], Stay)
@@ -936,7 +939,7 @@ def test_34_what_cannot_be_read_is_an_error(method):
     assert isinstance(answer["parsing_error"], OutputParserException)
 
 
-async def test_35_agents_call_tools_stream_and_answer_in_a_form(random_members):
+async def test_35_agents_call_tools_stream_and_answer_in_a_schema(random_members):
     asked = {"messages": [HumanMessage("What is the weather in Paris and what is 12 times 7?")]}
     agent = create_agent(ChatAdaFuse(), [get_weather, calculator])
     final = "It is 12 degrees and rainy in Paris and 12 * 7 is 84."
@@ -993,7 +996,7 @@ def test_37_copies_share_the_loaded_models(kind, tmp_path, monkeypatch):
     start = text_of(kind(max_tokens=2).invoke(QUESTION))
     loads.clear()
     llm = kind(members=folders, max_tokens=2)
-    with ThreadPoolExecutor(8) as pool:  # also the first call loads once
+    with ThreadPoolExecutor(8) as pool:  # concurrent first calls load the models once
         assert {text_of(answer) for answer in pool.map(llm.invoke, [QUESTION] * 8)} == {start}
     tuned = llm.configurable_fields(tau=ConfigurableField(id="tau"), model=ConfigurableField(id="model"))
     twins = [
@@ -1066,7 +1069,7 @@ def test_39_pickles_copies_and_files_are_complete_and_free_of_secrets(kind, tmp_
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_40_traces_know_provider_model_settings_and_version(kind, way):
+async def test_40_traces_contain_provider_model_settings_and_version(kind, way):
     heard = Heard()
     llm = kind(temperature=0.25, seed=1, max_tokens=9, stop=["x"])
     await said(way, llm, config={"callbacks": [heard]})

@@ -41,13 +41,13 @@ scripted = partial(conftest.scripted, AdaFuseLLM)
 
 
 def echo(prompt):
-    """A reply that depends on the prompt alone."""
+    """A scripted reply that depends only on the prompt."""
     text = prompt if isinstance(prompt, str) else prompt[-1].content
     return " ".join(f"{text}-{number}" for number in range(6))
 
 
 class Heard(BaseCallbackHandler):
-    """What a callback handler is told, per run."""
+    """A callback handler that records its calls, per run."""
 
     def __init__(self):
         self.prompts, self.tokens, self.chunks, self.ends, self.errors = {}, {}, [], {}, []
@@ -203,7 +203,7 @@ def test_raw_format_continues_the_prompt_as_it_stands():
 # --- stop and other options of a call ---
 
 
-async def test_stop_across_words_cuts_on_every_path_and_never_shows():
+async def test_stop_strings_work_across_words_on_every_path_and_are_not_in_the_text():
     llm, _ = scripted()
     stop = ["two. Obs"]
     chunks = list(llm.stream("go", stop=stop))
@@ -265,10 +265,10 @@ def test_call_options_out_of_range_are_refused():
         llm.invoke("go", max_tokens=1, max_new_tokens=1)
 
 
-# --- what a generation tells ---
+# --- metadata of a generation ---
 
 
-def test_the_last_chunk_tells_why_it_ended_and_what_it_used():
+def test_the_last_chunk_has_finish_reason_and_usage():
     llm, _ = scripted("a b c")
     *chunks, last = llm._stream("go")
     assert all(set(chunk.generation_info) == {"adafuse"} for chunk in chunks)
@@ -284,7 +284,7 @@ def test_the_last_chunk_tells_why_it_ended_and_what_it_used():
     ("options", "reason", "stop"),
     [({}, "stop", None), ({"stop": ["three"]}, "stop", "three"), ({"max_tokens": 3}, "length", None)],
 )
-async def test_finish_reason_is_told_on_every_path(options, reason, stop):
+async def test_every_path_reports_the_finish_reason(options, reason, stop):
     llm, heard = scripted()[0], Heard()
     list(llm.stream("go", {"callbacks": [heard]}, **options))
     infos = [response.generations[0][0].generation_info for response in heard.ends.values()]
@@ -323,7 +323,7 @@ def test_chunks_add_up_to_the_whole_answer_and_its_trace():
     assert llm.generate(["go"]).generations[0][0].generation_info == whole.generation_info
 
 
-def test_the_trace_tells_what_was_committed_where_the_budget_ends_inside_a_span():
+def test_the_trace_has_the_committed_text_if_the_budget_cuts_a_span():
     llm = AdaFuseLLM.from_ensemble(Ensemble(members=[ScriptedMember("a", "one two three")]), max_tokens=2, trace="full")
     info = llm.generate(["go"]).generations[0][0].generation_info
     (played,) = info["adafuse"]["rounds"]
@@ -347,7 +347,7 @@ def test_token_usage_of_a_result_is_the_first_members():
 # --- callbacks ---
 
 
-async def test_each_token_is_told_once_on_every_path():
+async def test_callbacks_receive_each_token_once_on_every_path():
     llm, _ = scripted()
     for mode in ("invoke", "stream", "ainvoke", "astream"):
         heard = Heard()
@@ -378,7 +378,7 @@ async def test_tokens_of_a_batch_go_to_their_own_runs(options):
         assert heard.text_by_prompt() == dict(zip(prompts, answers, strict=True))
 
 
-def test_several_prompts_in_one_generate_tell_no_tokens():
+def test_callbacks_receive_no_tokens_for_several_prompts_in_one_generate():
     llm, heard = scripted(echo)[0], Heard()
     answers = llm.generate(["a", "b"], callbacks=[heard])
     assert set(heard.text_by_prompt().values()) == {""}
@@ -432,7 +432,7 @@ async def test_a_bad_prompt_of_a_batch_fails_alone():
 
 @pytest.mark.parametrize("limit", [1, 2])
 @pytest.mark.parametrize("way", ["batch", "abatch"])
-async def test_a_batch_runs_no_more_at_a_time_than_it_may(way, limit):
+async def test_a_batch_obeys_max_concurrency(way, limit):
     llm, member = scripted("one two", members=1, steps=0)
     prompts, config = ["go"] * 6, {"max_concurrency": limit}
     answers = asyncio.to_thread(llm.batch, prompts, config) if way == "batch" else llm.abatch(prompts, config)
@@ -447,7 +447,7 @@ async def test_a_batch_runs_no_more_at_a_time_than_it_may(way, limit):
 # --- cache ---
 
 
-async def test_the_cache_tells_call_options_and_stops_apart():
+async def test_the_cache_key_contains_call_options_and_stop_strings():
     llm, member = scripted(cache=InMemoryCache())
     assert llm.invoke("go", max_tokens=1) == "one"
     assert llm.invoke("go", max_tokens=2) == "one two."
@@ -463,7 +463,7 @@ async def test_the_cache_tells_call_options_and_stops_apart():
     assert len(member.prompts) == answered
 
 
-def test_the_cache_tells_the_constructors_settings_apart():
+def test_the_cache_key_contains_constructor_options():
     cache = InMemoryCache()
     ensemble = Ensemble(members=[ScriptedMember("a", TEXT)])
     llm = AdaFuseLLM.from_ensemble(ensemble, cache=cache)
@@ -502,7 +502,7 @@ def test_a_wrong_option_is_refused_though_the_answer_is_cached():
         {"prompt_format": "raw"},
     ],
 )
-def test_identifying_params_differ_wherever_answers_may(change):
+def test_identifying_params_differ_if_answers_may_differ(change):
     base = {"members": ["a", {"model": "b", "model_kwargs": {"token": "hf_one"}}]}
     assert AdaFuseLLM(**base).asdict() == AdaFuseLLM(**base).asdict()
     assert AdaFuseLLM(**base).asdict() != AdaFuseLLM(**{**base, **change}).asdict()
@@ -512,7 +512,7 @@ def test_identifying_params_differ_wherever_answers_may(change):
 
 
 def endless(*, steps):
-    """An LLM that writes a word for each step that it may make, and waits then; and its first member."""
+    """An LLM that writes one word per permitted step and then waits, and its first member."""
     return conftest.endless(AdaFuseLLM, steps=steps)
 
 
@@ -564,7 +564,7 @@ async def test_cancelling_reaches_into_the_step_that_is_running():
         task.cancel()
     await asyncio.wait(tasks)
     assert len(member.prompts) == 1
-    member.delay = llm._running().members[1].delay = 0.0
+    member.delay = llm._get_ensemble().members[1].delay = 0.0
     assert await asyncio.wait_for(llm.ainvoke("go"), LONG) == TEXT
 
 
@@ -586,14 +586,14 @@ async def test_the_event_loop_stays_free_while_members_work():
     llm, member = scripted("one two three", steps=0)
     task = asyncio.create_task(llm.ainvoke("go"))
     await until(lambda: member.running)
-    for _ in range(3):  # were the loop waiting for the members, nobody would let them go on
+    for _ in range(3):  # a blocked loop could not permit the steps
         for other in crew(llm):
             other.let(1)
         await asyncio.sleep(0)
     assert await task == "one two three"
 
 
-async def test_the_default_executor_of_the_loop_is_left_alone():
+async def test_the_default_executor_of_the_loop_is_not_used():
     class Forbidden(ThreadPoolExecutor):
         def submit(self, *_, **__):
             raise AssertionError("the default executor was used")
@@ -619,7 +619,7 @@ async def test_an_error_in_mid_stream_surfaces_at_once():
         await llm.ainvoke("go")
     assert seen == ["one", " two."] * 2
     await stopped(*crew(llm))
-    assert [other.drafts for other in crew(llm)] == [3 * 4, 2 * 4]  # the one that failed, and the one after it
+    assert [other.drafts for other in crew(llm)] == [3 * 4, 2 * 4]  # of the failed call and of the next call
     assert [type(error) for error in heard.errors] == [core.MemberError]
 
 
@@ -638,7 +638,7 @@ def test_interleaved_streams_do_not_disturb_each_other(pair):
     assert texts == alone
 
 
-def test_eight_threads_each_get_the_text_they_get_alone(pair):
+def test_calls_from_eight_threads_answer_like_single_calls(pair):
     llm = AdaFuseLLM(**{**pair, "max_tokens": 4})
     prompts = [f"The {number} quick" for number in range(8)]
     alone = [llm.invoke(prompt) for prompt in prompts]
@@ -659,10 +659,10 @@ async def test_gradient_mode_of_the_consumer_is_left_alone(pair):
     def flags():
         yield torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
-    assert await collected(llm._runs.on_thread(flags, Cancellation(), 1)) == [(True, False)]
+    assert await collected(llm._running_calls.on_thread(flags, Cancellation(), 1)) == [(True, False)]
 
 
-async def test_async_handlers_hear_tokens_too():
+async def test_async_handlers_receive_tokens():
     class Async(AsyncCallbackHandler):
         text = ""
 
@@ -678,7 +678,7 @@ async def test_async_handlers_hear_tokens_too():
 # --- counting ---
 
 
-def test_tokens_are_counted_by_the_member_that_needs_most(tiny_models):
+def test_token_counts_are_the_largest_of_the_members(tiny_models):
     members = [str(tiny_models[name]) for name in ("bytes", "characters")]
     llm, text = AdaFuseLLM(members=members), "The quick brown fox"
     counts = Ensemble({"members": members}).count_text_tokens(text)
@@ -741,7 +741,7 @@ def test_fallbacks_and_retries_work():
 def test_copies_share_models_and_give_the_same_text(pair):
     llm = AdaFuseLLM(**pair)
     text, before = llm.invoke("The quick"), registry.loaded()
-    backends = [member.backend for member in llm._running().members]
+    backends = [member.backend for member in llm._get_ensemble().members]
     twins = [
         copy.copy(llm),
         copy.deepcopy(llm),
@@ -751,7 +751,7 @@ def test_copies_share_models_and_give_the_same_text(pair):
     ]
     for twin in twins:
         assert twin.invoke("The quick") == text
-        assert [member.backend for member in twin._running().members] == backends
+        assert [member.backend for member in twin._get_ensemble().members] == backends
     tuned = llm.configurable_fields(tau=ConfigurableField(id="tau"), max_new_tokens=ConfigurableField(id="budget"))
     short = tuned.with_config(configurable={"budget": 3, "tau": 0.0}).invoke("The quick")
     assert short == AdaFuseLLM(**{**pair, "max_tokens": 3, "tau": 0.0}).invoke("The quick")
@@ -768,7 +768,7 @@ def test_an_llm_on_an_ensemble_of_a_config_can_be_pickled_and_shares_its_models(
     assert twin.invoke("The quick") == text
     assert twin.asdict() == llm.asdict()
     for other in (llm, twin):
-        backends = [member.backend for member in other._running().members]
+        backends = [member.backend for member in other._get_ensemble().members]
         assert backends == [member.backend for member in ensemble.members]
 
 
@@ -788,7 +788,7 @@ def test_configurable_fields_reach_ready_made_members():
     assert tuned.invoke("go", {"configurable": {"stop": ["two"]}}) == STOPPED
     before = member.drafts
     assert tuned.invoke("go", {"configurable": {"tau": 0.0}}) == TEXT
-    assert member.drafts - before == 3  # sure of all its words, it writes three a round
+    assert member.drafts - before == 3  # a confident member writes three words per round
 
 
 def test_deep_copies_share_ready_made_members():
@@ -831,7 +831,7 @@ def test_nothing_shown_contains_a_secret():
     assert "hf_secret" not in str(caught.value)
 
 
-def test_tracing_knows_provider_model_and_settings():
+def test_traces_contain_provider_model_and_settings():
     llm, _ = scripted(max_tokens=9, stop=["x"])
     assert llm._get_ls_params(temperature=0.5) == {
         "ls_provider": "adafuse",
@@ -856,7 +856,7 @@ def test_a_strict_template_gets_the_system_message_and_no_special_token_is_shown
     assert not any(token in text for token in ("<s>", "</s>", "[INST]"))
 
 
-# --- the small trained models, which are the default ---
+# --- the small models ---
 
 
 async def test_without_arguments_the_small_models_answer_on_every_path():

@@ -1,4 +1,4 @@
-"""LangChain's messages and the core's events, each in the other's form."""
+"""Conversion of LangChain's messages to core messages, and of the core's events to LangChain's chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from adafuse_core.chat.messages import Message
 from adafuse_core.errors import PromptError
 from adafuse_core.events import Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 from adafuse_core.rounds import Candidate, Draft, Round, Span, Usage
-from adafuse_integrations.langchain.message_chunks import message_chunks, whole
+from adafuse_integrations.langchain.message_chunks import merge_chunks, message_chunks
 from adafuse_integrations.langchain.messages import to_messages
 
 WEATHER = {"name": "get_weather", "args": {"city": "Paris"}, "id": "c1"}
@@ -34,7 +34,7 @@ def one(message):
     return turn
 
 
-# --- what members are told ---
+# --- LangChain's messages to the core ---
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_texts_of_a_message_are_joined(content, text):
     ],
 )
 @pytest.mark.parametrize("kind", [HumanMessage, SystemMessage])
-def test_what_is_no_text_is_refused_as_a_value_error(block, kind):
+def test_content_other_than_text_raises_a_value_error(block, kind):
     with pytest.raises(PromptError, match="expected text") as caught:
         to_messages([kind([{"type": "text", "text": "look"}, block])])
     assert isinstance(caught.value, ValueError)
@@ -115,7 +115,7 @@ def test_what_is_no_text_is_refused_as_a_value_error(block, kind):
         {"type": "redacted_thinking", "data": "AAAA"},
     ],
 )
-def test_thoughts_of_earlier_turns_are_left_out(thought):
+def test_reasoning_of_earlier_turns_is_dropped(thought):
     assert one(AIMessage([thought, {"type": "text", "text": "yes"}])) == Message(role="assistant", content="yes")
     assert one(AIMessage("yes", additional_kwargs={"reasoning_content": "hm"})).content == "yes"
 
@@ -151,7 +151,7 @@ def test_tool_calls_are_carried_once_in_whatever_form(message):
     assert one(message).content == ""
 
 
-def test_calls_of_the_time_before_tools_are_carried_too():
+def test_legacy_function_calls_are_converted():
     old = {"function_call": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     assert one(AIMessage("", additional_kwargs=old)).tool_calls == (
         ToolCall(name="get_weather", arguments={"city": "Paris"}),
@@ -171,7 +171,7 @@ def test_calls_of_the_time_before_tools_are_carried_too():
         AIMessage("so:", additional_kwargs={"function_call": {"name": "f", "arguments": '{"a'}}),
     ],
 )
-def test_calls_that_went_wrong_are_told_as_text(message):
+def test_invalid_calls_become_text(message):
     assert one(message) == Message(role="assistant", content='so:\nInvalid call of f: {"a')
 
 
@@ -192,12 +192,12 @@ def test_a_tool_result_may_be_a_list():
 
 
 @pytest.mark.parametrize(("text", "told"), [("no such city", "Error: no such city"), ("error: no", "error: no")])
-def test_a_failed_tool_says_so(text, told):
+def test_the_result_of_a_failed_tool_starts_with_error(text, told):
     assert one(ToolMessage(text, tool_call_id="c1", status="error")).content == told
     assert one(ToolMessage(text, tool_call_id="c1")).content == text
 
 
-def test_results_in_a_users_turn_become_turns_of_their_own():
+def test_tool_results_in_a_user_message_become_separate_messages():
     result = {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "rain"}]}
     failed = {"type": "tool_result", "tool_use_id": "c2", "content": "none", "is_error": True}
     call = {"type": "tool_use", "id": "c1", "name": "get_weather", "input": {}}
@@ -217,7 +217,7 @@ def test_names_are_handed_to_the_templates():
     assert one(AIMessage("hi", name="helper")).name == "helper"
 
 
-# --- what applications are told ---
+# --- the core's events to LangChain ---
 
 
 def played(text="x"):
@@ -299,7 +299,7 @@ def test_name_and_id_of_a_call_come_first_and_once():
         assert all(piece["name"] is None and piece["id"] is None for piece in rest)
 
 
-def test_what_must_not_repeat_is_told_once():
+def test_usage_and_finish_reason_occur_once():
     chunks, message = summed(TWO_CALLS)
     assert message.usage_metadata == {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
     assert sum(chunk.message.usage_metadata is not None for chunk in chunks) == 1
@@ -312,20 +312,20 @@ def test_what_must_not_repeat_is_told_once():
     assert json.loads(json.dumps(info)) == info
 
 
-def test_the_whole_is_what_the_chunks_add_up_to():
+def test_the_merged_answer_is_the_sum_of_the_chunks():
     chunks, message = summed(TWO_CALLS)
-    generation = whole(chunks)
+    generation = merge_chunks(chunks)
     assert type(generation.message) is AIMessage
     assert generation.message.content_blocks == message.content_blocks
     assert generation.message.usage_metadata == message.usage_metadata
     assert generation.generation_info == reduce(add, chunks).generation_info
 
 
-def test_an_answer_without_anything_is_still_an_answer():
+def test_an_empty_answer_is_an_answer():
     chunks, message = summed([END])
     assert len(chunks) == 1
     assert (message.content, message.chunk_position) == ("", "last")
-    assert whole(chunks).message.content == ""
+    assert merge_chunks(chunks).message.content == ""
 
 
 BROKEN = [
@@ -342,7 +342,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("written", BROKEN)
-def test_a_call_that_broke_off_is_no_call_however_it_is_read(written):
+def test_an_incomplete_call_is_invalid_however_it_is_read(written):
     call = InvalidToolCall(name="f", arguments=written, id="id0", error="cut")
     events = [
         TextDelta(text="so"),
@@ -354,7 +354,7 @@ def test_a_call_that_broke_off_is_no_call_however_it_is_read(written):
     chunks, message = summed(events)
     assert message.tool_calls == []
     assert [invalid["name"] for invalid in message.invalid_tool_calls] == ["f"]
-    generation = whole(chunks)
+    generation = merge_chunks(chunks)
     assert generation.message.tool_calls == []
     assert generation.message.invalid_tool_calls == [
         {"type": "invalid_tool_call", "name": "f", "args": written, "id": "id0", "error": "cut"}
@@ -367,7 +367,7 @@ def test_a_call_that_never_had_a_name_is_invalid_too(written):
     chunks, message = summed([ToolCallDone(index=0, call=call), END])
     assert message.tool_calls == []
     assert message.invalid_tool_calls[0]["id"] == "id0"
-    assert whole(chunks).message.invalid_tool_calls[0]["args"] == written
+    assert merge_chunks(chunks).message.invalid_tool_calls[0]["args"] == written
 
 
 def test_a_good_call_before_a_broken_one_stays():
@@ -375,6 +375,6 @@ def test_a_good_call_before_a_broken_one_stays():
     good = [call_delta(0, '{"a": 1}', "f"), done(0, "f", {"a": 1})]
     broken = [call_delta(1, '{"a": 1', "g"), ToolCallDone(index=1, call=call)]
     chunks, message = summed([*good, *broken, END])
-    for calls in (message.tool_calls, whole(chunks).message.tool_calls):
+    for calls in (message.tool_calls, merge_chunks(chunks).message.tool_calls):
         assert [called["name"] for called in calls] == ["f"]
     assert [called["name"] for called in message.invalid_tool_calls] == ["g"]

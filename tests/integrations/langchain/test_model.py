@@ -1,4 +1,4 @@
-"""What the LLM and the chat model have in common: the members that answer, retries, tokens for models."""
+"""The common base of the LLM and the chat model: member selection, retries, access tokens."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def of(kind, *members, **options):
     return kind.from_ensemble(Ensemble(members=members), **options)
 
 
-# --- the members that answer ---
+# --- member selection ---
 
 
-def test_a_model_names_the_members_to_load_where_there_are_none(kind):
+def test_without_members_model_names_the_members_to_load(kind):
     assert [member.model for member in kind(model="small:birch").members] == ["small:birch"]
     assert kind(model="some/model+small:birch").model_name == "model+birch"
     assert kind().model_name == "aspen+birch"
@@ -48,13 +48,13 @@ def test_a_model_chooses_among_the_members(kind):
     assert text_of(tuned.with_config(configurable={"model": "a"}).invoke("go")) == "left"
 
 
-def test_members_go_by_the_name_of_their_model_too(kind):
+def test_members_can_be_selected_by_the_name_of_their_model(kind):
     assert kind(model="small:aspen", members=["small:aspen", "small:birch"]).model_name == "aspen"
     with pytest.raises(ValidationError, match="no member 'oak'"):
         kind(model="oak", members=["small:aspen"])
 
 
-def test_a_key_is_the_token_that_models_are_loaded_with(kind):
+def test_api_key_is_the_token_that_loads_models(kind):
     own = {"model": "c", "model_kwargs": {"token": "hf_own"}}
     members = kind(members=["a", own, "small:aspen"], api_key="hf_secret")._config().members
     assert [member.model_kwargs.get("token") for member in members] == ["hf_secret", "hf_own", None]
@@ -66,7 +66,7 @@ def test_a_key_is_the_token_that_models_are_loaded_with(kind):
 
 
 class Flaky(ScriptedMember):
-    """A member that fails at the first rounds of its life."""
+    """A member that fails in its first rounds."""
 
     failures = 2
 
@@ -84,14 +84,14 @@ class Flaky(ScriptedMember):
         return prefix
 
 
-def test_a_call_that_fails_before_the_first_word_is_tried_again(kind):
+def test_a_call_that_fails_before_the_first_word_is_retried(kind):
     assert text_of(of(kind, Flaky("a", TEXT), max_retries=2).invoke("go")) == TEXT
     for retries in (0, 1):
         with pytest.raises(core.MemberError, match="no memory left"):
             of(kind, Flaky("a", TEXT), max_retries=retries).invoke("go")
 
 
-def test_a_call_that_fails_later_is_not_tried_again(kind):
+def test_a_call_that_fails_later_is_not_retried(kind):
     member = ScriptedMember("a", TEXT, margin=0.0, fail_after=2)
     llm, seen = of(kind, member, max_retries=5), []
     with pytest.raises(core.MemberError, match="scripted failure"):
@@ -100,7 +100,7 @@ def test_a_call_that_fails_later_is_not_tried_again(kind):
     assert len(member.prompts) == 1
 
 
-def test_without_trace_an_answer_tells_of_no_rounds(kind):
+def test_without_trace_an_answer_has_no_rounds(kind):
     def rounds(**options):
         (answer,) = kind(max_tokens=4, **options).generate_prompt([StringPromptValue(text="Hello")]).generations[0]
         assert answer.text

@@ -1,4 +1,4 @@
-"""Schemas of tools and answers come from their source, whatever form that has, and hold on all levels."""
+"""Schemas of tools and answers: every form is supported, and nested levels are enforced."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def call_of(name, arguments):
 
 @pytest.mark.parametrize("form", TOOLS)
 @pytest.mark.parametrize("strict", [None, True])
-def test_a_tool_that_takes_a_tree_is_held_to_it_on_all_levels(form, strict):
+def test_the_schema_of_a_recursive_tool_is_enforced_at_every_level(form, strict):
     (made,) = ChatAdaFuse().bind_tools([TOOLS[form]], strict=strict).kwargs["tools"]
     (grammar,) = Tools.of_request([made], "auto", parallel=True).arguments(JSON)
     assert accepts(grammar, DEEP)
@@ -153,7 +153,7 @@ def test_name_and_description_are_kept(form):
 
 @pytest.mark.parametrize("schema", [Node, OldNode, DictNode, DataNode, NODE, ROOT])
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-def test_an_answer_that_is_a_tree_is_held_to_it_on_all_levels(schema, method):
+def test_the_schema_of_a_recursive_answer_is_enforced_at_every_level(schema, method):
     name = schema["title"] if isinstance(schema, dict) else schema.__name__
     chain = scripted(call_of(name, DEEP) if method == "function_calling" else json.dumps(DEEP))
     answer = chain.with_structured_output(schema, method=method).invoke("go")
@@ -188,7 +188,7 @@ async def test_an_answer_is_a_value_of_any_type(name, method):
     assert (raw["parsed"], raw["parsing_error"]) == (value, None)
 
 
-def test_an_answer_that_breaks_off_is_an_error_also_for_other_types():
+def test_an_incomplete_answer_is_an_error_for_every_type():
     with pytest.raises(OutputParserException, match="can't read the answer"):
         scripted('[{"lives": 1}]').with_structured_output(list[Cat], stop=["1"]).invoke("go")
 
@@ -197,12 +197,12 @@ def test_a_type_without_a_json_schema_is_refused():
     class Nothing:
         pass
 
-    with pytest.raises(ConfigError, match="there is no JSON schema of it"):
+    with pytest.raises(ConfigError, match="it has no JSON schema"):
         ChatAdaFuse().with_structured_output(Nothing)
 
 
 class Exact(BaseModel):
-    """Strict: JSON has no dates and sets, so only the JSON itself can be read."""
+    """A strict class, which can only be validated from JSON text: JSON values have no dates and sets."""
 
     model_config = ConfigDict(strict=True)
 
@@ -216,7 +216,7 @@ def test_strict_classes_are_read_from_json():
 
 
 @pytest.mark.parametrize("tokens", [36, 40, 60, 80])
-def test_whatever_the_budget_cuts_the_types_take_it(tokens):
+def test_answers_validate_with_every_token_budget(tokens):
     class Booking(BaseModel):
         note: str
         day: date
@@ -226,7 +226,7 @@ def test_whatever_the_budget_cuts_the_types_take_it(tokens):
     assert isinstance(booked, Booking)
 
 
-def test_what_a_tool_can_not_be_held_to_is_in_the_log_with_tool_and_path(caplog):
+def test_the_log_names_tool_and_path_of_what_can_not_be_enforced(caplog):
     class Mail(BaseModel):
         to: Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.)[a-z.]+@[a-z.]+$"})]
 

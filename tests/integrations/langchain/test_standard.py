@@ -1,7 +1,7 @@
-"""LangChain's own standard tests, run on `ChatAdaFuse` with the two small models that are shipped.
+"""LangChain's own standard tests, run on `ChatAdaFuse` with the two small models of the package.
 
-What is skipped or expected to fail says why: the small models know three tools and a few thousand words of English,
-and members read text only.
+Skipped and expected failures have a reason: the small models know three tools and a few thousand words of English, and
+members read text only.
 """
 
 from __future__ import annotations

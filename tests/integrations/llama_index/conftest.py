@@ -1,4 +1,4 @@
-"""LLMs on scripted members, and LlamaIndex's process-wide settings put back after each test."""
+"""LLMs with scripted members, and a fixture that restores LlamaIndex's global settings after each test."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ REPLY = "Paris is the capital of France.\nGrüße, 日本 👩‍👩‍👧!"
 
 @pytest.fixture(autouse=True)
 def settings(request, monkeypatch):
-    """LlamaIndex keeps LLM, tokenizer, callbacks and handlers for the whole process."""
+    """Restore LlamaIndex's global LLM, tokenizer, callbacks and handlers."""
     for name in ("_llm", "_callback_manager", "_tokenizer", "_node_parser", "_prompt_helper"):
         monkeypatch.setattr(Settings, name, None, raising=False)
     monkeypatch.setattr(llama_index.core, "global_tokenizer", str.split)
     root = get_dispatcher()
     monkeypatch.setattr(root, "event_handlers", list(root.event_handlers))
     if not inspect.iscoroutinefunction(request.function):
-        asyncio.set_event_loop(None)  # else its sync code makes an event loop of its own that nobody closes
+        asyncio.set_event_loop(None)  # otherwise its sync code makes an event loop that is never closed
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
-    """Two random models: one whose template takes any role, one with a start token whose template takes no system."""
+    """Two random models: the first template accepts any role, the second has a start token and no system role."""
     folder = tmp_path_factory.mktemp("pair")
     pieces = tiny.metaspace()
     pieces.backend_tokenizer.post_processor = TemplateProcessing(
@@ -67,7 +67,7 @@ def pair(tmp_path_factory):
 
 
 class Seen(BaseEventHandler):
-    """Keeps every event of LlamaIndex's instrumentation."""
+    """Records every event of LlamaIndex's instrumentation."""
 
     events: list = Field(default_factory=list)
 
@@ -100,18 +100,18 @@ def crew(llm):
 
 
 def let(llm, steps):
-    """Let each member of an LLM make more steps."""
+    """Permit more steps to each member of an LLM."""
     for member in crew(llm):
         member.let(steps)
 
 
 def call(name, arguments):
-    """A tool call as members write it."""
+    """A tool call in the members' dialect."""
     return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
 
 
 def taking_turns(*replies):
-    """A reply that depends on how many tool results there are already."""
+    """A scripted reply that depends on the number of tool results in the conversation."""
     return lambda prompt: replies[sum(turn.role == "tool" for turn in prompt)]
 
 
@@ -135,13 +135,13 @@ TOOLS = [FunctionTool.from_defaults(fn) for fn in (get_weather, calculator, get_
 
 
 def begin(llm, endpoint, prompt="Which city?", **options):
-    """Call an endpoint; the result is what LlamaIndex gets."""
+    """Call an endpoint and return its result as LlamaIndex receives it."""
     given = prompt if "complete" in endpoint or not isinstance(prompt, str) else [ChatMessage(content=prompt)]
     return getattr(llm, endpoint)(given, **options)
 
 
 async def respond(llm, endpoint, prompt="Which city?", **options):
-    """All responses of a call to an endpoint; awaited where it has to be."""
+    """All responses of a call of a sync or async endpoint."""
     result = begin(llm, endpoint, prompt, **options)
     if endpoint.startswith("a"):
         result = await result
@@ -151,7 +151,7 @@ async def respond(llm, endpoint, prompt="Which city?", **options):
 
 
 def memory(llm):
-    """The memory of a chat engine; LlamaIndex's newer default one never closes its database."""
+    """The memory of a chat engine. LlamaIndex's newer default memory never closes its database."""
     return ChatMemoryBuffer.from_defaults(llm=llm)
 
 
@@ -161,7 +161,7 @@ def text_of(response):
 
 
 class Heartbeat:
-    """Measures how long an event loop was held up."""
+    """Measures the longest time that an event loop was blocked."""
 
     async def __aenter__(self):
         self.longest = 0.0
@@ -170,7 +170,7 @@ class Heartbeat:
         return self
 
     async def __aexit__(self, *_):
-        await asyncio.sleep(0.002)  # a loop that was held up until now beats once more
+        await asyncio.sleep(0.002)  # let a blocked loop run once more
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

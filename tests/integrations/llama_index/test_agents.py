@@ -1,4 +1,4 @@
-"""LlamaIndex's agents, workflows and routers: by tool calls, and in plain text."""
+"""LlamaIndex's agents, workflows and routers, with tool calls and with plain text."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ QUESTION = "What is the weather in Paris?"
 
 
 def observing(*replies):
-    """A reply that depends on how many observations of a ReAct agent there are already."""
+    """A scripted reply that depends on the number of observations in a ReAct prompt."""
     return lambda prompt: replies[sum(turn.content.startswith("Observation:") for turn in prompt)]
 
 
 async def run(agent, llm, question=QUESTION, **options):
-    """The answer of an agent, and all events on the way."""
+    """Run an agent and return its answer and all its events."""
     handler = agent.run(question, memory=memory(llm), **options)
     events = [event async for event in handler.stream_events()]
     return await handler, events
 
 
 def results(events):
-    """What was called, with what, and what came back."""
+    """Name, arguments and result of each tool call."""
     found = [event for event in events if isinstance(event, ToolCallResult)]
     return [(event.tool_name, event.tool_kwargs, event.tool_output.content) for event in found]
 
@@ -127,7 +127,7 @@ class TestFunctionAgent:
         assert turns[1].tool_calls[0].arguments == {"city": "Paris"}
         assert turns[2].tool_call_id == turns[1].tool_calls[0].id
 
-    async def test_35_a_call_that_broke_off_is_reported_to_the_model(self, streaming):
+    async def test_35_an_incomplete_call_is_reported_to_the_model(self, streaming):
         llm, member = scripted(
             taking_turns(call("get_weather", {"city": "Paris " * 30}), "Sorry."), llm={"max_new_tokens": 20}
         )
@@ -163,7 +163,7 @@ async def test_24_cancelling_a_run_stops_within_a_word():
     await handler.cancel_run()
     await stopped(*crew(llm))
     assert member.drafts == 3
-    assert not llm._runs
+    assert not llm._running_calls
     with pytest.raises(WorkflowCancelledByUser):
         await handler
 
@@ -178,7 +178,7 @@ class TestReAct:
         assert results(events) == [("get_weather", {"city": "Paris"}, "17 degrees in Paris")]
         assert [turn.role for turn in member.prompts[-1]] == ["system", "user", "assistant", "user"]
 
-    async def test_38_a_step_that_can_not_be_read_is_asked_for_again(self):
+    async def test_38_an_unreadable_step_is_requested_again(self):
         replies = iter(["Thought: hm.\nAction: get_weather", ANSWER])
         llm, member = scripted(lambda _: next(replies), members=1)
         answer, _ = await run(ReActAgent(tools=TOOLS, llm=llm), llm)
@@ -216,7 +216,7 @@ class TestPredictAndCall:
             assert (answer.response, answer.sources) == ("17 degrees.", [])
 
     @pytest.mark.parametrize("options", [{"tool_required": True}, {"tool_choice": "get_time"}])
-    def test_38_a_step_in_plain_text_acts_where_it_must(self, options):
+    def test_38_a_step_in_plain_text_acts_if_a_call_is_required(self, options):
         llm = AdaFuseLLM(max_new_tokens=48, is_function_calling_model=False, complete_calls=True)
         formatter = ReActChatFormatter(system_header="Use the tools.")
         (ran,) = llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, **options).sources
@@ -229,7 +229,7 @@ class TestPredictAndCall:
             (False, 'Thought: x\nAction: calculator\nAction Input: {"expression": "?"}'),
         ],
     )
-    def test_errors_of_tools_are_results_unless_wanted(self, flag, reply):
+    def test_errors_of_tools_are_results_unless_requested(self, flag, reply):
         llm, _ = scripted(reply, llm={"is_function_calling_model": flag})
         assert "unpack" in llm.predict_and_call(TOOLS, QUESTION).response
         with pytest.raises(ValueError, match="unpack"):
@@ -241,7 +241,7 @@ class TestPredictAndCall:
             with pytest.raises(ConfigError, match="colour"):
                 llm.predict_and_call(TOOLS, QUESTION, colour="red")
 
-    def test_a_step_is_written_and_read_by_ways_of_the_callers_own(self):
+    def test_a_custom_formatter_and_parser_are_used(self):
         llm, member = scripted(ANSWER, llm={"is_function_calling_model": False})
         formatter = ReActChatFormatter(system_header="Tools: {tool_names}")
         llm.predict_and_call(TOOLS, QUESTION, react_chat_formatter=formatter, output_parser=ReActOutputParser())
@@ -312,7 +312,7 @@ def llm():
 
 
 class TestSmallModels:
-    """What the two small models do for real."""
+    """Agents with the two small models instead of scripted members."""
 
     @pytest.mark.parametrize("streaming", [True, False])
     async def test_32_a_function_agent_makes_two_calls_and_answers(self, llm, streaming):
@@ -333,7 +333,7 @@ class TestSmallModels:
         answer, _ = await run(workflow, llm, "What time is it in Oslo?")
         assert str(answer) == "It is 14:05 in Oslo."
 
-    async def test_38_a_react_agent_is_held_to_its_form(self, llm):
+    async def test_38_the_grammar_enforces_the_form_of_react_steps(self, llm):
         tools = [FunctionTool.from_defaults(fn, return_direct=True) for fn in (get_weather, get_time)]
         steps = llm.model_copy(update={"grammar": react_grammar(tools)})
         formatter = ReActChatFormatter(system_header="Use the tools when they help.")

@@ -1,4 +1,4 @@
-"""Tool calls and objects: what is asked of the members, what comes back chunk by chunk, what can go wrong."""
+"""Tool calls and structured output: requests, streamed responses, and errors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from pydantic import BaseModel, Field
 
 from adafuse_core import ConfigError, Grammar
 from adafuse_core.errors import MemberError
-from adafuse_integrations.llama_index import AdaFuseLLM, calls
-from adafuse_integrations.llama_index.calls import Call, choice
+from adafuse_integrations.llama_index import AdaFuseLLM, tool_calls
+from adafuse_integrations.llama_index.tool_calls import StreamedToolCall
+from adafuse_integrations.llama_index.tools import as_choice
 from tests.integrations.llama_index.conftest import TOOLS, call, get_weather, respond, scripted, text_of
 
 CHATS = ["chat", "stream_chat", "achat", "astream_chat"]
@@ -43,7 +44,7 @@ class Section(BaseModel):
 
 
 class Plan(BaseModel):
-    """Of a text."""
+    """A plan of a text."""
 
     root: Section
 
@@ -103,14 +104,14 @@ class TestWhatIsAsked:
         ],
     )
     def test_36_tool_choice_and_tool_required_are_understood(self, given, required, meant):
-        assert choice(given, required=required) == meant
+        assert as_choice(given, required=required) == meant
 
     @pytest.mark.parametrize(("given", "required"), [({}, False), ({"mode": "any"}, False), (3, False), ("none", True)])
-    def test_a_tool_choice_that_means_nothing_is_refused(self, given, required):
+    def test_an_invalid_tool_choice_is_refused(self, given, required):
         with pytest.raises(ConfigError, match="tool_choice"):
-            choice(given, required=required)
+            as_choice(given, required=required)
 
-    def test_without_tools_nothing_is_asked(self):
+    def test_without_tools_there_are_no_tool_options(self):
         llm, member = scripted("Fine.")
         assert llm.chat_with_tools([], user_msg="How are you?").message.content == "Fine."
         assert len(member.prompts) == 1
@@ -119,14 +120,14 @@ class TestWhatIsAsked:
 
     @pytest.mark.parametrize("endpoint", ["complete", "stream_complete", "acomplete", "astream_complete"])
     @pytest.mark.parametrize("option", ["tools", "tool_choice", "parallel_tool_calls"])
-    async def test_a_completion_takes_no_tools_because_it_holds_no_calls(self, endpoint, option):
+    async def test_a_completion_refuses_tools(self, endpoint, option):
         llm, member = scripted(WEATHER)
         with pytest.raises(ConfigError, match=f"{option}.*completion"):
             await respond(llm, endpoint, **{option: offered(llm)[option]})
         assert member.prompts == []
 
     @pytest.mark.parametrize("flag", [True, False])
-    async def test_a_class_that_contains_itself_is_refused_where_it_can_not_be_run(self, flag):
+    async def test_a_recursive_class_is_refused_if_llama_index_can_not_run_it(self, flag):
         llm, member = scripted(llm={"is_function_calling_model": flag})
         tools = [get_function_tool(Section)]
         with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
@@ -135,7 +136,7 @@ class TestWhatIsAsked:
             await llm.apredict_and_call(tools, "Write.")
         assert member.prompts == []
 
-    async def test_an_argument_that_contains_itself_is_held_on_all_levels(self):
+    async def test_the_schema_of_a_recursive_argument_is_enforced_at_every_level(self):
         tree = {"root": {"title": "a", "sections": [{"title": "b", "sections": [{"title": "c", "sections": []}]}]}}
         tools = [FunctionTool.from_defaults(fn=lambda root: len(str(root)), name="plant", fn_schema=Plan)]
         llm, _ = scripted(call("plant", tree))
@@ -145,7 +146,7 @@ class TestWhatIsAsked:
         with pytest.raises(MemberError, match="grammar does not allow"):
             scripted(call("plant", wrong))[0].predict_and_call(tools, "Write.")
 
-    def test_what_a_tool_can_not_be_held_to_is_in_the_log_with_tool_and_path(self, caplog):
+    def test_the_log_names_tool_and_path_of_what_can_not_be_enforced(self, caplog):
         class Mail(BaseModel):
             to: Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\.)[a-z.]+@[a-z.]+$"})]
 
@@ -162,14 +163,14 @@ class TestWhatIsAsked:
 
 @pytest.mark.parametrize("endpoint", CHATS)
 class TestWhatComesBack:
-    async def test_33_markup_of_calls_is_in_no_text(self, endpoint):
+    async def test_33_texts_contain_no_markup_of_calls(self, endpoint):
         llm, _ = scripted(BOTH)
         responses = await respond(llm, endpoint, **offered(llm, allow_parallel_tool_calls=True))
         assert text_of(responses[-1]) == "I'll look it up."
         assert "".join(response.delta or "" for response in responses) in ("I'll look it up.", "")
         assert responses[-1].raw["finish_reason"] == "tool_calls"
 
-    async def test_33_calls_are_blocks_and_additional_kwargs_with_ids_of_their_own(self, endpoint):
+    async def test_33_calls_are_blocks_and_additional_kwargs_with_unique_ids(self, endpoint):
         llm, _ = scripted(BOTH)
         last = (await respond(llm, endpoint, **offered(llm, allow_parallel_tool_calls=True)))[-1].message
         blocks = [block for block in last.blocks if isinstance(block, ToolCallBlock)]
@@ -183,7 +184,7 @@ class TestWhatComesBack:
         assert len({each["id"] for each in listed}) == 2
         assert [json.loads(each["function"]["arguments"]) for each in listed] == [b.tool_kwargs for b in blocks]
 
-    async def test_a_thought_is_a_block_and_no_text(self, endpoint):
+    async def test_a_thought_is_a_block_and_not_text(self, endpoint):
         llm, _ = scripted("<think>\nHm, well.\n</think>\n\nFine.")
         responses = await respond(llm, endpoint, "How are you?")
         assert text_of(responses[-1]) == "Fine."
@@ -192,7 +193,7 @@ class TestWhatComesBack:
         if "stream" in endpoint:
             assert "".join(r.additional_kwargs.get("thinking_delta", "") for r in responses) == "Hm, well."
 
-    async def test_34_calls_can_be_asked_for_at_every_chunk(self, endpoint):
+    async def test_34_every_chunk_has_the_calls_so_far(self, endpoint):
         llm, _ = scripted(BOTH)
         responses = await respond(llm, endpoint, **offered(llm, allow_parallel_tool_calls=True))
         seen = [selected(llm, response, error_on_no_tool_call=False) for response in responses]
@@ -213,7 +214,7 @@ class TestWhatComesBack:
 def test_34_arguments_are_read_at_every_character():
     whole = {"city": 'Par"is\\ é😀', "n": -12.5e3, "deep": [{"a": None}, True, ""]}
     text = json.dumps(whole)
-    known, cities = Call(id="1", name="tool"), []
+    known, cities = StreamedToolCall(id="1", name="tool"), []
     for character in text:
         known = known.extended(character)
         assert isinstance(known.arguments, dict)
@@ -224,11 +225,11 @@ def test_34_arguments_are_read_at_every_character():
     assert known.arguments == whole
 
 
-def test_34_asking_a_chunk_for_its_calls_reads_no_json(monkeypatch):
+def test_34_reading_the_calls_of_a_chunk_parses_no_json(monkeypatch):
     llm, _ = scripted(call("get_weather", {"city": "word " * 300}), llm={"max_new_tokens": None})
     responses = list(llm.stream_chat([ChatMessage(content="Which?")], **offered(llm)))
     monkeypatch.setattr(json, "loads", None)
-    monkeypatch.setattr(calls, "from_json", None)
+    monkeypatch.setattr(tool_calls, "from_json", None)
     found = [llm.get_tool_calls_from_response(each, error_on_no_tool_call=False) for each in responses]
     assert sum(map(len, found)) > 300
 
@@ -243,29 +244,29 @@ async def test_35_without_parallel_calls_the_first_ends_the_answer(endpoint):
 
 
 class TestCallsThatBreakOff:
-    """The token budget ends inside a call, and nobody asked for values that no member chose."""
+    """The token budget ends inside a call, without `complete_calls`."""
 
-    def test_35_predict_and_call_says_what_is_wrong(self):
+    def test_35_predict_and_call_raises_an_error_with_the_reason(self):
         llm, _ = scripted(LONG, llm={"max_new_tokens": 20})
         with pytest.raises(
             ValueError, match=r"call of 'get_weather' with '\{\"city\": \"Paris .*Paris': the token budget"
         ):
             llm.predict_and_call(TOOLS, "What is the weather in Paris?")
 
-    async def test_35_no_tool_runs_even_if_errors_are_not_wanted(self):
+    async def test_35_no_tool_runs_even_without_errors(self):
         llm, _ = scripted(LONG, llm={"max_new_tokens": 20})
         with pytest.raises(ValueError, match=r"'get_weather \(not run: .*expected one of the tools \['get_weather',"):
             llm.predict_and_call(TOOLS, "What is the weather in Paris?", error_on_no_tool_call=False)
         with pytest.raises(ValueError, match="not run"):
             await llm.apredict_and_call(TOOLS, "What is the weather in Paris?", error_on_no_tool_call=False)
 
-    def test_35_a_completed_call_is_run_if_that_is_asked_for(self):
+    def test_35_complete_calls_runs_a_call_that_adafuse_completed(self):
         llm, _ = scripted(LONG, llm={"max_new_tokens": 20, "complete_calls": True})
         (source,) = llm.predict_and_call(TOOLS, "What is the weather in Paris?").sources
         assert set(source.raw_input["kwargs"]["city"].split()) == {"Paris"}
 
     @pytest.mark.parametrize("endpoint", CHATS)
-    async def test_what_no_member_wrote_is_told_in_raw(self, endpoint):
+    async def test_raw_contains_the_library_text(self, endpoint):
         llm, _ = scripted(LONG, llm={"max_new_tokens": 20})
         last = (await respond(llm, endpoint, **offered(llm)))[-1]
         (written,) = last.raw["library_text"]
@@ -274,7 +275,7 @@ class TestCallsThatBreakOff:
         assert selected(llm, last, error_on_no_tool_call=False)[0][0].startswith("get_weather (not run")
 
     @pytest.mark.parametrize("mode", [PydanticProgramMode.FUNCTION, PydanticProgramMode.LLM])
-    def test_objects_are_complete_in_any_case_and_the_log_says_what_no_member_wrote(self, mode, caplog):
+    def test_objects_are_always_complete_and_the_log_has_the_library_text(self, mode, caplog):
         text = json.dumps({"name": "Paris " * 40, "people": 2})
         reply = call("City", json.loads(text)) if mode == PydanticProgramMode.FUNCTION else text
         llm, _ = scripted(reply, llm={"max_new_tokens": 30, "pydantic_program_mode": mode})
@@ -287,7 +288,7 @@ class TestCallsThatBreakOff:
             assert set(city.name.split()) == {"Paris"}
             assert "shortened: name" in caplog.records[-1].getMessage()
 
-    def test_an_action_of_react_that_no_member_wrote_is_not_run(self):
+    def test_a_react_action_with_library_text_is_not_run(self):
         reply = 'Thought: hm\nAction: get_weather\nAction Input: {"city": "' + "Paris " * 40 + '"}'
         llm, _ = scripted(reply, llm={"max_new_tokens": 20, "is_function_calling_model": False})
         with pytest.raises(ValueError, match="ended inside the action 'get_weather'"):
@@ -304,7 +305,7 @@ class TestCallsThatBreakOff:
 
 
 class TestForcedCallsOfSmallModels:
-    def test_36_a_required_call_is_made_whatever_is_said(self, small):
+    def test_36_a_required_call_is_made_for_any_prompt(self, small):
         ((name, arguments),) = selected(small, small.chat_with_tools(TOOLS, "Hello!", tool_required=True))
         assert name in ("get_weather", "calculator", "get_time")
         assert all(isinstance(value, str) for value in arguments.values())
@@ -342,7 +343,7 @@ class TestObjects:
         called = ways.get("is_function_calling_model")
         return scripted(call("City", CITY) if called else json.dumps(CITY), llm=ways)[0]
 
-    async def test_36_an_object_is_filled_in(self, ways):
+    async def test_36_structured_predict_returns_an_object(self, ways):
         llm = self.llm(ways)
         assert llm.structured_predict(City, PROMPT, city="Paris") == City(**CITY)
         assert await llm.astructured_predict(City, PROMPT, city="Paris") == City(**CITY)
@@ -375,7 +376,7 @@ class TestObjects:
         assert options == before
 
 
-def test_36_a_class_that_contains_itself_is_filled_in_as_text():
+def test_36_objects_of_a_recursive_class_are_written_as_text():
     written = {"title": "All", "sections": [{"title": "First", "sections": []}]}
     llm, _ = scripted(json.dumps(written), llm={"pydantic_program_mode": "llm"})
     made = llm.structured_predict(Section, PROMPT, city="Paris")
@@ -413,7 +414,7 @@ async def test_37_messages_and_tools_of_the_caller_are_not_changed(flag):
     assert len(tools) == 1
 
 
-def test_grammar_of_a_call_wins_over_that_of_the_llm():
+def test_the_grammar_of_a_call_overrides_that_of_the_llm():
     llm, _ = scripted("yes", llm={"grammar": Grammar.regex("yes|no")})
     assert llm.complete("Well?").text == "yes"
     assert llm.complete("Well?", grammar=Grammar.regex("no")).text == "no"
@@ -428,7 +429,7 @@ class Booking(BaseModel):
 
 @pytest.mark.parametrize("mode", [PydanticProgramMode.FUNCTION, PydanticProgramMode.LLM])
 @pytest.mark.parametrize("tokens", [40, 60])
-def test_whatever_the_budget_cuts_the_types_take_it(mode, tokens):
+def test_answers_validate_with_every_token_budget(mode, tokens):
     llm = AdaFuseLLM(max_new_tokens=tokens, pydantic_program_mode=mode)
     assert isinstance(llm.structured_predict(Booking, PROMPT, city="Paris"), Booking)
     tree = AdaFuseLLM(max_new_tokens=tokens, pydantic_program_mode=mode).as_structured_llm(Section)

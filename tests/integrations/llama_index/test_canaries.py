@@ -1,4 +1,4 @@
-"""What LlamaIndex itself still does that our code works around. A failure here: a workaround may go."""
+"""Behaviour of LlamaIndex that AdaFuse works around. If a test here fails, a workaround may be unnecessary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.integrations.llama_index.conftest import TOOLS, begin, scripted
 
 
 class Bare(CustomLLM):
-    """An LLM with no more than LlamaIndex asks for."""
+    """An LLM that implements only what LlamaIndex requires."""
 
     @property
     def metadata(self):
@@ -47,7 +47,7 @@ def test_canary_02_inherited_endpoints_count_a_call_several_times(endpoint, even
     assert len(counter.llm_token_counts) == events
 
 
-def test_canary_33_streamed_objects_are_read_from_additional_kwargs_alone():
+def test_canary_33_streamed_objects_are_read_only_from_additional_kwargs():
     class City(BaseModel):
         """A city."""
 

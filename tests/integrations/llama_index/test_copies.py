@@ -1,4 +1,4 @@
-"""Serialising, pickling and copying: specs travel, models are shared."""
+"""Serializing, pickling and copying: the config is copied, and the models are shared."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_39_pickles_are_small_and_load_no_second_model(llm):
     assert registry.loaded() == before
 
 
-def test_39_pickling_takes_nothing_from_the_llm_and_only_callbacks_are_left_out(llm, caplog):
+def test_39_pickling_does_not_change_the_llm_and_drops_only_callbacks(llm, caplog):
     words = []
     llm.on_word = lambda word: words.append(word)
     assert pickle.loads(pickle.dumps(llm)).on_word is None
@@ -77,17 +77,19 @@ def test_39_copies_share_models_and_callbacks(llm, make):
     assert registry.loaded() == before
 
 
-def test_39_ingestion_workers_load_models_of_their_own():
+def test_39_ingestion_workers_load_their_own_models():
     llm = AdaFuseLLM(max_new_tokens=8)
     pipeline = IngestionPipeline(transformations=[SummaryExtractor(llm=llm, summaries=["self"])], disable_cache=True)
-    node = TextNode(text="Karsten Bridge was designed by Ida Marlow.")  # one, for one worker: each loads PyTorch anew
+    node = TextNode(
+        text="Karsten Bridge was designed by Ida Marlow."
+    )  # a single node, because each worker loads PyTorch
     (here,) = pipeline.run(nodes=[copy.deepcopy(node)])
     (there,) = pipeline.run(nodes=[copy.deepcopy(node)], num_workers=2)
     assert here.metadata["section_summary"]
     assert there.metadata == here.metadata
 
 
-def test_a_changed_copy_leaves_the_original_as_it_was(llm):
+def test_a_changed_copy_does_not_change_the_original(llm):
     twin = llm.model_copy(update={"max_new_tokens": 2})
     assert twin.complete("The quick").raw["usage"]["completion_tokens"] == 2
     assert llm.complete("The quick").raw["usage"]["completion_tokens"] == 6

@@ -1,4 +1,4 @@
-"""What the page on LlamaIndex says: its list of behaviours is that of the tests, its table that of the benchmark."""
+"""The page on LlamaIndex: its list of behaviours matches the tests, its table matches the benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = re.findall(r"^\| (\d+) \| .* \| (`test_\w+\.py`(?:, `test_\w+\.py`)*) \|$
 
 
 def numbered(path):
-    """Numbers of the behaviours that a file's tests are named after."""
+    """Numbers of the behaviours in the names of a file's tests."""
     return {int(number) for number in re.findall(r"def test_(\d\d)_", path.read_text(encoding="utf-8"))}
 
 
@@ -36,7 +36,7 @@ def test_the_table_is_that_of_the_benchmark():
         assert f"| {' | '.join(cells)} |" in PAGE
 
 
-def test_links_lead_somewhere():
+def test_links_have_existing_targets():
     for target in re.findall(r"\]\((\.\./[^)]+)\)", PAGE):
         assert (ROOT / "docs" / target).exists(), target
 

@@ -1,4 +1,4 @@
-"""What all eight endpoints promise: one event, cumulative text, deltas, usage, plain JSON, no side effects."""
+"""The contract of all eight endpoints: one event, cumulative text, deltas, usage, plain JSON, no side effects."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_02_the_rate_limiter_is_asked_once(endpoint):
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("reply", [REPLY, "  indented\n\n\tcode </s> ok \n", "👋🏽", "one"])
-async def test_05_deltas_join_to_the_text_that_was_written(endpoint, reply):
+async def test_05_deltas_add_up_to_the_text(endpoint, reply):
     llm, _ = scripted(reply)
     responses = await respond(llm, endpoint)
     assert text_of(responses[-1]) == reply
@@ -130,7 +130,7 @@ async def test_09_every_raw_is_json_and_the_last_holds_outcome_and_trace(endpoin
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_09_without_trace_no_raw_tells_of_rounds_but_listeners_hear_of_them(endpoint):
+async def test_09_without_trace_raw_has_no_rounds_but_listeners_receive_them(endpoint):
     words = []
     llm, _ = scripted("one two three", llm={"trace": False, "on_word": words.append})
     *earlier, last = await respond(llm, endpoint)
@@ -144,13 +144,13 @@ async def test_09_without_trace_no_raw_tells_of_rounds_but_listeners_hear_of_the
 async def test_08_the_last_response_has_usage(endpoint):
     llm, _ = scripted("one two three")
     *earlier, last = await respond(llm, endpoint, "Which city is it?")
-    # Four words and the turn that holds them; a scripted member's tokens are words.
+    # A scripted member's tokens are words: four words, and the markup of the turn.
     assert last.raw["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     assert not any("usage" in response.raw for response in earlier)
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "stream_chat", "achat", "astream_chat"])
-async def test_10_messages_hold_the_text_and_nothing_of_ours(endpoint):
+async def test_10_messages_contain_only_the_text(endpoint):
     llm, _ = scripted()
     for response in await respond(llm, endpoint):
         assert response.message.additional_kwargs == {}
@@ -242,7 +242,7 @@ async def test_23_words_before_an_error_are_delivered(endpoint):
 
 
 async def each(stream):
-    """The chunks of any stream."""
+    """The chunks of a sync or async stream."""
     if hasattr(stream, "__aiter__"):
         async for chunk in stream:
             yield chunk

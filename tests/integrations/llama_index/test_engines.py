@@ -1,4 +1,4 @@
-"""LlamaIndex's engines on scripted members: who calls what, on which thread, with which callbacks."""
+"""LlamaIndex's engines with scripted members: endpoints, threads and callbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields and options: one source of defaults, per-call options that win, limits known without weights."""
+"""Fields and options: one source of defaults, call options override fields, limits are known without weights."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_members_may_be_names_paths_mappings_or_configs():
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 class TestPerCall:
-    async def test_18_max_tokens_wins(self, endpoint):
+    async def test_18_max_tokens_of_a_call_overrides_the_field(self, endpoint):
         llm, _ = scripted("one two three four", llm={"max_new_tokens": 100})
         for name in ("max_tokens", "max_new_tokens"):
             answer = (await respond(llm, endpoint, **{name: 2}))[-1]
             assert answer.raw["finish_reason"] == "length"
             assert answer.raw["usage"]["completion_tokens"] <= 2
 
-    async def test_19_stop_wins_across_words_and_is_not_shown(self, endpoint):
+    async def test_19_stop_strings_work_across_words_and_are_not_in_the_text(self, endpoint):
         llm, _ = scripted("Thought: yes. Observation: no.", llm={"stop": "yes"})
         answers = await respond(llm, endpoint, stop=["es. Obs"])  # across two words
         assert text_of(answers[-1]) == "Thought: y"
@@ -96,7 +96,7 @@ class TestPerCall:
         assert member.prompts == []
 
 
-def test_18_temperature_and_seed_of_a_call_win(pair):
+def test_18_temperature_and_seed_of_a_call_override_the_fields(pair):
     llm = AdaFuseLLM(members=pair, max_new_tokens=16)
     greedy = llm.complete("The quick").text
     draws = [llm.complete("The quick", temperature=5.0, seed=seed).text for seed in (1, 1, 2, 3, 4)]
@@ -117,7 +117,7 @@ def test_fields_may_be_set_later(pair):
         llm.complete("The quick")
 
 
-def test_an_ensemble_that_was_given_can_not_be_changed_by_fields():
+def test_fields_can_not_change_a_given_ensemble():
     llm, _ = scripted("one two", llm={"max_new_tokens": 1})
     llm.max_new_tokens = None
     assert llm.complete("go").text == "one two"
@@ -126,7 +126,7 @@ def test_an_ensemble_that_was_given_can_not_be_changed_by_fields():
         llm.complete("go")
 
 
-def test_from_ensemble_takes_its_config_over(pair):
+def test_from_ensemble_copies_the_config(pair):
     built = AdaFuseLLM(members=pair, tau=0.2, max_new_tokens=7, stop=["x"], temperature=0.5, seed=3)
     llm = AdaFuseLLM.from_ensemble(built.ensemble)
     assert llm.ensemble is built.ensemble
@@ -138,21 +138,21 @@ def test_from_ensemble_takes_its_config_over(pair):
 
 
 class TestMetadata:
-    def test_it_names_members_and_limits(self, pair):
+    def test_metadata_has_members_and_limits(self, pair):
         data = AdaFuseLLM(members=pair, max_new_tokens=12).metadata
         assert data.model_name == "adafuse(bytes+pieces)"
         assert data.num_output == 12
         assert data.is_chat_model is True
         assert data.is_function_calling_model is True
 
-    def test_21_the_window_is_the_smallest_less_what_templates_take(self, pair):
+    def test_21_the_window_is_the_smallest_less_a_reserve_for_templates(self, pair):
         assert AdaFuseLLM(members=pair).metadata.context_window == 512 - 64
         assert AdaFuseLLM(members=pair, is_chat_model=False).metadata.context_window == 512
         narrow = {"model": pair[1], "context_window": 300}
         assert AdaFuseLLM(members=[pair[0], narrow]).metadata.context_window == 300 - 64
         assert AdaFuseLLM(members=pair, context_window=400).metadata.context_window == 400
 
-    def test_29_it_loads_no_weights_and_reads_files_once(self, tmp_path, pair, monkeypatch):
+    def test_29_metadata_loads_no_weights_and_reads_files_once(self, tmp_path, pair, monkeypatch):
         import transformers
 
         reads = []
@@ -169,14 +169,14 @@ class TestMetadata:
         assert len(reads) == read_once
         assert registry.loaded() == before
 
-    def test_ready_members_tell_their_window(self):
+    def test_ready_made_members_report_their_window(self):
         assert scripted(context_window=1000)[0].metadata.context_window == 1000 - 64
         assert scripted()[0].metadata.context_window == DEFAULT_CONTEXT_WINDOW
 
-    def test_an_unbounded_answer_has_no_number(self):
+    def test_num_output_is_minus_one_without_a_budget(self):
         assert scripted()[0].metadata.num_output == -1
 
-    def test_21_a_narrow_window_is_warned_of_once(self, pair, caplog):
+    def test_21_a_small_window_is_logged_once(self, pair, caplog):
         llm = AdaFuseLLM(members=pair)
         assert [llm.metadata for _ in range(3)]
         warned = [record for record in caplog.records if "query engines" in record.message]
@@ -191,7 +191,7 @@ class TestMetadata:
         assert str(response)
 
     @pytest.mark.parametrize(("flag", "told"), [("auto", True), (True, True), (False, False)])
-    def test_function_calling_is_claimed_where_all_members_have_chat_templates_or_as_set(self, pair, flag, told):
+    def test_function_calling_needs_templates_of_all_members_or_the_option(self, pair, flag, told):
         for members in (None, pair, ["small:aspen", pair[0]]):
             llm = AdaFuseLLM(members=members, is_function_calling_model=flag)
             assert llm.metadata.is_function_calling_model is told
@@ -231,18 +231,18 @@ class TestTokenizer:
     )
 
     @pytest.mark.parametrize("text", TEXTS)
-    def test_22_it_is_never_below_any_member(self, pair, text):
+    def test_22_the_token_count_is_never_below_that_of_a_member(self, pair, text):
         llm = AdaFuseLLM(members=pair)
         count = len(llm.tokenizer_fn(text))
         assert count == max(member.prompt_reader.count_text_tokens(text) for member in llm.ensemble.members)
 
-    def test_22_it_loads_no_weights(self, pair):
+    def test_22_counting_loads_no_weights(self, pair):
         before = registry.loaded()
         llm = AdaFuseLLM(members=[{"model": pair[0], "name": "counted", "end_tokens": ["<|endoftext|>"]}])
         assert len(llm.tokenizer_fn("The quick brown fox.")) > 3
         assert registry.loaded() == before
 
-    def test_22_llama_index_takes_it(self, pair):
+    def test_22_llama_index_accepts_the_tokenizer_function(self, pair):
         llm = AdaFuseLLM(members=pair)
         Settings.tokenizer = llm.tokenizer_fn
         text = "The quick brown fox jumps. " * 40

@@ -1,4 +1,4 @@
-"""What the members are shown: their own templates, system prompts once, and custom prompt functions once."""
+"""The members' prompts: chat templates, system prompts and custom prompt functions, each applied once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def said(prompt):
 @pytest.mark.parametrize("endpoint", COMPLETIONS)
 class TestCompletions:
     @pytest.mark.parametrize("formatted", [True, False])
-    async def test_what_is_no_text_is_refused(self, endpoint, formatted):
+    async def test_content_other_than_text_is_refused(self, endpoint, formatted):
         llm, member = scripted("yes")
         with pytest.raises(PromptError, match="got 3 as a prompt, expected text"):
             await respond(llm, endpoint, 3, formatted=formatted)
@@ -48,22 +48,22 @@ class TestCompletions:
         await respond(llm, endpoint, "Which?")
         assert said(member.prompts[0]) == [("user", "Which?")]
 
-    async def test_13_a_formatted_prompt_is_taken_as_it_is(self, endpoint):
+    async def test_13_a_formatted_prompt_is_sent_unchanged(self, endpoint):
         llm, member = scripted("yes", llm={"system_prompt": "S"})
         await respond(llm, endpoint, "[INST] Which? [/INST]", formatted=True)
         assert member.prompts == ["[INST] Which? [/INST]"]
 
-    async def test_without_chat_templates_it_is_plain_text(self, endpoint):
+    async def test_without_chat_templates_a_prompt_is_plain_text(self, endpoint):
         llm, member = scripted("yes", chat=False)
         await respond(llm, endpoint, "Once upon")
         assert member.prompts == ["Once upon"]
 
-    async def test_it_is_plain_text_if_any_member_lacks_a_template(self, endpoint):
+    async def test_a_prompt_is_plain_text_if_any_member_lacks_a_template(self, endpoint):
         cast = [ScriptedMember(name="a", reply="yes"), ScriptedMember(name="b", reply="yes", chat=False)]
         await respond(AdaFuseLLM.from_ensemble(Ensemble(members=cast)), endpoint, "Once upon")
         assert [member.prompts for member in cast] == [["Once upon"]] * 2
 
-    async def test_it_is_plain_text_for_an_llm_that_is_no_chat_model(self, endpoint):
+    async def test_a_prompt_is_plain_text_if_the_llm_is_not_a_chat_model(self, endpoint):
         llm, member = scripted("yes", llm={"is_chat_model": False, "system_prompt": "S"})
         await respond(llm, endpoint, "Once upon")
         assert member.prompts == ["S\n\nOnce upon"]
@@ -95,7 +95,7 @@ class TestChats:
         await respond(llm, endpoint, "Which?")
         assert member.prompts == ["system=S|user=Which?"]
 
-    async def test_an_llm_that_is_no_chat_model_writes_messages_out(self, endpoint):
+    async def test_an_llm_that_is_not_a_chat_model_converts_messages_to_text(self, endpoint):
         llm, member = scripted("yes", chat=False, llm={"is_chat_model": False})
         await respond(llm, endpoint, "Which?")
         assert member.prompts == ["user: Which?\nassistant: "]
@@ -169,7 +169,7 @@ def test_11_each_member_reads_its_own_template(pair):
 
 
 def prompt_ids(llm, ask):
-    """Prompt ids that reach each member's model in a call."""
+    """The prompt's token ids that each member's model reads in a call."""
     seen = []
 
     def spying(plain):
@@ -200,7 +200,7 @@ def ask_with_own_template(llm):
         ),
     ],
 )
-def test_12_the_start_token_stands_exactly_once_and_only_where_a_member_has_one(pair, ask):
+def test_12_the_start_token_occurs_once_if_a_member_has_one(pair, ask):
     llm = AdaFuseLLM(members=pair, max_new_tokens=2)
     pieces = prompt_ids(llm, ask)[1]
     start = AutoTokenizer.from_pretrained(pair[1]).bos_token_id
@@ -208,7 +208,7 @@ def test_12_the_start_token_stands_exactly_once_and_only_where_a_member_has_one(
     assert pieces[0] == start
 
 
-def test_14_complete_and_stream_complete_show_the_same(pair):
+def test_14_complete_and_stream_complete_have_the_same_prompt(pair):
     llm = AdaFuseLLM(members=pair, max_new_tokens=2, system_prompt="S")
     first = prompt_ids(llm, lambda llm: llm.complete("Which?"))
     assert prompt_ids(llm, lambda llm: list(llm.stream_complete("Which?"))) == first
@@ -251,15 +251,15 @@ class TestMessages:
         ("written", "read"),
         [('{"a": 1}', {"a": 1}), ('{"a": ', {"unfinished": '{"a": '}), ("[1]", {"unfinished": "[1]"})],
     )
-    def test_arguments_that_were_never_finished_are_kept_as_text(self, written, read):
+    def test_incomplete_arguments_are_kept_as_text(self, written, read):
         call = ToolCallBlock(tool_call_id="1", tool_name="add", tool_kwargs=written)
         turn = to_message(ChatMessage(role="assistant", blocks=[call]))
         assert turn.tool_calls == (ToolCall(name="add", arguments=read, id="1"),)
 
-    def test_other_additional_kwargs_are_no_part_of_the_prompt(self):
+    def test_other_additional_kwargs_are_not_in_the_prompt(self):
         assert to_message(ChatMessage(content="a", additional_kwargs={"trace": 1})) == Message(role="user", content="a")
 
-    def test_quoted_blocks_give_their_text_and_thinking_is_passed_over(self):
+    def test_citation_blocks_become_text_and_thinking_is_dropped(self):
         blocks = [
             ThinkingBlock(content="hm"),
             CitableBlock(title="t", source="s", content="quoted"),
@@ -271,11 +271,11 @@ class TestMessages:
         "block", [ImageBlock(image=b"x"), AudioBlock(audio=b"x"), DocumentBlock(data=b"x", title="t")]
     )
     @pytest.mark.parametrize("chat", [True, False])
-    def test_what_is_no_text_is_refused(self, block, chat):
+    def test_content_other_than_text_is_refused(self, block, chat):
         llm, _ = scripted("yes", llm={"is_chat_model": chat})
         with pytest.raises(ValueError, match=rf"type '{block.block_type}', expected text"):
             llm.chat([ChatMessage(blocks=[TextBlock(text="What is this?"), block])])
 
-    def test_what_is_no_message_is_refused(self):
+    def test_values_other_than_messages_are_refused(self):
         with pytest.raises(PromptError, match="expected a ChatMessage"):
             to_message({"role": "user", "content": "a"})

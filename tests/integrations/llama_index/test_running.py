@@ -1,4 +1,4 @@
-"""How generations run: lazily, on any thread, beside an event loop, until they are stopped."""
+"""Running generations: lazy start, any thread, event loops, cancellation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_25_nothing_runs_before_the_first_next(endpoint):
     if endpoint.startswith("a"):
         stream = await stream
     assert member.prompts == []
-    assert not llm._runs
+    assert not llm._running_calls
     del stream
     assert (await respond(llm, endpoint))[-1].raw["finish_reason"] == "stop"
 
@@ -50,7 +50,7 @@ def test_24_closing_stops_within_a_word(endpoint):
     stream.close()
     assert not any(other.running for other in crew(llm))
     assert member.drafts <= 2
-    assert not llm._runs
+    assert not llm._running_calls
     assert llm.complete("again").text == LONG_REPLY
 
 
@@ -71,7 +71,7 @@ async def test_24_closing_an_async_stream_stops_within_a_word(endpoint):
     await stream.aclose()
     await stopped(*crew(llm))
     assert member.drafts == 1
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("endpoint", STREAMS)
@@ -87,7 +87,7 @@ async def test_24_leaving_a_loop_over_a_stream_stops_within_a_word(endpoint):
     del stream
     await stopped(*crew(llm))
     assert member.drafts == 1
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
@@ -100,7 +100,7 @@ async def test_24_cancelling_a_task_stops_within_a_word(endpoint):
         await task
     await stopped(*crew(llm))
     assert member.drafts == 3
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("endpoint", ["complete", "chat", *SYNC_STREAMS])
@@ -115,11 +115,11 @@ def test_24_cancel_stops_generations_on_other_threads(endpoint):
                 run.result(timeout=LONG)
     assert member.drafts == 4
     assert not member.running
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
-async def test_24_cancel_reaches_async_consumers_as_an_error(endpoint):
+async def test_24_cancel_raises_in_async_consumers(endpoint):
     llm, member = scripted(LONG_REPLY, steps=2)
     task = asyncio.create_task(respond(llm, endpoint))
     await until(lambda: member.drafts == 2)
@@ -131,7 +131,7 @@ async def test_24_cancel_reaches_async_consumers_as_an_error(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ["achat", "astream_complete"])
-async def test_24_cancel_reaches_what_still_waits_for_a_thread(endpoint):
+async def test_24_cancel_ends_a_call_that_waits_for_a_thread(endpoint):
     llm, member = scripted(LONG_REPLY, steps=0, llm={"max_async_requests": 4})
     tasks = [asyncio.create_task(respond(llm, endpoint)) for _ in range(9)]
     await until(lambda: len(member.running) == 4)
@@ -140,7 +140,7 @@ async def test_24_cancel_reaches_what_still_waits_for_a_thread(endpoint):
     ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG)
     assert {type(end) for end in ends} == {CancelledError}
     assert member.drafts == 0
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -179,10 +179,10 @@ async def test_04_the_first_word_arrives_long_before_the_last(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ["acomplete", "achat", *ASYNC_STREAMS])
-async def test_03_the_event_loop_is_not_held_up(endpoint):
+async def test_03_the_event_loop_is_not_blocked(endpoint):
     llm, _ = scripted("one two three four five six seven eight", delay=0.02)
     beats = []
-    for _ in range(6):  # other processes hold it up too, but not each time
+    for _ in range(6):  # other processes may block it, too, but not every time
         async with Heartbeat() as beat:
             await asyncio.gather(*(respond(llm, endpoint) for _ in range(3)))
         beats.append(beat.longest)
@@ -191,7 +191,7 @@ async def test_03_the_event_loop_is_not_held_up(endpoint):
     assert min(beats) < 0.05
 
 
-async def test_28_five_calls_at_once_answer_as_one_after_the_other(pair):
+async def test_28_five_concurrent_calls_answer_like_sequential_calls(pair):
     llm = AdaFuseLLM(members=pair, max_new_tokens=4)
     prompts = [f"Number {number} is" for number in range(5)]
     alone = [llm.complete(prompt).text for prompt in prompts]
@@ -236,7 +236,7 @@ def test_27_gradient_mode_of_the_consumer_is_left_alone(pair):
         assert not torch.is_inference_mode_enabled()
 
 
-def test_25_an_abandoned_stream_blocks_nobody():
+def test_25_an_abandoned_stream_does_not_block_other_calls():
     llm, _ = scripted("one two three")
     abandoned = llm.stream_complete("go")
     next(abandoned)

@@ -1,4 +1,4 @@
-"""The two small models of the package behind LlamaIndex's engines."""
+"""LlamaIndex's engines with the two small models of the package."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def test_08_usage_is_counted_per_member_and_the_trace_names_both(llm):
     json.dumps(raw, allow_nan=False)
 
 
-def test_metadata_knows_the_window(llm):
+def test_metadata_has_the_context_window(llm):
     assert llm.metadata.context_window == 2048 - 64
     assert llm.metadata.model_name == "adafuse(aspen+birch)"

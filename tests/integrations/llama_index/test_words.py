@@ -26,7 +26,7 @@ async def test_30_each_round_is_reported_once(endpoint):
         assert set(word.margins) == {"m0", "m1"}
 
 
-async def test_a_single_callable_will_do_and_may_be_set_later():
+async def test_on_word_may_be_a_single_callable_and_set_later():
     words = []
     llm, _ = scripted("one", llm={"on_word": words.append})
     llm.complete("go")
@@ -40,7 +40,7 @@ async def test_a_single_callable_will_do_and_may_be_set_later():
     assert len(words) == 2 * count
 
 
-def test_a_vote_is_reported_with_every_members_score():
+def test_a_choice_is_reported_with_the_score_of_every_member():
     cast = [ScriptedMember(name="a", reply="left"), ScriptedMember(name="b", reply="right")]
     words = []
     llm = AdaFuseLLM.from_ensemble(Ensemble(members=cast), on_word=words.append)
@@ -67,7 +67,7 @@ def test_a_word_is_reported_before_its_text_is_returned():
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_30_what_a_callback_raises_reaches_the_consumer_and_ends_the_generation(endpoint):
+async def test_30_an_exception_of_a_callback_ends_the_generation_and_reaches_the_caller(endpoint):
     def object_to(word):
         if word.round == 1:
             raise LookupError("enough")
@@ -76,7 +76,7 @@ async def test_30_what_a_callback_raises_reaches_the_consumer_and_ends_the_gener
     with pytest.raises(LookupError, match="enough"):
         await respond(llm, endpoint)
     assert member.drafts == 2
-    assert not llm._runs
+    assert not llm._running_calls
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

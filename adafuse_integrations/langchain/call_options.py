@@ -1,7 +1,4 @@
-"""What a call asks for beside its messages: tools, the choice among them, and the form of the answer.
-
-From all forms that LangChain and OpenAI know to the ones of `Ensemble.stream`.
-"""
+"""Call options for tools and answer formats, converted from the forms of LangChain and OpenAI to `Ensemble.stream`."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from adafuse_core.checks import several
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.langchain.schemas import function_tool
 
-OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "grammar")  # of a call
+TOOL_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "grammar")
 
 
-def asked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Ensemble.stream` by the options of a call; what was not asked for is left out.
+def stream_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the options of a call to arguments of `Ensemble.stream`. Options without a value are left out.
 
     Raises:
-        ConfigError: An option has a form that is not known, or names a tool that is not there.
+        ConfigError: The form of an option is unknown, or `tool_choice` names an unknown tool.
     """
     tools = as_tools(options.get("tools") or ())
     choice = as_choice(options.get("tool_choice"), tools)
@@ -29,37 +26,39 @@ def asked(options: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(parallel, bool | None):
         raise ConfigError(f"got parallel_tool_calls={parallel!r}, expected True, False or None")
     if grammar is not None and options.get("grammar") is not None:
-        raise ConfigError("got both response_format and grammar", hint="they mean the same: give one of them")
-    given = {
+        raise ConfigError("got both response_format and grammar", hint="give one of them")
+    arguments = {
         "tools": tools or None,
         "tool_choice": choice,
         "parallel_tool_calls": parallel if tools else None,
         "grammar": options.get("grammar") if grammar is None else grammar,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def as_tools(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[str, Any]]:
-    """Tools in OpenAI's form.
+    """Convert tools to OpenAI's form.
 
     Args:
-        tools: Functions, LangChain tools, pydantic classes, typed dicts, or dicts in any form LangChain knows.
-        strict: Whether every property is required, no other is allowed, and what can't be enforced is an error.
-            Otherwise calls obey what can be enforced of the schema, and the log names the rest.
+        tools: Functions, LangChain tools, pydantic classes, typed dicts, or dicts in any form that LangChain accepts.
+        strict: Whether all properties are required, additional properties are forbidden, and a part of a schema that
+            can't be enforced is an error. Otherwise the log names such parts.
 
     Raises:
-        ConfigError: One is no function, such as a tool that only a provider could run.
+        ConfigError: A tool is not a function, for example a tool that only a provider can run.
     """
-    given = several("tools", tools, "write [tool]")
-    return [function_tool(tool, strict=strict) for tool in given]
+    return [function_tool(tool, strict=strict) for tool in several("tools", tools, "write [tool]")]
 
 
 def as_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """What must be called: "auto", "any", "none" or a tool's name; None if nothing was said.
+    """Convert a tool choice to the core's form: "auto", "any", "none" or the name of a tool; None for no choice.
 
     Args:
-        choice: The same, "required", a bool, or a dict in the form of OpenAI or Anthropic.
-        tools: In OpenAI's form.
+        choice: A choice in the core's form, "required", a bool, or a dict in the form of OpenAI or Anthropic.
+        tools: The tools of the call in OpenAI's form.
+
+    Raises:
+        ConfigError: There is no tool of that name, or a call is required but there are no tools.
     """
     name = openai.tool_choice(choice)
     if name is None:

@@ -1,4 +1,4 @@
-"""What newcomers give to the models of LangChain and LlamaIndex and to the command line; all three answer alike."""
+"""Arguments of newcomers to LangChain, LlamaIndex and the command line: accepted forms, errors and hints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def scripted(kind, reply="hello there", **options):
 
 class TestHints:
     @pytest.mark.parametrize("name", ELSEWHERE)
-    def test_options_of_other_libraries_are_named_in_the_constructor_and_in_calls(self, kind, name):
+    def test_options_of_other_libraries_raise_errors_with_hints(self, kind, name):
         if name not in kind.model_fields:
             with pytest.raises(ValueError, match=name) as caught:
                 kind(**{name: 1})
@@ -65,7 +65,7 @@ class TestHints:
         assert member.prompts == []
 
     @pytest.mark.parametrize("name", MISSPELT)
-    def test_misspelt_options_are_named_in_the_constructor_and_in_calls(self, kind, name):
+    def test_misspelt_options_raise_errors_with_the_right_name(self, kind, name):
         with pytest.raises(ValueError, match=f"did you mean '{MISSPELT[name]}'"):
             kind(**{name: 1})
         with pytest.raises(ConfigError, match=f"did you mean '{MISSPELT[name]}'"):
@@ -74,33 +74,33 @@ class TestHints:
     @pytest.mark.parametrize(
         ("name", "right"), [("memebrs", "members"), ("brnaches", "branches"), ("dtyp", "dtype"), ("trase", "trace")]
     )
-    def test_the_adapters_own_options_and_those_of_members_are_suggested_too(self, kind, name, right):
+    def test_errors_suggest_options_of_adapters_and_members(self, kind, name, right):
         with pytest.raises(ValueError, match=f"did you mean '{right}'"):
             kind(**{name: 1})
 
-    def test_what_can_not_differ_between_calls_is_said(self, kind):
+    def test_options_that_are_fixed_in_calls_raise_an_error_that_says_so(self, kind):
         for name in ("tau", "dtype", "members"):
             with pytest.raises(ConfigError, match="where the ensemble is made"):
                 ask(scripted(kind)[0], **{name: 1})
 
-    def test_no_value_stands_in_an_error_as_it_may_be_a_secret(self, kind):
+    def test_errors_contain_no_values_because_they_may_be_secrets(self, kind):
         with pytest.raises(ValueError, match="hf_token") as caught:
             kind(hf_token="hf_secret")
         assert "hf_secret" not in str(caught.value)
 
     @pytest.mark.parametrize("name", ELSEWHERE)
-    def test_the_command_line_names_options_of_other_libraries(self, capsys, name):
+    def test_the_command_line_gives_hints_for_options_of_other_libraries(self, capsys, name):
         assert main(["ask", "go", f"--{name.replace('_', '-')}=1"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: unknown option")
         assert ELSEWHERE[name] in error
 
     @pytest.mark.parametrize("name", ["temprature", "max-new-tokns", "brnaches", "dtpye", "strtegy"])
-    def test_the_command_line_names_the_right_option(self, capsys, name):
+    def test_the_command_line_suggests_the_right_option(self, capsys, name):
         assert main(["ask", "go", f"--{name}", "1"]) == 2
         assert "did you mean" in capsys.readouterr().err
 
-    def test_the_command_line_refuses_words_that_no_option_takes(self, capsys):
+    def test_the_command_line_refuses_unexpected_arguments(self, capsys):
         assert main(["ask", "Who", "are", "you?"]) == 2
         assert "quote" in capsys.readouterr().err
 
@@ -115,13 +115,13 @@ class TestNames:
         with pytest.raises(ValueError, match="max_tokens and max_new_tokens"):
             kind(max_tokens=5, max_new_tokens=5)
 
-    def test_one_stop_string_is_one(self, kind):
+    def test_a_single_stop_string_is_not_split_into_characters(self, kind):
         assert asked(kind(stop="ab")).generation.stop == ("ab",)
         assert asked(kind(), stop="ab").generation.stop == ("ab",)
         assert ask(scripted(kind)[0], stop="there") == "hello "
         assert list(kind(stop=("a", "b")).stop) == ["a", "b"]
 
-    def test_traces_of_langchain_show_one_stop_string(self):
+    def test_langchain_traces_a_single_stop_string(self):
         for llm in (AdaFuseLLM(), ChatAdaFuse()):
             assert llm._get_ls_params(stop="ab")["ls_stop"] == ["ab"]
 
@@ -133,7 +133,7 @@ class TestMembers:
         members = ["org/one", {"model": "org/two", name: own}]
         expected = EnsembleConfig(members=members, member_defaults={name: default})
         given = [{"member_defaults": {name: default}}] + ([{name: default}] if name not in kind.model_fields else [])
-        # What LlamaIndex would read from the members' files otherwise.
+        # Set, so that LlamaIndex does not read the members' files.
         known = {"is_function_calling_model": False, "context_window": 100} if kind is LlamaIndexLLM else {}
         for options in given:
             llm = kind(members=members, **options, **known)
@@ -252,7 +252,7 @@ class TestPlainFunctions:
 
 
 class TestToolCalling:
-    """One rule: tools can be given where every member has a chat template."""
+    """An ensemble supports tools if every member has a chat template."""
 
     @staticmethod
     def told(kind, **options):
@@ -263,7 +263,7 @@ class TestToolCalling:
         return llm, members, claims
 
     @pytest.mark.parametrize("kind", [ChatAdaFuse, LlamaIndexLLM])
-    def test_both_adapters_claim_it_where_a_template_shows_no_tools(self, kind, caplog):
+    def test_both_adapters_report_tool_support_if_a_template_ignores_tools(self, kind, caplog):
         caplog.set_level("INFO")
         llm, members, claims = self.told(kind)
         assert claims is llm.ensemble.supports_tools() is True
@@ -277,14 +277,14 @@ class TestToolCalling:
         assert all("get_weather" in member.prompts[0][0].content for member in members)
 
     @pytest.mark.parametrize("kind", [ChatAdaFuse, LlamaIndexLLM])
-    def test_neither_claims_it_where_a_member_has_no_chat_template(self, kind, caplog):
+    def test_neither_adapter_reports_tool_support_if_a_member_has_no_template(self, kind, caplog):
         caplog.set_level("INFO")
         llm, _, claims = self.told(kind, chat=False)
         assert claims is llm.ensemble.supports_tools() is False
         assert "no chat template in other; set chat_template" in caplog.text
 
     @pytest.mark.parametrize("bare", [False, True])
-    def test_both_read_the_members_files(self, tmp_path, bare):
+    def test_both_adapters_read_the_files_of_members(self, tmp_path, bare):
         tokenizer = tiny.byte_level()
         if bare:
             tokenizer.chat_template = None
@@ -326,13 +326,13 @@ class TestLoading:
         assert caplog.text.count("ready after") == 2
         llm.close()
 
-    def test_warming_up_makes_no_run_of_a_framework(self, kind):
+    def test_warming_up_is_not_reported_to_callbacks(self, kind):
         llm, member = scripted(kind)
         llm.warm()
         assert len(member.prompts) == 2
         assert ask(llm) == "hello there"
 
-    def test_the_command_line_tells_of_loading_on_standard_error(self, capsys):
+    def test_the_command_line_logs_loading_on_standard_error(self, capsys):
         options = ["--dtype", "float64", "--context-window", "1995", "--max-new-tokens", "2"]
         assert main(["ask", "Hello!", *options]) == 0
         printed = capsys.readouterr()
@@ -343,7 +343,7 @@ class TestLoading:
         assert logging.getLogger("adafuse_core").handlers == []
 
 
-# Options that an adapter has beside the core's. Each is set to something else, and its effect is seen.
+# The adapters' own options. Each test sets an option to another value and checks the effect.
 
 
 def langchain_effects(kind, llm):
@@ -384,9 +384,9 @@ def call_effects(llm):
 
 
 def threads_of_a_call(llm):
-    """Most threads that async calls run on."""
+    """Maximum number of worker threads of the async calls."""
     asyncio.run(llm.acomplete("go") if isinstance(llm, LlamaIndexLLM) else llm.ainvoke("go"))
-    return llm._runs._worker.threads
+    return llm._running_calls._worker.threads
 
 
 def listener(heard):
@@ -406,13 +406,13 @@ def raises(problem, call, *arguments):
 
 
 def raised_prompt(llm):
-    """What the member of an LLM is shown."""
+    """The prompt that the member of an LLM reads."""
     ask(llm)
     return llm.ensemble.members[0].prompts[-1]
 
 
 class FailsOnce(ScriptedMember):
-    """Fails when it is opened for the first time."""
+    """A member that fails when it is opened for the first time."""
 
     def open(self, opening):
         from adafuse_core import MemberError
@@ -424,7 +424,7 @@ class FailsOnce(ScriptedMember):
 
 
 def own_options(kind):
-    """Fields of an adapter that are neither the core's nor the framework's."""
+    """Fields of an adapter that come neither from the core nor from the framework."""
     framework = CustomLLM.model_fields | FunctionCallingLLM.model_fields if kind is LlamaIndexLLM else {}
     for base in kind.__mro__:
         if base.__module__.startswith("langchain"):
@@ -434,8 +434,8 @@ def own_options(kind):
     return set(kind.model_fields) - set(framework) - (set(OptionFields.model_fields) - {"stop"})
 
 
-def test_every_option_of_an_adapters_own_has_an_effect(kind):
-    """A field that is added to an adapter and forgotten here, or without effect, fails."""
+def test_every_option_of_an_adapter_has_an_effect(kind):
+    """The test fails for a new field of an adapter that has no entry here, or no effect."""
 
     def llm(*, delay=0.0, fail_once=False, **options):
         member = (FailsOnce if fail_once else ScriptedMember)("m", "hello there", delay=delay)

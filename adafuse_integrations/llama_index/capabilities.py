@@ -1,4 +1,4 @@
-"""What the files of an ensemble's members declare: what fits, and whether tools can be shown. Reads no weights."""
+"""Context window and tool support of an ensemble, according to the members' files. Loads no weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from adafuse_core.member_config import MemberConfig
 
 logger = logging.getLogger(__name__)
 
-_TEMPLATE_TOKENS = 64  # what a chat template writes around a question and its context
-_LEAST_ROOM = 600  # tokens for context and question below which LlamaIndex's refine mode gives up
+_TEMPLATE_TOKENS = 64  # reserved for the text that a chat template adds
+_MIN_PROMPT_TOKENS = 600  # with less room for a question and its context, LlamaIndex's refine mode fails
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
-    """What is known of some members before they are loaded.
+class Capabilities:
+    """Capabilities of a set of members, known before their weights are loaded.
 
     Args:
-        members: Those.
-        window: The smallest of their context windows, in tokens; None if none is declared.
-        tools: Whether all can be shown tools.
+        members: The members.
+        window: Smallest context window of the members, in tokens; None if no member declares one.
+        tools: Whether all members support tools.
     """
 
     members: tuple[MemberConfig, ...]
@@ -32,10 +32,10 @@ class Declared:
     tools: bool
 
     @classmethod
-    def by(cls, ensemble: Ensemble, *, max_new_tokens: int | None) -> Self:
-        """Read the files of an ensemble's members; warn if there is little room beside the answer."""
+    def of(cls, ensemble: Ensemble, *, max_new_tokens: int | None) -> Self:
+        """Read the files of an ensemble's members, and log a warning if the context window is small."""
         window, tools = ensemble.context_window, ensemble.supports_tools()
-        if window is not None and window - (max_new_tokens or 0) < _LEAST_ROOM:
+        if window is not None and window - (max_new_tokens or 0) < _MIN_PROMPT_TOKENS:
             logger.warning(
                 "a context window of %d tokens less %s for the answer is little for query engines; "
                 "lower max_new_tokens, or use members with longer windows",
@@ -44,11 +44,11 @@ class Declared:
             )
         return cls(members=ensemble.config.members, window=window, tools=tools)
 
-    def calls_functions(self, *, sends_messages: bool) -> bool:
+    def supports_function_calling(self, *, sends_messages: bool) -> bool:
         """Whether LlamaIndex may offer tools.
 
         Args:
-            sends_messages: Whether prompts are messages for the members' own templates, not text.
+            sends_messages: Whether prompts are messages for the members' chat templates, not plain text.
         """
         if not sends_messages:
             logger.info(
@@ -57,8 +57,8 @@ class Declared:
             )
         return sends_messages and self.tools
 
-    def room(self, *, chat: bool) -> int:
-        """Tokens that LlamaIndex may fill: the window less what templates take, if there are any."""
+    def usable_window(self, *, chat: bool) -> int:
+        """Tokens that LlamaIndex may use: the context window, less a reserve for chat templates if `chat`."""
         if self.window is None:
             return DEFAULT_CONTEXT_WINDOW
         return max(1, self.window - _TEMPLATE_TOKENS) if chat else self.window
