@@ -137,5 +137,5 @@ def texts(schema: dict[str, Any], count: int, longest: int = 40) -> list[str]:
     """The shortest answer that the grammar of a schema allows, and so many that go on at random and are then ended."""
     grammar = Grammar.json_schema(schema, lenient=True)
     draw, oracle, guide = random.Random(0), OracleGrammar(grammar.source()), grammar.guide()
-    begun = ["", *(oracle.walk(draw, draw.randrange(longest)) for _ in range(count))]
+    begun = ["", *(oracle.random_text(draw, draw.randrange(longest)) for _ in range(count))]
     return [text + (guide.after(text).short_ending or "") for text in begun]

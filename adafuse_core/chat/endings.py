@@ -19,9 +19,9 @@ QUICK = ((40, 100), (500, 0))
 _PATIENT = ((40, 100), (2000, 1000))
 _PATIENCE = 4  # every so many visits to one state, another choice is made
 _LONGEST = 10_000  # bytes straight ahead
-_MANY = 20  # bytes that lead to one state: any text may stand here, so that literals are worth a try
+_MANY = 10  # bytes that lead to one state: any text may stand here, so that literals are worth a try
 _FEW = 4  # bytes of a group that are all tried
-_CLOSERS = b'}])>",;:'  # in this order, before bytes that close nothing
+_CLOSERS = b'}])>",;:@'  # in this order, before bytes that close nothing
 _OPENERS = b"[{(<-+"  # after others
 _ESCAPE = b"\\"  # after all others
 
@@ -51,7 +51,8 @@ def find_ending(
 def _straight_ahead(matcher: Any, literals: Sequence[bytes], most_choices: int) -> tuple[bytes, bool] | None:
     """Follow the best step everywhere, and another one where that goes in circles; also whether it did."""
     text, turned = b"", False
-    visits: Counter[tuple[bytes, bytes]] = Counter()
+    visits: Counter[tuple[bytes, bytes]] = Counter()  # since something new was reached
+    known: set[tuple[bytes, bytes]] = set()
     for _ in range(most_choices):
         forced = matcher.compute_ff_bytes()
         matcher.consume_tokens(list(forced))
@@ -59,6 +60,9 @@ def _straight_ahead(matcher: Any, literals: Sequence[bytes], most_choices: int) 
         if matcher.is_accepting():
             return text, turned
         mask = matcher.compute_bitmask()
+        if (mask, forced) not in known:
+            known.add((mask, forced))
+            visits.clear()
         visits[mask, forced] += 1
         circles, patient = divmod(visits[mask, forced], _PATIENCE)
         step = _delimiter(matcher) if patient else None
@@ -126,11 +130,16 @@ def _steps(matcher: Any, literals: Sequence[bytes], *, each: bool = False) -> li
             _try(matcher, literal, groups)
     mask = matcher.compute_bitmask()
     ranked = sorted(groups.items(), key=lambda group: _rank(group[0], group[1], mask))
-    steps = [next((step for step in group if step.isalnum()), group[0]) for _, group in ranked]
+    steps = [min(group, key=_plainness) for _, group in ranked]
     if not each:
         return steps
-    further = (step for _, group in ranked for step in _kinds(group))
+    further = (step for _, group in ranked for step in (*_kinds(group), *(step for step in group if step in literals)))
     return [step for step in dict.fromkeys((*steps, *further)) if step != _ESCAPE or len(steps) == 1]
+
+
+def _plainness(step: bytes) -> tuple[bool | bytes, ...]:
+    """Sort key of steps that seem to lead to one state: where they don't, letters and dots get further than others."""
+    return not step.isalpha(), not step.isalnum(), step in _OPENERS, step
 
 
 def _kinds(group: list[bytes]) -> list[bytes]:

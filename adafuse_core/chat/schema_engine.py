@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from adafuse_core.chat.endings import QUICK, find_ending
+from adafuse_core.chat.pattern_examples import example
 
 _RECENT = 4096  # parts of schemas of which it is remembered what is wrong
 _LONGEST = 10_000  # characters, items or properties that an answer can be asked for; more were never found an end for
@@ -19,7 +20,7 @@ _ONE_OF = "a value could obey several of its parts"
 _OF_OLD = ("disallow", "divisibleBy", "extends", "contentSchema")  # keywords that the engine skips in silence
 _PATTERN = re.compile(r'"pattern": ("(?:[^"\\]|\\.)*")')
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")  # of characters, in a regular expression
-_PLAIN = re.compile(r"(?<!\\)[A-Za-z0-9@ _:,;-]{2,}(?![*+?{])")
+_PLAIN = re.compile(r"(?:(?<!\\)[A-Za-z0-9@ _:,;-]{2,}|(?<=\\)[^\w\s\\])(?![*+?{])")
 
 
 @lru_cache(_RECENT)
@@ -90,10 +91,11 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 
 def pattern_literals(schema: str) -> tuple[bytes, ...]:
-    """Plain texts in the patterns of a schema that is given as JSON: where any text may stand, they lead on."""
-    patterns = (_CLASS.sub("\0", json.loads(match[1])) for match in _PATTERN.finditer(schema))
-    found = (match[0] for pattern in patterns for match in _PLAIN.finditer(pattern))
-    return tuple(dict.fromkeys(text.encode() for text in found))
+    """Texts for the patterns of a schema that is given as JSON, as JSON: examples of matches, then plain parts."""
+    patterns = dict.fromkeys(json.loads(match[1]) for match in _PATTERN.finditer(schema))
+    examples = (json.dumps(example(pattern), ensure_ascii=False)[1:-1] for pattern in patterns)
+    parts = (match[0] for pattern in patterns for match in _PLAIN.finditer(_CLASS.sub("\0", pattern)))
+    return tuple(dict.fromkeys(text.encode() for text in (*examples, *parts) if text))
 
 
 def _first_line(problem: str) -> str:

@@ -37,7 +37,7 @@ def type_schema(kind: Any) -> dict[str, Any]:
         schema = kind.schema()
     else:
         schema = TypeAdapter(kind).json_schema(schema_generator=_Exact)
-    return _opened(schema)
+    return opened(schema)
 
 
 def strictly(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def is_object(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") == "object" and "properties" in schema
 
 
-def _opened(schema: dict[str, Any]) -> dict[str, Any]:
+def opened(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of a class that contains itself, with the properties of the class at its top."""
-    reference = schema.get("$ref", "")
+    reference = str(schema.get("$ref", ""))
     for key in ("$defs", "definitions"):
         name = reference.removeprefix(f"#/{key}/")
         if name in schema.get(key, {}):
@@ -71,7 +71,7 @@ def _close(schema: Any) -> None:
     if isinstance(schema.get("properties"), dict):
         schema.update(required=list(schema["properties"]), additionalProperties=False)
     for key in ("properties", "patternProperties", "$defs", "definitions"):
-        for part in schema.get(key, {}).values():
+        for part in (schema.get(key) or {}).values():
             _close(part)
     for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
         _close(schema.get(key))

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_origin, is_typeddict
+from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from langchain_core.tools import BaseTool, Tool
 from langchain_core.tools.base import create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from typing_extensions import TypedDict
 from typing_extensions import is_typeddict as is_typeddict_of_extensions
 
 from adafuse_core.chat import openai
 from adafuse_core.errors import ConfigError
-from adafuse_integrations.common.python_schemas import is_object, strictly, type_schema
+from adafuse_integrations.common.python_schemas import is_object, opened, strictly, type_schema
 
 VALUE = "value"  # the argument of a call that stands for a value which is no object
 _TEXTS = ("title", "description")
@@ -44,22 +45,30 @@ def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
 
 def schema_tool(schema: Any, *, strict: bool | None = None) -> dict[str, Any]:
     """A tool whose call stands for a value of a schema; values that are no objects are its argument `value`."""
-    if not is_other_type(schema):
+    if not (is_other_type(schema) or is_wrapped(schema) or _is_json_schema(schema)):
         return function_tool(schema, strict=strict)
     name, whole = named_schema(schema, strict=strict)
-    if not is_object(whole):
+    text = str(whole.get("description", "")) if isinstance(schema, Mapping) else _doc(schema)
+    if is_object(whole):
+        whole = _without_texts(whole) or {}
+    else:
         defined: dict[str, Any] = {key: whole.pop(key) for key in ("$defs", "definitions") if key in whole}
         whole = {"type": "object", "properties": {VALUE: whole}, "required": [VALUE], **defined}
-    function = {"name": name, "description": _doc(schema), "parameters": whole, **({"strict": True} if strict else {})}
+    function = {"name": name, "description": text, "parameters": whole, **({"strict": True} if strict else {})}
     return openai.function_tool({"type": "function", "function": function})
+
+
+def is_wrapped(schema: Any) -> bool:
+    """Whether a call stands for a value that is no object, as its argument `value`."""
+    own = is_other_type(schema) or is_class(schema) or _is_json_schema(schema)
+    return own and not is_object(opened(named_schema(schema)[1]))
 
 
 def named_schema(schema: Any, *, strict: bool | None = None) -> tuple[str, dict[str, Any]]:
     """The name and the JSON schema of an answer."""
-    if isinstance(schema, Mapping) and not schema.keys() & {"name", "function", "toolSpec"}:
-        if strict and "title" not in schema:
-            raise ConfigError("got strict=True for a JSON schema without a title", hint="give it a title")
-        return str(schema.get("title", "answer")), strictly(schema) if strict else dict(schema)
+    if _is_json_schema(schema):
+        whole = opened(dict(schema))
+        return str(whole.get("title", "answer")), strictly(whole) if strict else whole
     if is_other_type(schema):
         whole = _of_type(schema)
         return _name(schema), strictly(whole) if strict else whole
@@ -73,6 +82,11 @@ def traced_schema(schema: Any) -> Any:
         return schema
     name, whole = named_schema(schema)
     return {"title": name, **whole}
+
+
+def _is_json_schema(schema: Any) -> bool:
+    """Whether a schema is a dict that is no tool in a form of a provider."""
+    return isinstance(schema, Mapping) and not schema.keys() & {"name", "function", "toolSpec"}
 
 
 def is_class(schema: Any) -> bool:
@@ -106,9 +120,9 @@ def _written_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
     function = tool.get("function") if tool.get("type") == "function" else None
     if isinstance(function, Mapping):
         return dict(function.get("parameters") or openai.NO_PARAMETERS)
-    if "name" in tool:
+    if "name" in tool and tool.get("type", "function") in ("function", "object"):
         return dict(tool.get("input_schema") or tool.get("parameters") or openai.NO_PARAMETERS)
-    return _without_texts(tool) if "title" in tool and "toolSpec" not in tool else None
+    return _without_texts(opened(dict(tool))) if "title" in opened(dict(tool)) and "toolSpec" not in tool else None
 
 
 def _of_class(kind: Any) -> dict[str, Any]:
@@ -150,10 +164,7 @@ def _made(tool: Any, strict: bool | None) -> dict[str, Any]:
     """A tool in OpenAI's form, by LangChain's converter, for its name and description."""
     if is_other_type(tool):
         return _plain(tool, strict)
-    try:
-        return convert_to_openai_tool(_opened(tool), strict=strict)
-    except RecursionError:  # a typed dict that contains itself
-        return _plain(tool, strict)
+    return convert_to_openai_tool(_with_simple_fields(tool) if _is_typed_dict(tool) else _opened(tool), strict=strict)
 
 
 def _plain(kind: Any, strict: bool | None) -> dict[str, Any]:
@@ -162,11 +173,34 @@ def _plain(kind: Any, strict: bool | None) -> dict[str, Any]:
 
 
 def _opened(tool: Any) -> Any:
-    """A tool that is in OpenAI's form already, in a form that is still looked at."""
-    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
-    if isinstance(function, Mapping):
-        return {**function, "parameters": dict(openai.NO_PARAMETERS)}
-    return tool
+    """A tool that is a dict as name and description alone, the form in which LangChain looks at them."""
+    written = _written_parameters(tool) if isinstance(tool, Mapping) else None
+    if written is None:
+        return tool
+    told = tool["function"] if isinstance(tool.get("function"), Mapping) else opened(dict(tool))
+    named = {"name": told.get("name", told.get("title")), "description": told.get("description") or ""}
+    strict = {"strict": told["strict"]} if "strict" in told else {}
+    return {**named, "parameters": dict(openai.NO_PARAMETERS), **strict}
+
+
+def _with_simple_fields(kind: Any) -> Any:
+    """A typed dict with the same texts whose fields take anything: LangChain knows few types of fields."""
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:  # of a class inside a function
+        hints = dict.fromkeys(kind.__annotations__, Any)
+    simple: Any = TypedDict(kind.__name__, {name: _noted(hint) for name, hint in hints.items()})  # type: ignore[misc]
+    simple.__doc__ = kind.__doc__ or ""  # else that of `dict` would be found
+    return simple
+
+
+def _noted(hint: Any) -> Any:
+    """Any type, with what a field's annotation says of it for LangChain: its default, then its description."""
+    if get_origin(hint) in (Required, NotRequired):
+        hint = get_args(hint)[0]
+    notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    described = len(notes) > 1 and isinstance(notes[1], str)
+    return Annotated[(Any, *notes)] if described or notes == (...,) else Any
 
 
 def _arguments_of(function: Callable[..., Any]) -> Any:
