@@ -37,7 +37,7 @@ def example(pattern: str) -> str:
 def _shortest(items: Iterable[tuple[Any, Any]]) -> str:
     text = "".join(_of_item(code, value) for code, value in items)
     if len(text) > _LONGEST:
-        raise OverflowError
+        raise OverflowError("too long")
     return text
 
 
@@ -47,7 +47,7 @@ def _of_item(code: Any, value: Any) -> str:
     if code in (codes.IN, codes.ANY, codes.NOT_LITERAL):
         return _one_of([(code, value)] if code is not codes.IN else value)
     if code is codes.BRANCH:
-        return str(min(map(_shortest, value[1]), key=len))
+        return min((_shortest(branch) for branch in value[1]), key=len)
     if code in (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT):
         return _shortest(value[2]) * int(value[0]) if value[0] else ""
     if code is codes.SUBPATTERN:
@@ -59,10 +59,10 @@ def _one_of(parts: list[tuple[Any, Any]]) -> str:
     """A character of a set: one of those that are usual, else the first that the set names."""
     negated = parts[0][0] is codes.NEGATE
     named = [chr(value if code is codes.LITERAL else value[0]) for code, value in parts if code in _NAMING]
-    for character in (*_CHARACTERS, *named):
+    for character in [*_CHARACTERS, *named]:
         if any(_has(part, character) for part in parts) != negated:
             return character
-    raise OverflowError
+    raise OverflowError("none of these characters")
 
 
 def _has(part: tuple[Any, Any], character: str) -> bool:

@@ -23,6 +23,11 @@ from adafuse_integrations.common.python_schemas import is_object, opened, strict
 
 VALUE = "value"  # the argument of a call that stands for a value which is no object
 _TEXTS = ("title", "description")
+_KINDS = (
+    "function",
+    "custom",
+    "object",
+)  # types of dicts that may be functions: OpenAI's, Anthropic's, a JSON schema's
 
 
 def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
@@ -36,6 +41,8 @@ def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         ConfigError: It is no function, such as a tool that only a provider could run.
     """
     parameters = _parameters(tool)
+    if isinstance(tool, Mapping) and tool.get("type", "function") not in _KINDS:
+        return openai.function_tool(tool)
     if parameters is None:
         return openai.function_tool(convert_to_openai_tool(_opened(tool), strict=strict))
     made = _made(tool, strict)
@@ -120,7 +127,7 @@ def _written_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
     function = tool.get("function") if tool.get("type") == "function" else None
     if isinstance(function, Mapping):
         return dict(function.get("parameters") or openai.NO_PARAMETERS)
-    if "name" in tool and tool.get("type", "function") in ("function", "object"):
+    if "name" in tool and tool.get("type", "function") in _KINDS:
         return dict(tool.get("input_schema") or tool.get("parameters") or openai.NO_PARAMETERS)
     return _without_texts(opened(dict(tool))) if "title" in opened(dict(tool)) and "toolSpec" not in tool else None
 
@@ -198,9 +205,8 @@ def _noted(hint: Any) -> Any:
     """Any type, with what a field's annotation says of it for LangChain: its default, then its description."""
     if get_origin(hint) in (Required, NotRequired):
         hint = get_args(hint)[0]
-    notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
-    described = len(notes) > 1 and isinstance(notes[1], str)
-    return Annotated[(Any, *notes)] if described or notes == (...,) else Any
+    notes: tuple[Any, ...] = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    return Annotated[Any, notes[0], notes[1]] if len(notes) > 1 and isinstance(notes[1], str) else Any
 
 
 def _arguments_of(function: Callable[..., Any]) -> Any:
