@@ -99,7 +99,7 @@ class RandomModels:
         class Maker:
             from_pretrained = staticmethod(lambda files, **_: self.model(Path(files).name, spread))
 
-        with common.loading(mode), mock.patch("adafuse_core.backends.huggingface.AutoModelForCausalLM", Maker):
+        with common.loading(mode), mock.patch("transformers.AutoModelForCausalLM", Maker):
             ensemble = Ensemble({"members": members, "branches": branches, **of_ensemble}).load()
         try:
             yield ensemble

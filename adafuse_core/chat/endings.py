@@ -18,9 +18,9 @@ QUICK = ((40, 100), (500, 0))
 _THOROUGH = ((40, 100), (2000, 1000))
 _PATIENCE = 4  # visits to a state before another choice is made
 _MAX_BYTES = 10_000  # of the greedy search
-_MANY = 20  # bytes that lead to one state: the grammar is in free text, where literals are tried
+_MANY = 10  # bytes that lead to one state: the grammar is in free text, where literals are tried
 _FEW = 4  # a group of at most so many bytes is tried completely
-_CLOSERS = b'}])>",;:'  # in order of preference, before bytes that close nothing
+_CLOSERS = b'}])>",;:@'  # in order of preference, before bytes that close nothing
 _OPENERS = b"[{(<-+"  # after other bytes
 _ESCAPE = b"\\"  # last
 
@@ -49,7 +49,8 @@ def find_ending(
 def _greedy(matcher: Any, literals: Sequence[bytes], max_choices: int) -> tuple[bytes, bool] | None:
     """Take the best step in every state, and another one after repeated visits; also whether that happened."""
     text, cycled = b"", False
-    visits: Counter[tuple[bytes, bytes]] = Counter()
+    visits: Counter[tuple[bytes, bytes]] = Counter()  # since the last new state
+    known: set[tuple[bytes, bytes]] = set()
     for _ in range(max_choices):
         forced = matcher.compute_ff_bytes()
         matcher.consume_tokens(list(forced))
@@ -57,6 +58,9 @@ def _greedy(matcher: Any, literals: Sequence[bytes], max_choices: int) -> tuple[
         if matcher.is_accepting():
             return text, cycled
         mask = matcher.compute_bitmask()
+        if (mask, forced) not in known:
+            known.add((mask, forced))
+            visits.clear()
         visits[mask, forced] += 1
         cycles, patient = divmod(visits[mask, forced], _PATIENCE)
         step = _delimiter(matcher) if patient else None
@@ -124,11 +128,16 @@ def _steps(matcher: Any, literals: Sequence[bytes], *, each: bool = False) -> li
             _try(matcher, literal, groups)
     mask = matcher.compute_bitmask()
     ranked = sorted(groups.items(), key=lambda group: _rank(group[0], group[1], mask))
-    steps = [next((step for step in group if step.isalnum()), group[0]) for _, group in ranked]
+    steps = [min(group, key=_plainness) for _, group in ranked]
     if not each:
         return steps
-    further = (step for _, group in ranked for step in _kinds(group))
+    further = (step for _, group in ranked for step in (*_kinds(group), *(step for step in group if step in literals)))
     return [step for step in dict.fromkeys((*steps, *further)) if step != _ESCAPE or len(steps) == 1]
+
+
+def _plainness(step: bytes) -> tuple[bool | bytes, ...]:
+    """Sort key of steps with equal masks: if their states still differ, letters and dots lead further than others."""
+    return not step.isalpha(), not step.isalnum(), step in _OPENERS, step
 
 
 def _kinds(group: list[bytes]) -> list[bytes]:

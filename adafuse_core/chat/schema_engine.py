@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from adafuse_core.chat.endings import QUICK, find_ending
+from adafuse_core.chat.pattern_examples import example
 
 _CACHED = 4096  # schemas
 _MAX_LENGTH = 10_000  # characters, items or properties: no ending was ever found for longer answers
@@ -19,7 +20,7 @@ _IMPRECISE = "the grammar engine does not tell such large integers apart"
 _SKIPPED = ("disallow", "divisibleBy", "extends", "contentSchema")  # silently, by the engine
 _PATTERN = re.compile(r'"pattern": ("(?:[^"\\]|\\.)*")')
 _CHARACTER_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
-_PLAIN_TEXT = re.compile(r"(?<!\\)[A-Za-z0-9@ _:,;-]{2,}(?![*+?{])")
+_PLAIN_TEXT = re.compile(r"(?:(?<!\\)[A-Za-z0-9@ _:,;-]{2,}|(?<=\\)[^\w\s\\])(?![*+?{])")
 
 
 @lru_cache(_CACHED)
@@ -92,10 +93,11 @@ def _scalars(value: Any) -> Iterator[Any]:
 
 
 def pattern_literals(schema: str) -> tuple[bytes, ...]:
-    """Plain texts in the patterns of a schema, given as JSON: candidates for the text that ends a wildcard."""
-    patterns = (_CHARACTER_CLASS.sub("\0", json.loads(match[1])) for match in _PATTERN.finditer(schema))
-    found = (match[0] for pattern in patterns for match in _PLAIN_TEXT.finditer(pattern))
-    return tuple(dict.fromkeys(text.encode() for text in found))
+    """Candidates for the text of patterns in a schema, all as JSON: examples of matches, then plain parts."""
+    patterns = dict.fromkeys(json.loads(match[1]) for match in _PATTERN.finditer(schema))
+    examples = (json.dumps(example(pattern), ensure_ascii=False)[1:-1] for pattern in patterns)
+    parts = (match[0] for pattern in patterns for match in _PLAIN_TEXT.finditer(_CHARACTER_CLASS.sub("\0", pattern)))
+    return tuple(dict.fromkeys(text.encode() for text in (*examples, *parts) if text))
 
 
 def _first_line(problem: str) -> str:

@@ -37,7 +37,7 @@ def type_schema(kind: Any) -> dict[str, Any]:
         schema = kind.schema()
     else:
         schema = TypeAdapter(kind).json_schema(schema_generator=_ExactSchemas)
-    return _inline_root(schema)
+    return inline_root(schema)
 
 
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,9 +57,9 @@ def is_object(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") == "object" and "properties" in schema
 
 
-def _inline_root(schema: dict[str, Any]) -> dict[str, Any]:
+def inline_root(schema: dict[str, Any]) -> dict[str, Any]:
     """Replace a top-level `$ref`, which pydantic writes for a recursive class, by the definition of the class."""
-    reference = schema.get("$ref", "")
+    reference = str(schema.get("$ref", ""))
     for key in ("$defs", "definitions"):
         name = reference.removeprefix(f"#/{key}/")
         if name in schema.get(key, {}):
@@ -76,7 +76,7 @@ def _make_strict(schema: Any) -> None:
     if isinstance(schema.get("properties"), dict):
         schema.update(required=list(schema["properties"]), additionalProperties=False)
     for key in ("properties", "patternProperties", "$defs", "definitions"):
-        for part in schema.get(key, {}).values():
+        for part in (schema.get(key) or {}).values():
             _make_strict(part)
     for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
         _make_strict(schema.get(key))

@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_origin, is_typeddict
+from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from langchain_core.tools import BaseTool, Tool
 from langchain_core.tools.base import create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from typing_extensions import TypedDict
 from typing_extensions import is_typeddict as is_typeddict_of_extensions
 
 from adafuse_core.chat import openai
 from adafuse_core.errors import ConfigError
-from adafuse_integrations.common.python_schemas import is_object, strict_schema, type_schema, without_title
+from adafuse_integrations.common.python_schemas import (
+    inline_root,
+    is_object,
+    strict_schema,
+    type_schema,
+    without_title,
+)
 
 VALUE = "value"  # the argument that wraps a value which is not a JSON object
+_TYPES = ("function", "custom", "object")  # of dicts that may be functions: OpenAI's, Anthropic's, a JSON schema's
 
 
 def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
@@ -35,6 +43,8 @@ def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         ConfigError: The tool is not a function, for example a tool that only a provider can run.
     """
     parameters = _parameters(tool)
+    if isinstance(tool, Mapping) and tool.get("type", "function") not in _TYPES:
+        return openai.function_tool(tool)
     if parameters is None:
         return openai.function_tool(convert_to_openai_tool(tool, strict=strict))
     described = _described(tool, strict)
@@ -44,23 +54,31 @@ def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
 
 def schema_tool(schema: Any, *, strict: bool | None = None) -> dict[str, Any]:
     """A tool whose arguments are a value of the schema. A value that is not an object is wrapped as `value`."""
-    if not is_other_type(schema):
+    if not (is_other_type(schema) or is_wrapped(schema) or _is_json_schema(schema)):
         return function_tool(schema, strict=strict)
     name, parameters = named_schema(schema, strict=strict)
-    if not is_object(parameters):
+    description = str(parameters.get("description", "")) if isinstance(schema, Mapping) else _doc(schema)
+    if is_object(parameters):
+        parameters = without_title(parameters)
+    else:
         defs: dict[str, Any] = {key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters}
         parameters = {"type": "object", "properties": {VALUE: parameters}, "required": [VALUE], **defs}
     strictness = {"strict": True} if strict else {}
-    function = {"name": name, "description": _doc(schema), "parameters": parameters, **strictness}
+    function = {"name": name, "description": description, "parameters": parameters, **strictness}
     return openai.function_tool({"type": "function", "function": function})
+
+
+def is_wrapped(schema: Any) -> bool:
+    """Whether a value of the schema is not an object, so that a call has it as the argument `value`."""
+    own = is_other_type(schema) or is_class(schema) or _is_json_schema(schema)
+    return own and not is_object(inline_root(named_schema(schema)[1]))
 
 
 def named_schema(schema: Any, *, strict: bool | None = None) -> tuple[str, dict[str, Any]]:
     """The name and the JSON schema of an answer format."""
-    if isinstance(schema, Mapping) and not schema.keys() & {"name", "function", "toolSpec"}:
-        if strict and "title" not in schema:
-            raise ConfigError("got strict=True for a JSON schema without a title", hint="give it a title")
-        return str(schema.get("title", "answer")), strict_schema(schema) if strict else dict(schema)
+    if _is_json_schema(schema):
+        json_schema = inline_root(dict(schema))
+        return str(json_schema.get("title", "answer")), strict_schema(json_schema) if strict else json_schema
     if is_other_type(schema):
         json_schema = _type_schema(schema)
         return _name(schema), strict_schema(json_schema) if strict else json_schema
@@ -74,6 +92,11 @@ def traceable_schema(schema: Any) -> Any:
         return schema
     name, json_schema = named_schema(schema)
     return {"title": name, **json_schema}
+
+
+def _is_json_schema(schema: Any) -> bool:
+    """Whether a schema is a dict that is not a tool in the form of a provider."""
+    return isinstance(schema, Mapping) and not schema.keys() & {"name", "function", "toolSpec"}
 
 
 def is_class(schema: Any) -> bool:
@@ -108,9 +131,10 @@ def _dict_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
     function = tool.get("function") if tool.get("type") == "function" else None
     if isinstance(function, Mapping):
         return dict(function.get("parameters") or openai.NO_PARAMETERS)
-    if "name" in tool:
+    if "name" in tool and tool.get("type", "function") in _TYPES:
         return dict(tool.get("input_schema") or tool.get("parameters") or openai.NO_PARAMETERS)
-    return without_title(tool) if "title" in tool and "toolSpec" not in tool else None
+    inlined = inline_root(dict(tool))
+    return without_title(inlined) if "title" in inlined and "toolSpec" not in tool else None
 
 
 def _typed_dict_parameters(kind: Any) -> dict[str, Any] | None:
@@ -141,21 +165,40 @@ def _type_schema(kind: Any) -> dict[str, Any]:
 
 def _described(tool: Any, strict: bool | None) -> dict[str, Any]:
     """A tool in OpenAI's form with name and description, from LangChain's converter if it can convert the tool."""
-    if not is_other_type(tool):
-        try:
-            return convert_to_openai_tool(_without_parameters(tool), strict=strict)
-        except RecursionError:  # a recursive typed dict
-            pass
-    strictness = {} if strict is None else {"strict": strict}
-    return {"type": "function", "function": {"name": _name(tool), "description": _doc(tool), **strictness}}
+    if is_other_type(tool):
+        strictness = {} if strict is None else {"strict": strict}
+        return {"type": "function", "function": {"name": _name(tool), "description": _doc(tool), **strictness}}
+    reduced = _with_untyped_fields(tool) if _is_typed_dict(tool) else _without_parameters(tool)
+    return convert_to_openai_tool(reduced, strict=strict)
 
 
 def _without_parameters(tool: Any) -> Any:
-    """Reduce a tool in OpenAI's form to its function, which LangChain checks; a whole tool would pass unchecked."""
-    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
-    if isinstance(function, Mapping):
-        return {**function, "parameters": dict(openai.NO_PARAMETERS)}
-    return tool
+    """Reduce a tool that is a dict to name and description, in the one form that LangChain's converter checks."""
+    if not isinstance(tool, Mapping) or _dict_parameters(tool) is None:
+        return tool
+    told = tool["function"] if isinstance(tool.get("function"), Mapping) else inline_root(dict(tool))
+    named = {"name": told.get("name", told.get("title")), "description": told.get("description") or ""}
+    strictness = {"strict": told["strict"]} if "strict" in told else {}
+    return {**named, "parameters": dict(openai.NO_PARAMETERS), **strictness}
+
+
+def _with_untyped_fields(kind: Any) -> Any:
+    """A typed dict with the same descriptions whose fields have any type: LangChain's converter supports few types."""
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:  # of a class inside a function
+        hints = dict.fromkeys(kind.__annotations__, Any)
+    untyped: Any = TypedDict(kind.__name__, {name: _untyped(hint) for name, hint in hints.items()})  # type: ignore[misc]
+    untyped.__doc__ = kind.__doc__ or ""  # else that of `dict` would be found
+    return untyped
+
+
+def _untyped(hint: Any) -> Any:
+    """Any type, with the default and the description that a field's annotation tells LangChain."""
+    if get_origin(hint) in (Required, NotRequired):
+        hint = get_args(hint)[0]
+    notes: tuple[Any, ...] = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    return Annotated[Any, notes[0], notes[1]] if len(notes) > 1 and isinstance(notes[1], str) else Any
 
 
 def _arguments_class(function: Callable[..., Any]) -> Any:

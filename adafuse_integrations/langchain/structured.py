@@ -18,7 +18,14 @@ from langchain_core.utils.json import parse_partial_json
 from pydantic import ConfigDict, TypeAdapter
 
 from adafuse_core.errors import ConfigError
-from adafuse_integrations.langchain.schemas import VALUE, is_class, is_other_type, named_schema, traceable_schema
+from adafuse_integrations.langchain.schemas import (
+    VALUE,
+    is_class,
+    is_other_type,
+    is_wrapped,
+    named_schema,
+    traceable_schema,
+)
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -95,13 +102,13 @@ def answer_parser(schema: Any) -> OutputParserLike[Any]:
 
 def call_parser(schema: Any, tool: Mapping[str, Any]) -> OutputParserLike[Any]:
     """The parser of answers that call a tool made from the schema."""
-    if is_class(schema):
+    wrapped = is_wrapped(schema)
+    if is_class(schema) and not wrapped:
         return PydanticToolsParser(tools=[schema], first_tool_only=True)
     arguments = JsonOutputKeyToolsParser(key_name=tool["function"]["name"], first_tool_only=True)
-    if not is_other_type(schema):
+    if not (wrapped or is_other_type(schema)):
         return arguments
-    wrapped = tool["function"]["parameters"].get("properties", {}).keys() == {VALUE}
-    adapter = TypeAdapter(schema)
+    adapter = TypeAdapter(Any if isinstance(schema, Mapping) else schema)
     return arguments | RunnableLambda(lambda given: _argument_value(adapter, given, wrapped))
 
 

@@ -157,6 +157,18 @@ ENFORCED = {
         "$defs": {"A": record(kind={"const": "a"}, x={}), "B": record(kind={"const": "b"})},
     },
     "any string": {"type": "string", "format": "password"},
+    "formats side by side": record(
+        **{name: {"type": "string", "format": name} for name in ("email", "uri", "date-time", "uuid", "ipv4")},
+        other={"type": "string", "format": "email"},
+    ),
+    "list of addresses": {"type": "array", "items": {"type": "string", "format": "email"}, "minItems": 3},
+    "patterns side by side": record(
+        name={"type": "string", "minLength": 1, "maxLength": 100},
+        mail={"type": "string", "pattern": r"^[^@\s]+@[^@\s]+\.[^@\s]+$"},
+        phone={"type": "string", "pattern": r"^\+?[1-9]\d{1,14}$"},
+        bank={"type": "string", "pattern": r"^[A-Z]{2}\d{2}[A-Z0-9]{11,30}$"},
+        words={"type": "string", "pattern": r"^\w+ \w+ \w+$"},
+    ),
 }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal, NotRequired, Required, Union
 
 import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.tools import StructuredTool, tool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
@@ -234,3 +234,78 @@ def test_the_log_names_tool_and_path_of_what_can_not_be_enforced(caplog):
     assert "tool 'Mail': #/properties/to/pattern can't be enforced" in caplog.text
     with pytest.raises(ConfigError, match="tool 'Mail': #/properties/to/pattern"):
         scripted("hi").bind_tools([Mail, plant], strict=True).invoke("go")
+
+
+class Filter(TypedDict, total=False):
+    """What to look for.
+
+    Args:
+        near: a dog that lives there
+    """
+
+    name: Required[Annotated[str, ..., "whole or in part"]]
+    age: NotRequired[int]
+    near: Dog
+
+
+def test_a_typed_dict_may_hold_any_types_and_optional_fields():
+    function = function_tool(Filter)["function"]
+    assert (function["description"], function["parameters"]["required"]) == ("What to look for.", ["name"])
+    properties = function["parameters"]["properties"]
+    assert (properties["name"]["description"], properties["near"]["description"]) == (
+        "whole or in part",
+        "a dog that lives there",
+    )
+    for reply in ({"name": "Rex"}, {"name": "Rex", "age": 3, "near": {"born": "2024-01-31"}}):
+        chain = scripted(call_of("Filter", reply)).with_structured_output(Filter, method="function_calling")
+        assert chain.invoke("go") == reply
+
+
+class Numbers(RootModel[list[int]]):
+    """Some numbers."""
+
+
+@dataclass
+class Single:
+    value: int
+
+
+NUMBERS = {"type": "array", "items": {"type": "integer"}}
+WRAPPED = {
+    "root model": (Numbers, "Numbers", {"value": [1, 2]}, Numbers([1, 2])),
+    "schema of a list": ({"title": "numbers", **NUMBERS}, "numbers", {"value": [1, 2]}, [1, 2]),
+    "schema without a title": (NUMBERS, "answer", {"value": [1, 2]}, [1, 2]),
+    "schema of a union": ({"title": "it", "anyOf": [{"type": "null"}, NUMBERS]}, "it", {"value": None}, None),
+    "object without a title": ({"type": "object", "properties": {"a": {}}}, "answer", {"a": 1}, {"a": 1}),
+    "class that contains itself": (Node.model_json_schema(), "Node", DEEP, DEEP),
+    "field called value": (Single, "Single", {"value": 3}, Single(3)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("strict", [None, True])
+def test_a_call_stands_for_a_value_of_any_schema(name, strict):
+    schema, tool_name, arguments, value = WRAPPED[name]
+    chain = scripted(call_of(tool_name, arguments)).with_structured_output(
+        schema, method="function_calling", strict=strict
+    )
+    assert chain.invoke("go") == value
+
+
+@pytest.mark.parametrize("form", ["OpenAI's responses", "no parameters", "no title"])
+@pytest.mark.parametrize("strict", [None, True])
+def test_a_tool_may_have_any_form_of_a_dict(form, strict):
+    tool, name = {
+        "OpenAI's responses": ({"type": "function", "name": "plant", "parameters": NODE}, "plant"),
+        "no parameters": ({"name": "plant", "description": "Plant."}, "plant"),
+        "no title": (Node.model_json_schema(), "Node"),
+    }[form]
+    function = function_tool(tool, strict=strict)["function"]
+    assert function["name"] == name
+    assert ("children" in function["parameters"]["properties"]) == (form != "no parameters")
+
+
+def test_a_tool_that_a_provider_runs_is_refused():
+    for given in ({"type": "web_search_20250305", "name": "web_search"}, {"type": "web_search_preview"}):
+        with pytest.raises(ConfigError, match="web_search"):
+            scripted("hi").bind_tools([given])
