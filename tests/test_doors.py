@@ -272,7 +272,7 @@ class TestLoading:
         caplog.clear()
         mixed = [ScriptedMember("a", "hi"), ScriptedMember("b", "hi", dialect="mistral")]
         assert Ensemble(members=mixed).supports_tools()
-        assert "different forms (hermes, mistral)" in caplog.text
+        assert "different formats for calls (hermes, mistral)" in caplog.text
         caplog.clear()
         assert not Ensemble(
             members=[ScriptedMember("a", "hi"), ScriptedMember("base", "hi", chat=False)]
