@@ -28,7 +28,7 @@ from adafuse_core.generation import collect
 from adafuse_core.members.base import Member, Opening, Prompt
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.members.tool_prompts import show_tools
-from adafuse_core.rounds import Scored, Span
+from adafuse_core.rounds import Round, Scored, Span
 from adafuse_core.stopping import StopMatcher, until_stop
 
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
@@ -132,19 +132,20 @@ def _finish_on_error(events: Iterator[Event], failures: list[AdaFuseError], pref
         failures: Receives the error. An error that the consumer adds has the same effect.
         prefixes: For the token counts.
     """
-    rounds = 0
+    rounds: list[Round] = []
     try:
         for event in events:
             yield event
             if isinstance(event, RoundDone):
-                rounds += 1
+                rounds.append(event.round)
                 if failures:
                     break
     except AdaFuseError as error:
         failures.append(error)
     if failures:
         reason = "cancelled" if isinstance(failures[0], CancelledError) else "error"
-        yield Finished(reason=reason, stop=None, usage=usage(prefixes, rounds))
+        library_text = tuple(played.library_text for played in rounds if played.library_text)
+        yield Finished(reason=reason, stop=None, usage=usage(prefixes, len(rounds)), library_text=library_text)
 
 
 def _raise_failure(events: Iterator[Event], cancel: threading.Event, failures: list[AdaFuseError]) -> Generator[Event]:

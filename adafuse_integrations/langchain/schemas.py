@@ -91,7 +91,8 @@ def traceable_schema(schema: Any) -> Any:
     if isinstance(schema, Mapping) or is_class(schema):
         return schema
     name, json_schema = named_schema(schema)
-    return {"title": name, **json_schema}
+    description = {"description": text} if (text := _doc(schema)) else {}
+    return {"title": name, **description, **json_schema}
 
 
 def _is_json_schema(schema: Any) -> bool:

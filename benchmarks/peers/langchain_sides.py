@@ -21,8 +21,11 @@ PARAMS = {"members": [MODEL], "max_tokens": 64}
 """
 
     def make(self, *, model: str = MODEL, max_tokens: int = 16, plain: bool = False) -> Any:
-        """A chat model on the small model; with `plain`, all options keep their defaults."""
-        return ChatAdaFuse(members=[model], **({} if plain else {"max_tokens": max_tokens}))
+        """A chat model on the small model; with `plain`, all options keep their defaults.
+
+        The small model writes endless arguments for tools that it does not know, so calls are completed.
+        """
+        return ChatAdaFuse(members=[model], **({} if plain else {"max_tokens": max_tokens, "complete_calls": True}))
 
     def module(self, llm: Any) -> Any:
         """The underlying PyTorch model."""
