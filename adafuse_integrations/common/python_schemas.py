@@ -102,7 +102,10 @@ class _Exact(GenerateJsonSchema):
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         """With no keys but those that the type takes, as far as a pattern can say it."""
         made = super().dict_schema(schema)
-        kind = schema.get("keys_schema", {}).get("type")
+        keys = schema.get("keys_schema", {})
+        kind = keys.get("type")
+        if keys.get("type") == "enum" and all(isinstance(key.value, str) for key in keys["members"]):
+            return {**made, "propertyNames": {"enum": [key.value for key in keys["members"]]}}
         if "patternProperties" in made:
             return {**made, "additionalProperties": False}
         if kind not in _KEYS:
