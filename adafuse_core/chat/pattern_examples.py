@@ -47,11 +47,9 @@ def _of_item(code: Any, value: Any) -> str:
     if code in (codes.IN, codes.ANY, codes.NOT_LITERAL):
         return _one_of([(code, value)] if code is not codes.IN else value)
     if code is codes.BRANCH:
-        branches: list[str] = [_shortest(branch) for branch in value[1]]
-        return min(branches, key=len)
+        return min((_shortest(branch) for branch in value[1]), key=len)
     if code in (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT):
-        times = int(value[0])
-        return _shortest(value[2]) * times if times else ""
+        return _shortest(value[2]) * int(value[0]) if value[0] else ""
     if code is codes.SUBPATTERN:
         return _shortest(value[-1])
     return ""  # an anchor or look-around
@@ -60,9 +58,9 @@ def _of_item(code: Any, value: Any) -> str:
 def _one_of(parts: list[tuple[Any, Any]]) -> str:
     """A character of a set: one of those that are usual, else the first that the set names."""
     negated = parts[0][0] is codes.NEGATE
-    named: list[str] = [chr(value if code is codes.LITERAL else value[0]) for code, value in parts if code in _NAMING]
-    characters: list[str] = [*_CHARACTERS, *named]
-    for character in characters:
+    named = [chr(value if code is codes.LITERAL else value[0]) for code, value in parts if code in _NAMING]
+    candidates: list[str] = [*_CHARACTERS, *named]
+    for character in candidates:
         if any(_has(part, character) for part in parts) != negated:
             return character
     raise OverflowError("none of these characters")
@@ -76,4 +74,4 @@ def _has(part: tuple[Any, Any], character: str) -> bool:
         return re.match(_CATEGORIES[value], character) is not None
     if code is codes.ANY:
         return True
-    return code in (codes.LITERAL, codes.NOT_LITERAL) and (character == chr(value)) == bool(code is codes.LITERAL)
+    return (ord(character) == value) == (code is codes.LITERAL) and code is not codes.NEGATE
