@@ -27,6 +27,11 @@ class Colour(enum.Enum):
     GREEN = 3
 
 
+class Shade(enum.Enum):
+    LIGHT = "light grey"
+    DARK = "dark"
+
+
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 20
@@ -123,6 +128,7 @@ TYPES: dict[str, Any] = {
     "ids": dict[uuid.UUID, bool],
     "named": dict[Literal["a", "b"], int],
     "flags": dict[bool, int],
+    "shades": dict[Shade, int],
     "coded": dict[Annotated[str, Field(pattern="^[a-c]+$")], int],
     "tuple": tuple[int, date],
     "tuple of any length": tuple[time, ...],

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _NAMES = ("name", "function", "tool", "tool_name", "function_name", "action")
 _ARGUMENTS = ("arguments", "parameters", "args", "input", "kwargs", "tool_input", "action_input")
 _BESIDE = ("id", "type", "index", "call_id")
-_LISTS = ("tool_calls", "function_calls")
+_WRAPPERS = ("tool_calls", "function_calls", "tool_call", "function_call")
 
 _DEFINITIONS = r"""(?(DEFINE)
     (?P<string>"(?:[^"\\]|\\.)*+")
@@ -65,7 +65,7 @@ def _pattern(names: Sequence[str]) -> regex.Pattern[str]:
     pattern = f"{definitions}\\s*+(?:{'|'.join(f'(?:{form})' for form in FORMS.values())})\\s*+"
     for part, meaning in _PARTS.items():
         pattern = pattern.replace(f"@{part}", meaning)
-    pattern = pattern.replace("OTHER_KEY", f'"(?:{"|".join((*_ARGUMENTS, *_BESIDE, *_LISTS))})"')
+    pattern = pattern.replace("OTHER_KEY", f'"(?:{"|".join((*_ARGUMENTS, *_BESIDE, *_WRAPPERS))})"')
     pattern = pattern.replace("KEY", f'"(?:{"|".join(_NAMES)})"')
     tools = "|".join(regex.escape(quoted(name)) for name in sorted(names, key=len, reverse=True))
     return regex.compile(pattern.replace("TOOL_NAME", f"(?:{tools})"), regex.DOTALL)
@@ -157,7 +157,7 @@ def _json_calls(value: Any) -> Iterator[tuple[str, Any]]:
         raise ValueError("not a call")
     names, arguments = ([key for key in value if key in keys] for keys in (_NAMES, _ARGUMENTS))
     rest = value.keys() - {*names, *arguments, *_BESIDE}
-    if len(value) == 1 and rest <= {*_LISTS}:
+    if len(value) == 1 and rest <= {*_WRAPPERS}:
         yield from _json_calls(next(iter(value.values())))
     elif names == ["function"] and isinstance(value["function"], dict) and not arguments and not rest:
         yield from _json_calls(value["function"])

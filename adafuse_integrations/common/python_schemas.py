@@ -108,7 +108,10 @@ class _ExactSchemas(GenerateJsonSchema):
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         """An object whose keys match the key type, where a pattern can express it."""
         base = super().dict_schema(schema)
-        kind = schema.get("keys_schema", {}).get("type")
+        keys = schema.get("keys_schema", {})
+        kind = keys.get("type")
+        if keys.get("type") == "enum" and all(isinstance(key.value, str) for key in keys["members"]):
+            return {**base, "propertyNames": {"enum": [key.value for key in keys["members"]]}}
         if "patternProperties" in base:
             return {**base, "additionalProperties": False}
         if kind not in _KEY_PATTERNS:

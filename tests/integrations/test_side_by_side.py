@@ -368,6 +368,7 @@ FORMS = (
     '[{"name": "weather", "parameters": {"city": "Oslo"}}]',
     '<function=weather>{"city": "Oslo"}</function>',
     '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Oslo"}}]',
+    '{"function_call": {"name": "weather", "arguments": "{\\"city\\": \\"Oslo\\"}"}}',
 )
 
 
