@@ -79,8 +79,9 @@ class Worker:
                 item, error = await items.get()
             if error is not None:
                 raise error
-        finally:
+        except BaseException:  # also if the consumer leaves; not at the end, as several iterators may share a call
             cancel.set()
+            raise
 
     def _waiting(self) -> SimpleQueue[Work | None]:
         """What waits for a thread."""
