@@ -142,7 +142,10 @@ class EnsembleModel(OptionFields, CallFields, LanguageModel):
         """Refuse what no call could run with, before anything is loaded."""
         dataclasses.replace(self._config(), generation=self._params())
         if self.ensemble is not None and self.ensemble.config.members != self._whole_config().members:
-            raise ConfigError("both a ready-made ensemble and other members were given", hint="give one of them")
+            raise ConfigError(
+                "both a ready-made ensemble and other members, or other options of members, were given",
+                hint="give them where the ensemble is made",
+            )
         if self.ensemble is not None and self.api_key is not None:
             raise ConfigError("got an api_key for a ready-made ensemble", hint="give it to the ensemble's members")
         self._add_version("adafuse", __version__)
