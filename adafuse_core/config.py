@@ -207,12 +207,12 @@ class EnsembleConfig:
         import yaml
 
         secrets: list[str] = []
-        values = without_secrets(self.to_dict(), secrets)
+        values = without_secrets(_plain(self.to_dict()), secrets)
         if secrets:
             logger.warning("%s was saved without %s; set them again after reading it", path, ", ".join(secrets))
         told = "".join(f"# left out, as it is secret: {name}\n" for name in secrets)
         try:
-            text = told + yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
+            text = told + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             Path(path).write_text(text, encoding="utf-8")
         except yaml.YAMLError as error:
             raise ConfigError(

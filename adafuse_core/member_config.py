@@ -45,7 +45,7 @@ class MemberConfig:
         backend: Where the model runs: a name in `adafuse_core.backends.BACKENDS`. `"local"` is this process.
         backend_options: Options of that kind of backend, which its class describes; the local one has none but the
             fields below.
-        dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`, or the same of torch.
+        dtype: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
         device: Such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
         device_map: As in transformers (`"auto"` or a dict), in place of `device`.
         attn_implementation: As in transformers (`"sdpa"`, `"eager"`, `"flash_attention_2"`, ...).
