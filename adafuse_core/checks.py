@@ -36,6 +36,8 @@ _FOREIGN_OPTIONS = {
     ),
     "use stop": ("stop_sequences", "stop_strings", "stop_words", "stopping_criteria", "stop_sequence"),
     "set end_tokens of the member": ("eos_token_id", "eos_token", "stop_token_ids", "pad_token_id"),
+    "use temperature": ("temp",),
+    "set model_kwargs={'cache_dir': ...} of the member": ("cache_dir", "cache_folder", "download_dir"),
     "use seed": ("random_seed", "random_state"),
     "set logprobs=True; scores of all candidates are in the trace": ("top_logprobs", "output_scores", "echo"),
     "to stream, call a streaming method such as stream()": ("streaming", "stream"),
@@ -115,6 +117,13 @@ def expect_mapping(name: str, value: Any) -> None:
     """Raise `ConfigError` unless the value is a mapping with string keys."""
     valid = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     expect(valid, name, value, "a mapping of names to values")
+
+
+def torch_name(value: Any) -> Any:
+    """The name of torch's own dtypes and devices, such as "bfloat16"; other values as they are."""
+    kind = type(value)
+    known = kind.__module__ == "torch" and kind.__name__ in ("dtype", "device")
+    return str(value).removeprefix("torch.") if known else value
 
 
 def is_secret(name: str, value: Any) -> bool:

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 from adafuse_core.backends import check_backend
@@ -25,6 +25,7 @@ from adafuse_core.checks import (
     known_options,
     several,
     strings,
+    torch_name,
     without_secrets,
 )
 from adafuse_core.errors import ConfigError
@@ -206,7 +207,7 @@ class EnsembleConfig:
         import yaml
 
         secrets: list[str] = []
-        values = without_secrets(self.to_dict(), secrets)
+        values = without_secrets(_plain(self.to_dict()), secrets)
         if secrets:
             logger.warning("%s was saved without %s; set them again after reading it", path, ", ".join(secrets))
         comments = "".join(f"# left out, as it is secret: {name}\n" for name in secrets)
@@ -235,6 +236,17 @@ FIXED_IN_CALLS = dict.fromkeys(
     ],
     "it can't differ from call to call: set it where the ensemble is made",
 )
+
+
+def _plain(value: Any) -> Any:
+    """A setting with texts in place of paths and of torch's types, which the loaders take as well."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return torch_name(value)
 
 
 def _read_yaml(path: Path) -> Any:

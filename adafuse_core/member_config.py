@@ -19,6 +19,7 @@ from adafuse_core.checks import (
     field_names,
     known_options,
     strings,
+    torch_name,
 )
 from adafuse_core.errors import ConfigError
 
@@ -105,6 +106,8 @@ class MemberConfig:
         for name in ("model", "tokenizer"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, str(path))
+        for name in ("dtype", "device"):
+            object.__setattr__(self, name, torch_name(getattr(self, name)))
         if to_dict := getattr(self.quantization_config, "to_dict", None):  # an object of transformers
             object.__setattr__(self, "quantization_config", to_dict())
         expect(isinstance(self.model, str) and bool(self.model), "model", self.model, "a model name or path")
@@ -193,5 +196,5 @@ def checked_defaults(defaults: Any) -> dict[str, Any]:
     expect_mapping("member_defaults", defaults)
     hints = dict.fromkeys(_NOT_SHARED, "set it in the mapping of one member")
     known = known_options(SHARED_OPTIONS, defaults, "default for all members", hints)
-    checked = MemberConfig(model="any", **known)
+    checked = MemberConfig(model="all members", **known)
     return {name: getattr(checked, name) for name in known}

@@ -258,3 +258,14 @@ def test_batch_from_within_inference_mode_gives_the_same_texts(ensemble):
     with torch.inference_mode(False):
         expected = [answer.text for answer in ensemble.batch(PROMPTS[:4], max_new_tokens=TOKENS)]
     assert [answer.text for answer in ensemble.batch(PROMPTS[:4], max_new_tokens=TOKENS)] == expected
+
+
+def test_different_models_that_are_loaded_at_once_are_loaded_right():
+    def ensemble(number):
+        return Ensemble(members=[{"model": ("small:aspen", "small:birch")[number % 2], "max_kv_tokens": 4000 + number}])
+
+    expected = [ensemble(number).generate("Hello!", max_new_tokens=4).text for number in range(2)]
+    others = [ensemble(number) for number in range(2, 8)]
+    with ThreadPoolExecutor(len(others)) as threads:
+        texts = list(threads.map(lambda each: each.generate("Hello!", max_new_tokens=4).text, others))
+    assert texts == expected * 3

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from adafuse_core import (
     ConfigError,
@@ -32,6 +33,8 @@ ELSEWHERE = {
     "presence_penalty": "can't be changed",
     "logit_bias": "can't be changed",
     "n": "several times",
+    "temp": "use temperature",
+    "cache_dir": "model_kwargs",
     "best_of": "several times",
     "do_sample": "temperature",
     "num_beams": "branches",
@@ -157,12 +160,14 @@ WRONG = {
     "a model as config": lambda e: Ensemble("gpt2"),
     "models as config": lambda e: Ensemble(["gpt2", "other"]),
     "one member in a config": lambda e: EnsembleConfig(members="gpt2"),
+    "a list among names": lambda e: Ensemble.from_pretrained(["gpt2"], "other"),
     "nothing to load": lambda e: Ensemble.from_pretrained(None),
     "a device's number": lambda e: MemberConfig(model="a", device=0),
     "a text as mapping": lambda e: MemberConfig(model="a", model_kwargs="x"),
     "nothing as mapping": lambda e: MemberConfig(model="a", template_kwargs=None),
     "a text as flag": lambda e: MemberConfig(model="a", trust_remote_code="yes"),
     "no content": lambda e: e.generate([{"role": "user"}]),
+    "texts as content": lambda e: e.generate([{"role": "user", "content": ["hi"]}]),
     "another key": lambda e: e.generate([{"role": "user", "text": "hi"}]),
     "an unknown role": lambda e: Message(role="usr", content="hi"),
     "content of another kind": lambda e: Message(role="user", content=3),
@@ -223,6 +228,13 @@ def test_paths_are_models_everywhere():
     for member in (Path("/models/one"), {"model": Path("/models/one")}, MemberConfig(model=Path("/models/one"))):
         assert EnsembleConfig(members=[member]).members[0].model == "/models/one"
     assert MemberConfig(model="a", tokenizer=Path("/models/two")).tokenizer == "/models/two"
+
+
+def test_torchs_own_types_are_options_by_their_names():
+    config = MemberConfig(model="a", dtype=torch.bfloat16, device=torch.device("cuda", 1))
+    assert (config.dtype, config.device) == ("bfloat16", "cuda:1")
+    with pytest.raises(ConfigError, match="dtype='int8'"):
+        EnsembleConfig(members=["a"], member_defaults={"dtype": torch.int8})
 
 
 class TestLoading:

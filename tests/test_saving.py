@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig, GenerationParams, MemberConfig, ScriptedMember
@@ -88,6 +89,13 @@ def test_unsaveable_configs_are_refused(tmp_path):
     assert not (tmp_path / "e.yaml").exists()
     with pytest.raises(ConfigError, match="ready-made"):
         Ensemble(members=[ScriptedMember("m", "hi")]).save(tmp_path / "e.yaml")
+
+
+def test_paths_and_torchs_types_are_saved_by_name(tmp_path):
+    given = {"cache_dir": Path("/models"), "torch_dtype": torch.float32, "max_memory": {0: "9GiB"}, "sizes": (1, 2)}
+    EnsembleConfig(members=[{"model": "a", "model_kwargs": given}]).save(tmp_path / "e.yaml")
+    read = EnsembleConfig.from_any(tmp_path / "e.yaml").members[0].model_kwargs
+    assert read == {"cache_dir": "/models", "torch_dtype": "float32", "max_memory": {0: "9GiB"}, "sizes": [1, 2]}
 
 
 class TestSample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,6 +24,10 @@ from adafuse_core.member_config import MemberConfig
 
 logger = logging.getLogger(__name__)
 
+# While transformers loads a model it patches torch for the whole process: two loads at a time leave weights that are
+# tied or missing at random, and the patch may stay. A child that is forked meanwhile is refused by the registry.
+_load_lock = threading.Lock()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
@@ -33,7 +38,8 @@ class Local:
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> LocalBackend:
         """Load and test the model; see `Opener.open_backend`."""
         started = time.monotonic()
-        model = _load_model(config, files)
+        with _load_lock:
+            model = _load_model(config, files)
         logger.info("member %r: weights loaded in %.1f s; self-test", config.label, time.monotonic() - started)
         _check_model(model)
         limit = config.max_kv_tokens or tokens_in_free_memory(model)

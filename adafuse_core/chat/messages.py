@@ -134,7 +134,9 @@ def _text(content: Any) -> str:
     if isinstance(content, Sequence):
         texts = []
         for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else None
+            if not isinstance(part, Mapping):
+                raise PromptError(f"got content part {part!r}, expected a dict of type 'text'")
+            kind = part.get("type")
             if kind != "text":
                 raise PromptError(f"got a content part of type {kind!r}, expected text", hint="members read text only")
             if not isinstance(part.get("text"), str):

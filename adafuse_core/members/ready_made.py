@@ -16,14 +16,14 @@ def ready_made(members: Sequence[Any] | None) -> tuple[Member, ...] | None:
     if not members:
         return None
     configs = [isinstance(member, str | Path | Mapping | MemberConfig) for member in members]
-    if any(configs) and not all(configs):
-        raise ConfigError("got ready-made members and model names", hint="use one kind")
-    for member in members:
-        if not any(configs) and not hasattr(member, "open"):
+    for member, is_config in zip(members, configs, strict=True):
+        if not is_config and not hasattr(member, "open"):
             raise ConfigError(
                 f"got {member!r} as a member, expected a model name, a mapping, a MemberConfig or a ready-made member",
                 hint="for a model that is already loaded, pass the name or path from which it was loaded",
             )
+    if any(configs) and not all(configs):
+        raise ConfigError("got ready-made members beside model names", hint="give one kind")
     return None if all(configs) else tuple(members)
 
 

@@ -80,8 +80,9 @@ class Worker:
                 item, error = await items.get()
             if error is not None:
                 raise error
-        finally:
+        except BaseException:  # also if the consumer leaves; not at the end, as several iterators may share a call
             cancel.set()
+            raise
 
     def _started_queue(self) -> SimpleQueue[Work | None]:
         """The queue of waiting work; the first call starts the dispatcher thread."""

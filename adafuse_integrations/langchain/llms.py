@@ -118,14 +118,14 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
     ) -> LLMResult:
         """As in `BaseLLM`. Call options become fields of a copy, so that they are part of the cache key."""
         llm, rest = self._split_call(stop, kwargs)
-        return super(AdaFuseLLM, llm).generate(prompts, llm.stop or None, callbacks, **rest)
+        return super(AdaFuseLLM, llm).generate(_texts(prompts), llm.stop or None, callbacks, **rest)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """Async form of `generate`."""
         llm, rest = self._split_call(stop, kwargs)
-        return await super(AdaFuseLLM, llm).agenerate(prompts, llm.stop or None, callbacks, **rest)
+        return await super(AdaFuseLLM, llm).agenerate(_texts(prompts), llm.stop or None, callbacks, **rest)
 
     def _generate(
         self,
@@ -264,3 +264,13 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
             return len(self.custom_get_token_ids(text))
         ensemble = self._get_ensemble()
         return max(ensemble.count_tokens(self._formatted(ensemble, text)).values()) if text.strip() else 0
+
+
+def _texts(prompts: Any) -> list[str]:
+    texts = several("prompts", prompts, "invoke() answers a single prompt", PromptError)
+    for text in texts:
+        if not isinstance(text, str):
+            raise PromptError(
+                f"got {text!r} as a prompt, expected text", hint="invoke() and batch() take messages, too"
+            )
+    return texts

@@ -129,7 +129,10 @@ class EnsembleModel(AdapterModel, LanguageModel):
         """Check the fields together, before any model is loaded."""
         dataclasses.replace(self._config(), generation=self._params())
         if self.ensemble is not None and self.ensemble.config.members != self._full_config().members:
-            raise ConfigError("got a ready-made ensemble and other members", hint="give one of them")
+            raise ConfigError(
+                "got a ready-made ensemble and other members, or other options of members",
+                hint="give them to the ensemble",
+            )
         if self.ensemble is not None and self.api_key is not None:
             raise ConfigError("got an api_key for a ready-made ensemble", hint="give it to the ensemble's members")
         self._add_version("adafuse", __version__)

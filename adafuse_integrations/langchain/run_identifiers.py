@@ -8,9 +8,13 @@ from typing import Any
 from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.language_models.base import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
+
+from adafuse_core.checks import several
+from adafuse_core.errors import PromptError
 
 _IDENTIFIERS = "_run_identifiers"  # internal call option that carries the run id and tags
 _UNTRACED = (_IDENTIFIERS, "cancel")  # call options that are kept out of traces and cache keys
@@ -67,6 +71,14 @@ class RunAwareChatModel(BaseChatModel):
         config = _with_run_id(config)
         return super().astream(input, config, stop=stop, **self._identified(config, kwargs))
 
+    def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """As in `BaseChatModel`."""
+        return super().generate(_conversations(messages), *args, **kwargs)
+
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """As in `BaseChatModel`."""
+        return await super().agenerate(_conversations(messages), *args, **kwargs)
+
     def _identified(self, config: RunnableConfig, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, _IDENTIFIERS: [config["run_id"], *(config.get("tags") or ()), *(self.tags or ())]}
 
@@ -96,3 +108,11 @@ def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
 
 def _traced(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _UNTRACED}
+
+
+def _conversations(messages: Any) -> list[list[BaseMessage]]:
+    """Several conversations; a single text or message instead of a list is an error."""
+    hint = "write [[message]]; invoke() answers a single conversation"
+    return [
+        several("conversation", turns, hint, PromptError) for turns in several("messages", messages, hint, PromptError)
+    ]

@@ -71,4 +71,8 @@ def _as_tool(given: Any) -> BaseTool:
         return given
     if not callable(given) or isinstance(given, type):
         raise ConfigError(f"got {given!r} as a tool, expected a function or a tool of LlamaIndex")
+    if not hasattr(given, "__name__"):  # an object with `__call__`, or a `functools.partial`
+        raise ConfigError(
+            f"got {given!r} as a tool, which has no name of its own", hint="write a function that calls it"
+        )
     return FunctionTool.from_defaults(given)

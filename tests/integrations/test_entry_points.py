@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,21 @@ class TestSingleValues:
         assert sorted(place for place, _ in llm.batch_as_completed(["a", "b"])) == [0, 1]
         assert sorted([place async for place, _ in llm.abatch_as_completed(["a", "b"])]) == [0, 1]
 
+    @pytest.mark.parametrize(
+        ("chat", "given"),
+        [
+            *((ChatAdaFuse, given) for given in ("Hello", ["Hello"], HumanMessage("hi"), [HumanMessage("hi")])),
+            *((AdaFuseLLM, given) for given in ("Hello", [HumanMessage("hi")], [[HumanMessage("hi")]], None)),
+        ],
+    )
+    async def test_generate_takes_several_prompts(self, chat, given):
+        llm, member = scripted(chat)
+        with pytest.raises(PromptError, match="expected"):
+            llm.generate(given)
+        with pytest.raises(PromptError, match="expected"):
+            await llm.agenerate(given)
+        assert member.prompts == []
+
     @pytest.mark.parametrize("chat", [AdaFuseLLM, ChatAdaFuse])
     def test_one_message_to_count_is_refused(self, chat):
         for given in ("Hello", HumanMessage("hi")):
@@ -242,6 +258,8 @@ class TestPlainFunctions:
         for wrong in ([3], [int], [{"type": "function"}]):
             with pytest.raises(ConfigError, match="expected a function"):
                 react_grammar(wrong)
+        with pytest.raises(ConfigError, match="no name of its own"):
+            react_grammar([partial(get_weather, city="Oslo")])
 
     async def test_calls_take_functions(self):
         llm, _ = scripted(LlamaIndexLLM, CALL)

@@ -344,6 +344,12 @@ def test_token_usage_of_a_result_is_the_first_members():
     assert llm.generate(["go", "go on"]).llm_output == {"model_name": "left+right", "token_usage": usage}
 
 
+async def test_several_prompts_are_answered_in_one_async_call():
+    llm, _ = scripted("a b c")
+    answers = await llm.agenerate(["go", "go on", "and on"], timeout=60)
+    assert [answer.text for (answer,) in answers.generations] == ["a b c"] * 3
+
+
 # --- callbacks ---
 
 
