@@ -36,6 +36,9 @@ class RunningCalls:
     def __len__(self) -> int:
         return len(self._names)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunningCalls, ()  # a copy or pickle has no calls
+
     @contextmanager
     def track(
         self, timeout: float | None, event: threading.Event | None = None, names: Iterable[str] = ()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
+import pickle
 import threading
 from datetime import date
 
@@ -221,6 +223,21 @@ def test_an_error_of_a_member_names_it(adapter):
 
 
 # --- many at once ---
+
+
+async def test_a_model_can_be_copied_and_pickled_while_its_calls_run_and_after(adapter):
+    left, right = pair("word ", kind=Stepped, ends_answer=False, steps=1)
+    llm = adapter.on(left, right)
+    task = asyncio.create_task(adapter.aask(llm))
+    await until(lambda: left.drafts == 1)
+    assert copy.deepcopy(llm).cancel() == 0
+    assert llm.cancel() == 1
+    with pytest.raises(CancelledError):
+        await task
+    of_models = adapter.kind(max_new_tokens=2)
+    answer = (await adapter.aask(of_models)).text
+    for twin in (copy.deepcopy(of_models), pickle.loads(pickle.dumps(of_models))):
+        assert adapter.ask(twin).text == answer
 
 
 def test_calls_from_threads_answer_as_one_alone(adapter):
