@@ -45,8 +45,10 @@ class MemberConfig:
         backend: Backend that runs the model, a name in `adafuse_core.backends.BACKENDS`. `"local"` runs it in this
             process.
         backend_options: Options of the backend's class. The local backend has none.
-        dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`.
-        device: Device of the model, such as `"cuda:0"` or `"cpu"`. Default: the first GPU if there is one.
+        dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`, or a
+            `torch.dtype`.
+        device: Device of the model, such as `"cuda:0"`, `"cpu"` or a `torch.device`. Default: the first GPU if there
+            is one.
         device_map: Placement of the layers on devices, as in transformers (`"auto"` or a dict); replaces `device`.
         attn_implementation: Attention kernel, as in transformers (`"sdpa"`, `"eager"`, `"flash_attention_2"`, ...).
         quantization_config: Fields of a transformers quantization config, including `quant_method`.
