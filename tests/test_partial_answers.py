@@ -19,7 +19,7 @@ from adafuse_core import (
     ToolCall,
 )
 from adafuse_core.chat.dialects import SHARED
-from adafuse_integrations.common.deadline import Deadline
+from adafuse_integrations.common.running_calls import RunningCalls
 
 ASK = [{"role": "user", "content": "go"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}
@@ -127,9 +127,8 @@ def test_answers_cancelled_by_another_failure_of_the_batch_are_kept():
 
 
 def test_a_deadline_error_has_the_partial_answer():
-    cancel = threading.Event()
     ensemble = Ensemble(members=[ScriptedMember("a", "one two three", delay=30)], max_words=1)
-    with pytest.raises(DeadlineError) as caught, Deadline(0.05).enforced(cancel):
+    with pytest.raises(DeadlineError) as caught, RunningCalls().track(0.05) as cancel:
         ensemble.generate("go", cancel=cancel)
     assert caught.value.partial.text == ""
     assert caught.value.partial.reason == "cancelled"

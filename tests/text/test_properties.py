@@ -241,7 +241,7 @@ def test_the_words_of_a_continuation_join_to_its_text(name, codecs, record_prope
     codec, _, control = codecs
     cases = 0
 
-    @checked(60)
+    @checked(100)
     @given(st.data())
     def check(data):
         nonlocal cases
