@@ -22,7 +22,7 @@ HELP = "show answers of the ensemble by itself, in LangChain and in LlamaIndex, 
 
 # The side-by-side questions are selected examples. The ensemble of the small models answers 35 of 40 candidates
 # correctly. 34 of these 35 questions are answered incorrectly by each model alone, and the demo asks some of these 34.
-# `training/demo_questions.py` selected them, and a test counts again. The quiz at the end is an unselected sample.
+# `training/demo_questions.py` selected them, and a test repeats the count. The quiz at the end is an unselected sample.
 CANDIDATES, RIGHT, ONLY_TOGETHER = 40, 35, 34
 
 # Also selected: the small models answer these questions correctly, but about a third of such questions incorrectly; see

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_unknown(unknown: Sequence[str], args: argparse.Namespace) -> None:
-    """Raise a `ConfigError` for unknown arguments, with a hint which option to use instead."""
+    """Raise a `ConfigError` for unknown arguments, with a hint."""
     if unknown:
         named = next((argument for argument in unknown if argument.startswith("--")), None)
         if named is None:

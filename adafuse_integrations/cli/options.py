@@ -13,7 +13,7 @@ from adafuse_core import ConfigError, Ensemble, EnsembleConfig
 from adafuse_core.config import default_config
 from adafuse_integrations.common.options import ENSEMBLE, GENERATION, MEMBER_DEFAULTS, Option
 
-# Without the members, which `--models` names, and their defaults, each of which is an argument of its own.
+# `--models` sets `members`, and each of the member defaults has an argument of its own.
 _ENSEMBLE = {name: option for name, option in ENSEMBLE.items() if name not in ("members", "member_defaults")}
 _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
@@ -25,7 +25,7 @@ def add_ensemble_options(parser: argparse.ArgumentParser) -> None:
         "--models",
         nargs="+",
         metavar="MODEL",
-        help="Models of the ensemble: Hugging Face names or paths. Write them after the question. "
+        help="Models of the ensemble: Hugging Face names or paths. Put this option after the question. "
         "(default: the two small models of the package)",
     )
     group.add_argument(
@@ -60,7 +60,7 @@ def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
 
 
 def singles(ensemble: Ensemble) -> dict[str, Ensemble]:
-    """An ensemble of one for each member, with the same settings but without sampling, which needs candidates."""
+    """For each member, an ensemble of this member alone with the same settings, but without sampling."""
     settings = ensemble.config.generation
     greedy = {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
     return {

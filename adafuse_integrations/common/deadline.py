@@ -56,13 +56,13 @@ class Cancellation(threading.Event):
             raise self.resolve(CancelledError("the call was cancelled"))
 
     def resolve(self, error: CancelledError) -> CancelledError:
-        """Return the error of a cancelled call, or a `DeadlineError` in its place if the call timed out."""
+        """Return the error itself, or a `DeadlineError` caused by the error if the call timed out."""
         if not (self.is_set() and self._timed_out):
             return error
         late = DeadlineError(
             f"the answer was not complete after timeout={self._timeout} seconds",
             member=error.member,
-            hint="give it more time, or a smaller max_tokens",
+            hint="give a longer timeout, or a smaller max_tokens",
             partial=error.partial,
         )
         late.__cause__ = error

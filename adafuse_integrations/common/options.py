@@ -146,12 +146,12 @@ def fields_from_config(config: EnsembleConfig, changes: Mapping[str, Any]) -> di
         changes: Values that replace those of the config, with names of the core or of OpenAI.
 
     Raises:
-        ConfigError: The strategy is not registered, so that adapters can't name it.
+        ConfigError: The strategy is not registered, so adapters can't select it by name.
     """
     changes, name = openai.generation_options(changes), config.strategy.name
     if STRATEGIES.get(name) is not type(config.strategy):
         raise ConfigError(
-            f"the strategy {type(config.strategy).__name__} is not registered, and adapters name strategies",
+            f"the strategy {type(config.strategy).__name__} is not registered, but adapters select strategies by name",
             hint=f"register it: adafuse_core.strategies.STRATEGIES[{name!r}] = {type(config.strategy).__name__}",
         )
     keeps_strategy = changes.get("strategy", name) == name

@@ -90,7 +90,7 @@ class _ExactSchemas(GenerateJsonSchema):
         return False
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        """A bounded number; without any constraint on the type, also a string of digits."""
+        """A bounded number. A type without constraints also allows a string of digits."""
         digits, places = schema.get("max_digits"), schema.get("decimal_places")
         limit = _MAX_DECIMAL if digits is None else min(_MAX_DECIMAL, 10 ** max(0, digits - (places or 0)))
         number: dict[str, Any] = {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}

@@ -18,11 +18,11 @@ from adafuse_integrations.common.retries import with_retries
 from adafuse_integrations.common.worker import Worker
 
 Item = TypeVar("Item")
-MakePrompt = Callable[[Ensemble], PromptLike]  # the form of a prompt depends on what the members can read
+MakePrompt = Callable[[Ensemble], PromptLike]  # text or messages, depending on the members' chat templates
 
 
 class RunningCalls:
-    """The calls of one model object that are running or waiting for a thread. A copy of the object starts with none."""
+    """The calls of one model object that are running or waiting for a thread. Copies of the object have no calls."""
 
     def __init__(self) -> None:
         self._names: dict[Cancellation, frozenset[str]] = {}
@@ -63,7 +63,7 @@ class RunningCalls:
             self._names.pop(cancel, None)
 
     def cancel(self, name: str | None = None) -> int:
-        """Cancel the calls of a name, or all calls, on any thread. Each ends within a step of the generation.
+        """Cancel the calls with a name, or all calls, on any thread. Each call ends within one step of the generation.
 
         Returns:
             Number of cancelled calls.
@@ -90,7 +90,7 @@ def answer_events(
     Args:
         ensemble: The ensemble that answers.
         make_prompt: Makes the prompt. It may load the members' tokenizers.
-        cancel: Ends the call within a step, also while models are loading.
+        cancel: Ends the call within one step, also while models are loading.
         retries: How often the answer is restarted if a member fails before the first event.
         options: Options of `Ensemble.stream`.
     """

@@ -31,7 +31,7 @@ def select_members(members: Sequence[MemberConfig], model: str | None) -> list[M
         model: Names of members, or of the models that they run, joined by `+`; None selects all members.
 
     Raises:
-        ConfigError: The ensemble has no member of a name.
+        ConfigError: The ensemble has no member or model of that name.
     """
     if model is None:
         return list(members)

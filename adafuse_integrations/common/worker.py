@@ -80,7 +80,9 @@ class Worker:
                 item, error = await items.get()
             if error is not None:
                 raise error
-        except BaseException:  # also if the consumer leaves; not at the end, as several iterators may share a call
+        except (
+            BaseException
+        ):  # also if the consumer stops early; not after the last item: several iterators may share a call
             cancel.set()
             raise
 

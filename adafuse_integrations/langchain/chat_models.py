@@ -47,9 +47,9 @@ class ChatAdaFuse(EnsembleModel, ToolCalling, RunAwareChatModel):
             `MemberConfig` that can apply to all members, such as `dtype`.
         **generation options: Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`) and `stop`.
             Also options of a call.
-        timeout: Time limit of a call in seconds, from its start to its last chunk, including the time that it waits. A
-            stream starts at its first `next()`, an item of a batch when LangChain starts it (see `max_concurrency`).
-            Also an option of a call.
+        timeout: Time limit of a call in seconds, from its start to its last chunk, including the time that it waits.
+            The time of a stream starts at its first `next()`, the time of a batch item when LangChain starts the item
+            (see `max_concurrency`). Also an option of a call.
         cancel: Only an option of a call: a `threading.Event` that ends the call within a step once it is set.
         max_retries: How often a call is retried if a member fails before the first word.
         max_async_requests: Maximum number of concurrent async calls; further calls wait.
@@ -124,15 +124,15 @@ class ChatAdaFuse(EnsembleModel, ToolCalling, RunAwareChatModel):
         llm.invoke("Name a river.").response_metadata
         ```
         contains `finish_reason` (`"stop"`, `"length"` or `"tool_calls"`), `stop` (the stop string that ended the
-        answer, or None), `model_name`, and the trace in `["adafuse"]`. Its `words` have a row per round: the `text`,
-        the indices in `members` of the members that proposed it (`by`), and the number of candidates (`of`). With
-        `trace="full"`, it has `rounds` with all candidates and scores instead. `library_text` is present if the token
-        budget or a context window was too small for a grammar, and contains the text that AdaFuse wrote instead of the
-        members. A chunk carries the trace since the previous chunk; messages of `stream_events(version="v3")` keep the
-        trace of the last chunk only.
+        answer, or None), `model_name`, and the trace in `["adafuse"]`. The trace has `words` with a row per round: the
+        `text`, the indices in `members` of the members that proposed it (`by`), and the number of candidates (`of`).
+        With `trace="full"`, the trace has `rounds` with all candidates and scores instead. `library_text` is present if
+        the token budget or a context window was too small for a grammar, and contains the text that AdaFuse wrote
+        instead of the members. A chunk carries the trace since the previous chunk; messages of
+        `stream_events(version="v3")` keep the trace of the last chunk only.
 
     Reasoning:
-        The reasoning of a model is a block of `content_blocks`, and in `additional_kwargs["reasoning_content"]`.
+        The reasoning of a model is in a block of `content_blocks` and in `additional_kwargs["reasoning_content"]`.
 
     Raises:
         ValidationError: An argument of the constructor is unknown or out of range.
@@ -200,7 +200,7 @@ class ChatAdaFuse(EnsembleModel, ToolCalling, RunAwareChatModel):
                     yield chunk
 
     def _split_call(self, stop: list[str] | None, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """A copy whose fields hold the options of a call, and the options for tools and answer formats."""
+        """A copy whose fields have the values of the call options, and the options for tools and answer formats."""
         read_call_options(options, (*TOOL_OPTIONS, *OWN_OPTIONS, "stream"))
         tool_options = {name: value for name, value in options.items() if name in TOOL_OPTIONS}
         rest = {name: value for name, value in options.items() if name not in (*TOOL_OPTIONS, "stream")}

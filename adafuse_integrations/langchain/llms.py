@@ -182,7 +182,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
     def _reported(
         self, prompt: str, cancel: Cancellation, reporter: CallbackManagerForLLMRun | None
     ) -> Generator[GenerationChunk]:
-        """The chunks of an answer, each reported to callbacks first."""
+        """Yield the chunks of an answer, after reporting each to callbacks."""
         with closing(self._chunks(prompt, cancel)) as chunks:
             for chunk in chunks:
                 if reporter is not None:
@@ -226,7 +226,7 @@ class AdaFuseLLM(EnsembleModel, BaseLLM):
         return [*system, {"role": "user", "content": prompt}]
 
     def _split_call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """A copy whose fields hold the options of a call, and the arguments that LangChain reads itself."""
+        """A copy whose fields have the values of the call options, and the arguments that LangChain reads itself."""
         rest = {name: value for name, value in kwargs.items() if name in _LANGCHAIN_OPTIONS}
         options = {name: value for name, value in kwargs.items() if name not in _LANGCHAIN_OPTIONS}
         return self._copy_for_call(stop, options), rest

@@ -1,7 +1,7 @@
 """The core's events as message chunks of a LangChain chat model. The metadata of a chunk carries its trace.
 
-A chunk holds text, reasoning or a piece of a tool call, never two of them: LangChain identifies the content blocks of
-a message by their position in the chunk.
+A chunk contains either text, reasoning or a piece of a tool call, because LangChain identifies the content blocks of a
+message by their position in the chunk.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from adafuse_integrations.common.trace import Trace, TraceLevel
 from adafuse_integrations.langchain.usage import usage_dict
 
 _PROVIDER = {"model_provider": "adafuse"}
-_JSON_BREAKERS = ("", "]", "}", '"]', '"}', '""]', '""}')  # one of them makes any text invalid as a JSON object
+# Suffixes of unfinished arguments. For any text, at least one of them makes the text unreadable as a JSON object.
+_JSON_BREAKERS = ("", "]", "}", '"]', '"}', '""]', '""}')
 
 
 def message_chunks(
     events: Iterable[Event], model_name: str, *, trace: TraceLevel, logprobs: bool = False
 ) -> Iterator[ChatGenerationChunk]:
-    """Yield a chunk for each piece of an answer, with the trace of the rounds since the previous chunk, and a last one.
+    """Yield the pieces of an answer as chunks, with the trace of the rounds since the previous chunk, and a last chunk.
 
     The last chunk has the usage of the first member, `finish_reason`, `stop` (the stop string that ended the answer,
     or None), `model_name`, and in `["adafuse"]` the `usage` of each member and the `library_text` that AdaFuse wrote
@@ -122,7 +123,7 @@ class _Pieces:
         self._push(("call", index), AIMessageChunk(content="", tool_call_chunks=[call]))
 
     def _invalidate(self, index: int, call: InvalidToolCall) -> None:
-        """Make the arguments of an invalid call unreadable: LangChain would complete unfinished JSON and run it."""
+        """Make the arguments of an invalid call unreadable: else LangChain completes the JSON and runs the call."""
         self.invalid.append({"name": call.name, "args": call.arguments, "id": call.id, "error": call.error})
         started = index in self._arguments
         rest = "" if started else call.arguments

@@ -65,7 +65,7 @@ def _readable(message: BaseMessage) -> list[Message]:
 def check_text(messages: Sequence[BaseMessage]) -> None:
     """Check that LangChain can convert messages to one text without loss. LangChain drops all blocks but text.
 
-    Reasoning and tool calls of the assistant are allowed: reasoning is no part of the prompt, and LangChain writes the
+    Reasoning and tool calls of the assistant are allowed: reasoning is not part of the prompt, and LangChain writes the
     calls of a message into the text.
 
     Raises:
@@ -166,7 +166,7 @@ def _result(block: Block, role: str) -> dict[str, Any]:
     """The turn of a tool result that is a block of a user message."""
     if role != "user":
         raise PromptError(
-            f"got a content block of type {_RESULT!r} in a message of role {role!r}, expected one of role 'user'"
+            f"got a content block of type {_RESULT!r} in a message of role {role!r}, expected role 'user'"
         )
     text = _text(_blocks(block.get("content") or ""), "tool")
     content = _tool_result(text, failed=bool(block.get("is_error")))

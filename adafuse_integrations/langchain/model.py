@@ -1,6 +1,6 @@
-"""`EnsembleModel`: the common base of `AdaFuseLLM` and `ChatAdaFuse`. It holds the fields, call options and ensemble.
+"""`EnsembleModel`: the common base of `AdaFuseLLM` and `ChatAdaFuse`, with the fields, call options and ensemble.
 
-Prompts and chunks differ between the two and live in the subclasses.
+The subclasses define prompts and chunks.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class EnsembleModel(AdapterModel, LanguageModel):
         return "+".join(member.label for member in self._config().members)
 
     def cancel(self, run: str | uuid.UUID | None = None) -> int:
-        """Cancel running and waiting calls of this object, on any thread. Each ends within a step of the generation.
+        """Cancel running and waiting calls of this object, on any thread. Each call ends within one step.
 
-        Cancelled calls raise `CancelledError`. The method reaches calls through this object and through runnables made
-        from it by `bind`, `bind_tools` and similar methods. Copies have their own calls.
+        Cancelled calls raise `CancelledError`. The calls of runnables that `bind`, `bind_tools` and similar methods
+        made from this object are included. Copies have their own calls.
 
         Args:
             run: The `run_id` of a call or one of its `tags`, as in a `RunnableConfig`; None cancels all calls. The
@@ -131,7 +131,7 @@ class EnsembleModel(AdapterModel, LanguageModel):
         if self.ensemble is not None and self.ensemble.config.members != self._full_config().members:
             raise ConfigError(
                 "got a ready-made ensemble and other members, or other options of members",
-                hint="give them to the ensemble",
+                hint="give members and their options to the ensemble",
             )
         if self.ensemble is not None and self.api_key is not None:
             raise ConfigError("got an api_key for a ready-made ensemble", hint="give it to the ensemble's members")
@@ -210,7 +210,7 @@ class EnsembleModel(AdapterModel, LanguageModel):
         return answer_events(self._get_ensemble(), make_prompt, cancel, self.max_retries, **options, **params)
 
     def _full_config(self) -> EnsembleConfig:
-        """The fields as a config of all members, without the generation options, which each call brings."""
+        """The fields as a config of all members, without the generation options, which each call supplies."""
         return EnsembleConfig.from_any(ensemble_values(self))
 
     def _config(self) -> EnsembleConfig:

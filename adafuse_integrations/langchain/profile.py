@@ -12,10 +12,10 @@ from adafuse_core.members.context_windows import has_template_on_disk, window_on
 
 
 def profile(members: Sequence[MemberConfig], ensemble: Ensemble | None) -> ModelProfile:
-    """The capabilities that all members have, according to their files on this machine.
+    """The capabilities that all members have, according to their local files.
 
-    Tools and structured output need a chat template of every member. A member that is not downloaded yet counts as
-    having one. The profile contains `max_input_tokens` if the context window of every member is known.
+    Tools and structured output need a chat template of every member. A member that is not downloaded yet is assumed to
+    have a chat template. The profile contains `max_input_tokens` if the context window of every member is known.
 
     Args:
         members: The members that answer.

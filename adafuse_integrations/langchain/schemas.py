@@ -28,7 +28,7 @@ from adafuse_integrations.common.python_schemas import (
 )
 
 VALUE = "value"  # the argument that wraps a value which is not a JSON object
-_TYPES = ("function", "custom", "object")  # of dicts that may be functions: OpenAI's, Anthropic's, a JSON schema's
+_TYPES = ("function", "custom", "object")  # `type` of dicts that may be functions: of OpenAI, Anthropic, JSON Schema
 
 
 def function_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def schema_tool(schema: Any, *, strict: bool | None = None) -> dict[str, Any]:
 
 
 def is_wrapped(schema: Any) -> bool:
-    """Whether a value of the schema is not an object, so that a call has it as the argument `value`."""
+    """Whether values of the schema are not objects, so that a call wraps them as the argument `value`."""
     own = is_other_type(schema) or is_class(schema) or _is_json_schema(schema)
     return own and not is_object(inline_root(named_schema(schema)[1]))
 
@@ -177,9 +177,9 @@ def _without_parameters(tool: Any) -> Any:
     """Reduce a tool that is a dict to name and description, in the one form that LangChain's converter checks."""
     if not isinstance(tool, Mapping) or _dict_parameters(tool) is None:
         return tool
-    told = tool["function"] if isinstance(tool.get("function"), Mapping) else inline_root(dict(tool))
-    named = {"name": told.get("name", told.get("title")), "description": told.get("description") or ""}
-    strictness = {"strict": told["strict"]} if "strict" in told else {}
+    source = tool["function"] if isinstance(tool.get("function"), Mapping) else inline_root(dict(tool))
+    named = {"name": source.get("name", source.get("title")), "description": source.get("description") or ""}
+    strictness = {"strict": source["strict"]} if "strict" in source else {}
     return {**named, "parameters": dict(openai.NO_PARAMETERS), **strictness}
 
 
@@ -187,15 +187,15 @@ def _with_untyped_fields(kind: Any) -> Any:
     """A typed dict with the same descriptions whose fields have any type: LangChain's converter supports few types."""
     try:
         hints = get_type_hints(kind, include_extras=True)
-    except NameError:  # of a class inside a function
+    except NameError:  # the class is defined inside a function
         hints = dict.fromkeys(kind.__annotations__, Any)
     untyped: Any = TypedDict(kind.__name__, {name: _untyped(hint) for name, hint in hints.items()})  # type: ignore[misc]
-    untyped.__doc__ = kind.__doc__ or ""  # else that of `dict` would be found
+    untyped.__doc__ = kind.__doc__ or ""  # otherwise LangChain would read the docstring of `dict`
     return untyped
 
 
 def _untyped(hint: Any) -> Any:
-    """Any type, with the default and the description that a field's annotation tells LangChain."""
+    """`Any`, with the default and the description in a field's annotation, which LangChain reads."""
     if get_origin(hint) in (Required, NotRequired):
         hint = get_args(hint)[0]
     notes: tuple[Any, ...] = hint.__metadata__ if get_origin(hint) is Annotated else ()

@@ -33,7 +33,7 @@ METHODS = ("json_schema", "function_calling", "json_mode")
 class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
     """Parses a JSON answer, and validates it with a pydantic class or type adapter if given.
 
-    While streaming, the parser yields the object as far as it is written. A finished answer must be complete JSON.
+    While an answer streams, the parser yields the object so far. A finished answer must be complete JSON.
     """
 
     schema_class: Any = None

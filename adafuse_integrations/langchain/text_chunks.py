@@ -1,6 +1,6 @@
 """The core's events as text chunks of a LangChain LLM. The `generation_info` of a chunk carries its trace.
 
-LangChain adds chunks. Their sum has the whole text, the whole trace and one finish reason.
+LangChain adds chunks with `+`. The sum has the whole text, the whole trace and one finish reason.
 """
 
 from __future__ import annotations

@@ -73,16 +73,17 @@ class ToolCalling(BaseChatModel):
         """Make a runnable whose answers are objects of a schema.
 
         Constrained decoding enforces the schema with every method, and the JSON is always complete within the token
-        budget. If AdaFuse has to write a part of it instead of the members, the log and the message's
+        budget. If AdaFuse has to write a part of the JSON instead of the members, the log and the message's
         `response_metadata["adafuse"]["library_text"]` contain that text. The log also names the parts of a schema that
         can't be enforced.
 
         Args:
-            schema: A pydantic class, or another type such as `list[A]`, `A | B`, a `Literal` or a dataclass: answers
-                are values of the type. Or a typed dict, a JSON schema or an OpenAI function: answers are dicts.
+            schema: A type or a schema. For a pydantic class, or another type such as `list[A]`, `A | B`, a `Literal` or
+                a dataclass, answers are values of the type. For a typed dict, a JSON schema or an OpenAI function,
+                answers are dicts.
             method: `"json_schema"` constrains the text of the answer. `"function_calling"` shows the schema to the
-                members as a tool and requires a call. `"json_mode"` is like `"json_schema"`, but works without a
-                schema: the answer is any JSON object then.
+                members as a tool and requires a call. `"json_mode"` is like `"json_schema"`, but allows
+                any JSON object if there is no schema.
             include_raw: Whether to return a dict with the message as `raw`, the object as `parsed`, and an error of
                 the parser as `parsing_error`, instead of raising the error.
             strict: Whether all properties are required, additional properties are forbidden, and a part of the schema

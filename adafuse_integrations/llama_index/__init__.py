@@ -1,4 +1,4 @@
-"""AdaFuse for LlamaIndex: `AdaFuseLLM`, its reports of each word, a selector for routers, and a grammar for ReAct."""
+"""AdaFuse for LlamaIndex: `AdaFuseLLM`, the events of its words, a selector for routers, and a grammar for ReAct."""
 
 from adafuse_integrations.llama_index.events import EnsembleWord, EnsembleWordEvent
 from adafuse_integrations.llama_index.llm import AdaFuseLLM

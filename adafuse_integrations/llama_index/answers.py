@@ -62,8 +62,7 @@ class Chunk:
         """The response of a chat endpoint.
 
         The message contains reasoning, text and tool calls only, because chat memory stores the message. Calls appear
-        twice: as blocks for agents, and in `additional_kwargs` for programs that stream objects, which read only
-        those.
+        twice: as blocks for agents, and in `additional_kwargs` for programs that stream objects.
         """
         blocks: list[ContentBlock] = [ThinkingBlock(content=self.thinking)] if self.thinking else []
         if self.text or not self.calls:
@@ -84,7 +83,7 @@ def answer_chunks(
     trace: TraceLevel,
     logprobs: bool = False,
 ) -> Iterator[Chunk]:
-    """Yield an answer chunk by chunk. The last chunk, with the usage, comes even if it has no text.
+    """Yield an answer chunk by chunk. The last chunk has the usage, and is yielded even if it has no text.
 
     Args:
         events: The events of one answer.

@@ -37,7 +37,7 @@ class Capabilities:
         window, tools = ensemble.context_window, ensemble.supports_tools()
         if window is not None and window - (max_new_tokens or 0) < _MIN_PROMPT_TOKENS:
             logger.warning(
-                "a context window of %d tokens less %s for the answer is little for query engines; "
+                "a context window of %d tokens, less %s for the answer, leaves little room for query engines; "
                 "lower max_new_tokens, or use members with longer windows",
                 window,
                 max_new_tokens,

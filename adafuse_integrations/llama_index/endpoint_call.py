@@ -75,7 +75,7 @@ class EndpointCall(Generic[Response]):
 
     async def aresult(self) -> Response:
         """Async form of `result`."""
-        async for response in self.astream():  # noqa: B007 - the last one is wanted
+        async for response in self.astream():  # noqa: B007 - only the last response is needed
             pass
         return response
 
@@ -113,5 +113,5 @@ def checked_listeners(given: OnWord | Sequence[OnWord] | None) -> tuple[OnWord, 
     listeners = (given,) if callable(given) else tuple(given or ())
     for listener in listeners:
         if not callable(listener) or inspect.iscoroutinefunction(listener):
-            raise ConfigError(f"got {listener!r} as on_word, expected a plain callable", hint="it can't be async")
+            raise ConfigError(f"got {listener!r} as on_word, expected a callable", hint="it must not be async")
     return listeners

@@ -54,16 +54,17 @@ class AdaFuseLLM(EnsembleModel, CustomLLM, ToolCalling):
 
     **Call options.** Every field of `GenerationParams`, such as `max_new_tokens` (or `max_tokens`), and `grammar`
     override the fields for one call. The chat endpoints also accept `tools`, `tool_choice` and `parallel_tool_calls`,
-    as in `Ensemble.stream`. `timeout` ends a call with `DeadlineError`, a `TimeoutError`, so many seconds after its
-    start, including the time that it waits; a stream starts at its first `next()`. `cancel` is a `threading.Event` that
-    ends a call with `CancelledError` within a step once it is set. Other options raise `ConfigError`.
+    as in `Ensemble.stream`. `timeout` is the time limit of a call in seconds, including the time that it waits; a
+    longer call raises `DeadlineError`, a `TimeoutError`. The time of a stream starts at its first `next()`. `cancel` is
+    a `threading.Event` that ends a call with `CancelledError` within one step once it is set. Other options
+    raise `ConfigError`.
 
     **Prompts.** Each member reads messages through its own chat template. `complete(prompt)` sends the prompt as a user
     message, or as plain text if a member has no template. `complete(prompt, formatted=True)` always sends plain text.
     Custom `messages_to_prompt` and `completion_to_prompt` functions replace the templates: their result is the whole
     prompt of every member.
 
-    **System prompt.** `system_prompt` opens the prompt of every `chat()` and unformatted `complete()` whose messages
+    **System prompt.** `system_prompt` starts the prompt of every `chat()` and unformatted `complete()` whose messages
     don't contain it. A custom `completion_to_prompt` must write it itself.
 
     **Responses.** `raw` of the last (or only) response is plain JSON: `usage` in tokens of the first member,
@@ -98,8 +99,8 @@ class AdaFuseLLM(EnsembleModel, CustomLLM, ToolCalling):
         is_chat_model: Whether LlamaIndex sends messages. Set it to False for members without a chat template:
             conversations are then converted to plain text.
         is_function_calling_model: Whether LlamaIndex offers tools. `"auto"` (default) means yes if every member has a
-            chat template and LlamaIndex sends messages; the log reports how members see tools, or the reason for no.
-            Without function calling, agents and routers describe tools in plain text.
+            chat template and LlamaIndex sends messages; the log reports how members see tools, or why function
+            calling is off. Without function calling, agents and routers describe tools in plain text.
         grammar: Grammar of every answer, such as `Grammar.json_schema(...)` or `react_grammar(tools)`.
         on_word: A callable, or several, that receive each `EnsembleWord`. Not part of `to_dict()`.
         timeout: Time limit of a call in seconds, including the time that it waits.
@@ -168,7 +169,7 @@ class AdaFuseLLM(EnsembleModel, CustomLLM, ToolCalling):
         return self._tokenize
 
     def cancel(self) -> int:
-        """Cancel all running and waiting calls of this LLM, on any thread. Each ends within a step of the generation.
+        """Cancel all running and waiting calls of this LLM, on any thread. Each call ends within one step.
 
         Cancelled calls raise `CancelledError`. To cancel a single call, pass it an event as `cancel`.
 
@@ -223,7 +224,7 @@ class AdaFuseLLM(EnsembleModel, CustomLLM, ToolCalling):
 
     def _completion(self, prompt: str, formatted: bool, options: dict[str, Any]) -> EndpointCall[CompletionResponse]:
         if chat_options := options.keys() & set(_CHAT_OPTIONS):
-            raise ConfigError(f"got {sorted(chat_options)} for a completion, which holds no calls", hint="use chat()")
+            raise ConfigError(f"got {sorted(chat_options)} for a completion", hint="use chat() for tools")
         make_prompt = completion_prompt(self, prompt, formatted=formatted, chat=self.is_chat_model)
         return self._call(make_prompt, options, Chunk.as_completion)
 

@@ -71,7 +71,7 @@ def _texts(blocks: Sequence[Any]) -> list[str]:
 
 
 def _tool_calls(message: ChatMessage) -> list[dict[str, Any]]:
-    """The tool calls of an assistant message, from its blocks, or from `additional_kwargs` if older code wrote it."""
+    """The tool calls of an assistant message, from its blocks, or from `additional_kwargs` in older messages."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if blocks:
         return [

@@ -1,4 +1,4 @@
-"""`EnsembleModel`: the base of `AdaFuseLLM` that holds the ensemble, and makes it from the fields."""
+"""`EnsembleModel`: the base of `AdaFuseLLM` that makes the ensemble from the fields."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class EnsembleModel(AdapterModel):
 
 
 def _plain(member: Any) -> str | dict[str, Any]:
-    """A member as plain values, without options that have their default."""
+    """A member as plain values: its name or path, or the options that were set."""
     if isinstance(member, str | Path):
         return str(member)
     return MemberConfig.from_any(member).own

@@ -28,7 +28,7 @@ def completion_prompt(llm: LLM, prompt: str, *, formatted: bool, chat: bool) -> 
         PromptError: The prompt is not text.
     """
     if not isinstance(prompt, str):
-        raise PromptError(f"got {prompt!r} as a prompt, expected text", hint="conversations go to chat()")
+        raise PromptError(f"got {prompt!r} as a prompt, expected text", hint="use chat() for conversations")
     if formatted:
         return lambda _: prompt
     if llm.completion_to_prompt not in (None, default_completion_to_prompt):

@@ -47,7 +47,7 @@ class ToolCalling(FunctionCallingLLM, ABC):
         tool_choice: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Arguments of `chat` for a conversation with tools. `verbose` only matters where tools run."""
+        """Arguments of `chat` for a conversation with tools. `verbose` has no effect, because no tool runs here."""
         tools = as_tools(tools)
         choice = as_choice(tool_choice, required=tool_required)
         options = {

@@ -23,7 +23,7 @@ class StreamedToolCall:
         id: Id of the call, unique in the answer.
         name: Name of the tool.
         text: Arguments so far, as JSON text.
-        arguments: Arguments so far, as values. Of a partial call, the readable part.
+        arguments: Arguments so far, as values; for a partial call, those that can be parsed.
         error: Error message of an invalid call; None for a valid or partial call.
     """
 
@@ -35,7 +35,7 @@ class StreamedToolCall:
 
     @classmethod
     def finished(cls, call: ToolCall | InvalidToolCall) -> Self:
-        """A valid call, or an invalid call, at the end of its text."""
+        """A complete call, valid or invalid."""
         if isinstance(call, InvalidToolCall):
             return cls(id=call.id or "", name=call.name or "", text=call.arguments, error=call.error)
         text = json.dumps(call.arguments, ensure_ascii=False)
@@ -92,7 +92,7 @@ def _selection(block: ToolCallBlock, errors: Mapping[Any, str]) -> ToolSelection
 
 
 def _readable_arguments(text: str) -> dict[str, Any]:
-    """The readable part of a JSON object that is not complete yet."""
+    """The part of an incomplete JSON object that can be parsed."""
     try:
         value = from_json(text, allow_partial="trailing-strings")
     except ValueError:

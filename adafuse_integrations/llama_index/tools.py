@@ -33,8 +33,8 @@ def openai_tool(tool: BaseTool) -> dict[str, Any]:
     metadata = tool.metadata
     if metadata.fn_schema is not None and not supports_calls(metadata.fn_schema):
         raise ConfigError(
-            f"the arguments of tool {metadata.get_name()!r} are a class that contains itself; LlamaIndex can't run it",
-            hint="make it a field of another class, or ask for the object with structured_predict",
+            f"the arguments of tool {metadata.get_name()!r} are a recursive class, which LlamaIndex does not support",
+            hint="make the class a field of another class, or ask for the object with structured_predict",
         )
     parameters = metadata.get_parameters_dict() if metadata.fn_schema is None else type_schema(metadata.fn_schema)
     function = {

@@ -130,9 +130,9 @@ class TestWhatIsAsked:
     async def test_a_recursive_class_is_refused_if_llama_index_can_not_run_it(self, flag):
         llm, member = scripted(llm={"is_function_calling_model": flag})
         tools = [get_function_tool(Section)]
-        with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
+        with pytest.raises(ConfigError, match="'Section' are a recursive class"):
             llm.predict_and_call(tools, "Write.")
-        with pytest.raises(ConfigError, match="'Section' are a class that contains itself"):
+        with pytest.raises(ConfigError, match="'Section' are a recursive class"):
             await llm.apredict_and_call(tools, "Write.")
         assert member.prompts == []
 
