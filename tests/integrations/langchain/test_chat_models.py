@@ -902,7 +902,7 @@ def test_an_agent_with_tool_strategy_answers_by_a_call():
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
 def test_an_agent_of_small_models_answers_in_a_schema(strategy):
-    agent = create_agent(ChatAdaFuse(max_tokens=48), [], response_format=strategy(City))
+    agent = create_agent(ChatAdaFuse(max_tokens=48, complete_calls=True), [], response_format=strategy(City))
     assert isinstance(agent.invoke({"messages": [HumanMessage("Hello!")]})["structured_response"], City)
 
 

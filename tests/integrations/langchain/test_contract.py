@@ -957,7 +957,9 @@ async def test_35_agents_call_tools_stream_and_answer_in_a_schema(random_members
         assert len([chunk for chunk in chunks if chunk.id == runs[-1]]) > 2
         assert [m.content for m in stream if isinstance(m, ToolMessage)] == ["12 degrees and rainy", "84"]
     for options in ({}, {"members": random_members}):
-        form = create_agent(ChatAdaFuse(max_tokens=50, **options), [], response_format=ToolStrategy(Stay))
+        form = create_agent(
+            ChatAdaFuse(max_tokens=50, complete_calls=True, **options), [], response_format=ToolStrategy(Stay)
+        )
         assert isinstance(form.invoke({"messages": [HumanMessage("Hello!")]})["structured_response"], Stay)
 
 
