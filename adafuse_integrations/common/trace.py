@@ -48,13 +48,16 @@ class Trace:
             self._append("rounds", played.to_dict())
 
     def take_new(self) -> dict[str, Any]:
-        """The part of the trace that was added since the previous call."""
+        """The part of the trace that was added since the previous call; its lists of rounds or words may be empty."""
         new, self._new = self._new, {}
-        return new
+        return self._empty() | new
 
     def so_far(self) -> dict[str, Any]:
         """The trace of all rounds so far."""
-        return {name: list(values) for name, values in self._all.items()}
+        return self._empty() | {name: list(values) for name, values in self._all.items()}
+
+    def _empty(self) -> dict[str, Any]:
+        return {"words" if self._level == "summary" else "rounds": []} if self._level else {}
 
     def _summarize(self, played: Round) -> None:
         proposers = played.proposers

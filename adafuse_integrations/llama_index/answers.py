@@ -152,9 +152,9 @@ class _Answer:
 def _new_trace(rounds: Trace) -> dict[str, Any]:
     """The trace of any chunk but the last: the words since the previous chunk, or the latest round."""
     new = rounds.take_new()
-    if "rounds" in new:
-        return {"round": new["rounds"][-1]}
-    return {**new, "members": rounds.so_far().get("members", [])} if new else {}
+    if full := new.get("rounds"):
+        return {"round": full[-1]}
+    return {**new, "members": rounds.so_far().get("members", [])} if new.get("words") else {}
 
 
 def _outcome(finished: Finished) -> dict[str, Any]:
