@@ -38,7 +38,7 @@ def run_batch(
         with closing(stream(prompt)) as streamed:
             for event in streamed:
                 if failed.is_set():
-                    streamed.throw(_another_failed())  # the stream raises it with the answer so far
+                    streamed.throw(_another_failed())  # the stream adds its partial answer to the error
                 yield event
 
     def run(prompt: PromptT) -> Generation | Exception:

@@ -13,9 +13,9 @@ from adafuse_core.rounds import Candidate, LibraryText, Round, Span
 from adafuse_core.text.ids import shared_length
 
 _SLACK = 4  # tokens: members may write the ending themselves in more tokens than its canonical encoding
-_RESERVES = tuple(0.5**halvings for halvings in range(7))  # fractions of the sample text reserved, largest first
-_EMPTY_VALUES = re.compile(r'""|\[\]|\{\}')  # values of a short ending that have no maximum length
-_SAMPLE_VALUE = " some" * 8  # room for such a value
+_RESERVES = tuple(0.5**halvings for halvings in range(7))  # fractions of the sample values to reserve, largest first
+_EMPTY_VALUES = re.compile(r'""|\[\]|\{\}')  # values of a short ending that the members may want to make longer
+_SAMPLE_VALUE = " some" * 8  # sample text for one such value
 _CUT_POINTS = re.compile(r"(?=[\s,\]}]|$)")  # never inside a number or word
 _KEYS = re.compile(r'"((?:[^"\\]|\\.)*)": (?:["\[{]|)')  # JSON keys, with the opening character of the value
 
@@ -24,8 +24,8 @@ class Budget:
     """Cuts a round so that the answer stays within its token budget.
 
     With a grammar, the answer plus its shortest valid ending always fits. A round that would break this rule is
-    replaced by that ending. If required values follow the string, list or thought that the members are writing, room
-    for these values is reserved, too: that string is closed early, and the members continue after it.
+    replaced by that ending. While the members write a string, list or thought that required values must follow, room
+    for these values is reserved, too: the string, list or thought is closed early, and the members continue after it.
 
     Args:
         prefixes: One prefix per member. The budget counts tokens of the first one.
@@ -67,22 +67,22 @@ class Budget:
         """Refuse grammars whose shortest answer does not fit."""
         if guide.short_ending is None:
             raise ConfigError(
-                "no answer was found that the grammar allows, so an end in time can't be promised",
-                hint="ask for less: long strings and lists that must be filled make the search long",
+                "the search found no answer that the grammar allows, so a complete answer can't be guaranteed",
+                hint="simplify the grammar: required long strings and lists make the search fail",
             )
         shortest = f"the shortest answer that the grammar allows, such as {guide.short_ending!r}"
         for prefix in self._prefixes:
             if not prefix.fits(Span(text=""), guide.short_ending):
                 raise ContextOverflowError(
-                    f"after a prompt of {prefix.prompt_tokens} tokens the context window, or the memory for it, has no "
-                    f"room for {shortest}",
+                    f"after a prompt of {prefix.prompt_tokens} tokens, the context window or the KV cache has no room "
+                    f"for {shortest}",
                     member=prefix.name,
-                    hint="shorten the prompt, ask for less, or leave this member out",
+                    hint="shorten the prompt, allow shorter answers, or leave this member out",
                 )
         if self._tokens is not None and self._reference.cost(Span(text=""), guide.short_ending) > self._tokens:
             raise ConfigError(
                 f"max_new_tokens={self._tokens} has no room for {shortest}",
-                hint="raise max_new_tokens, or ask for less",
+                hint="raise max_new_tokens, or use a grammar that allows shorter answers",
             )
 
     def _fit_guided(self, played: Round, guide: Guide) -> tuple[Round, bool]:
@@ -90,7 +90,8 @@ class Budget:
         after = guide.after(span.text)
         if after is None:
             raise MemberError(
-                f"{span.text!r} breaks the grammar: the tokenizer decodes tokens differently together than singly",
+                f"{span.text!r} violates the grammar: the tokenizer decodes several tokens to another text than the "
+                "same tokens one by one",
                 member=next(iter(played.winner.proposers), None),
                 hint="leave this member out, or leave tools and grammars out",
                 retryable=False,
@@ -118,7 +119,7 @@ class Budget:
     def _shortened(self, span: Span, guide: Guide) -> Span | None:
         """The span cut as late as the reserve allows, its open string, list or thought closed; None if impossible.
 
-        Without a cut that leaves the whole reserve, the earliest one.
+        If no cut leaves room for the whole reserve, the earliest cut that fits.
         """
         found = None
         for text, after in _cuts(self._reference.truncate(span, max(0, self._tokens_left())), guide):
@@ -146,13 +147,13 @@ class Budget:
         """The round with its `library_text`: text that no member proposed and that the grammar did not force."""
         written = played.span.text
         shared = written[: shared_length(written, proposed)]
-        place, text = guide.after(shared), written[len(shared) :]
-        if not text or place is None or (place.forced and place.forced.text.startswith(text)):
+        guide_before, text = guide.after(shared), written[len(shared) :]
+        if not text or guide_before is None or (guide_before.forced and guide_before.forced.text.startswith(text)):
             return played
         before = self._reference.text + shared
         keys = [(match[1], match.end()) for match in _KEYS.finditer(before + text)]
         chosen = tuple(key for key, end in keys if end >= len(before))
-        kind = "completed" if chosen or not place.only_closes(text) else "shortened"
+        kind = "completed" if chosen or not guide_before.only_closes(text) else "shortened"
         begun = [key for key, end in keys if text[0] not in "]}" or before[end - 1] in "[{"]
         return replace(played, library_text=LibraryText(text=text, kind=kind, fields=chosen or tuple(begun[-1:])))
 

@@ -30,7 +30,7 @@ class InvalidToolCall:
     """A tool call that can't be run.
 
     Args:
-        name: Name of the tool; None if it is incomplete.
+        name: Name of the tool; None if the members did not write it completely.
         arguments: Text of the arguments, possibly incomplete.
         id: ID of the call.
         error: Why the call can't be run.

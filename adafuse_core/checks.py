@@ -50,7 +50,7 @@ _FOREIGN_OPTIONS = {
         *("openai_api_key", "organization", "default_headers"),
     ),
     "set model_kwargs={'token': ...} of the member": ("api_key", "token", "use_auth_token", "huggingfacehub_api_token"),
-    "use timeout where an adapter has it, or set cancel=threading.Event() from a timer": (
+    "pass cancel=threading.Event() and set the event from a timer; adapters have a timeout": (
         *("request_timeout", "timeout", "max_time"),
     ),
     "use dtype": ("torch_dtype", "precision", "half"),
@@ -60,7 +60,7 @@ _FOREIGN_OPTIONS = {
     "use context_window of the member": ("n_ctx", "num_ctx", "max_model_len", "context_length", "max_seq_len"),
     "use device_map": ("n_gpu_layers", "num_gpu", "gpu_layers", "tensor_parallel_size", "device_id", "gpu_memory"),
     "call from_ensemble(ensemble)": ("ensemble",),
-    "pass its fields as arguments, such as max_new_tokens": ("generation",),
+    "pass each generation option as an argument, such as max_new_tokens": ("generation",),
     "set weight of each member": ("weight", "weights", "member_weights"),
     "use tools": ("functions",),
     "use tool_choice": ("function_call",),
@@ -71,7 +71,7 @@ _FOREIGN_OPTIONS = {
 }
 _HINTS = {name: hint for hint, names in _FOREIGN_OPTIONS.items() for name in names}
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
-_MIN_SIMILARITY = 0.75  # of `difflib`: from here on, a name counts as a misspelling of another
+_MIN_SIMILARITY = 0.75  # ratio of `difflib` from which a name counts as a misspelling of another
 
 
 def expect(holds: bool, name: str, value: Any, expected: str) -> None:

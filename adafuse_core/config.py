@@ -55,8 +55,8 @@ class GenerationParams:
             has the log-probabilities of all members.
         complete_calls: Whether a tool call that is cut off by the token budget or a context window is completed with
             values that no member chose. Otherwise it is reported as an invalid call.
-        lenient_tool_calls: Whether an answer that consists only of tool calls is also read as such in formats other
-            than the one shown to the members, such as bare or fenced JSON. Applies to `tool_choice="auto"` without a
+        lenient_tool_calls: Whether an answer that consists only of tool calls is parsed even if their format is not
+            the one shown to the members, such as bare or fenced JSON. Applies to `tool_choice="auto"` without a
             grammar.
         continue_final_message: Whether the answer continues the last message, which must be a text of the assistant.
             Otherwise the answer is a new assistant turn. Plain prompts are always continued.
@@ -144,7 +144,7 @@ class EnsembleConfig:
         expect(isinstance(self.generation, GenerationParams), "generation", self.generation, "a mapping")
         expect_choice("speculation", self.speculation, ("auto", "verify", "lookup", "off"))
         expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
-        _ = self.fusion
+        _ = self.fusion  # raises an error if an option is wrong
         self.check_choice(self.generation)
 
     @property
@@ -157,7 +157,7 @@ class EnsembleConfig:
         if params.temperature > 0 and not self.strategy.has_choice(len(self.members)):
             raise ConfigError(
                 f"got temperature={params.temperature}, but strategy {self.strategy.name!r} with {len(self.members)} "
-                "members and these options has one candidate a round",
+                "members and these options has one candidate per round",
                 hint="temperature samples among the candidates: use more members or branches, or temperature=0",
             )
 
@@ -234,12 +234,12 @@ FIXED_IN_CALLS = dict.fromkeys(
         *SHARED_OPTIONS,
         *(name for kind in STRATEGIES.values() for name in field_names(kind)),
     ],
-    "it can't differ from call to call: set it where the ensemble is made",
+    "it is the same for all calls: set it when you create the ensemble",
 )
 
 
 def _plain(value: Any) -> Any:
-    """A setting with texts in place of paths and of torch's types, which the loaders take as well."""
+    """A setting with paths, dtypes and devices as strings, which have the same effect when a config is read."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -277,7 +277,7 @@ def _named(members: list[MemberConfig], defaults: Mapping[str, Any]) -> tuple[Me
 
 
 def _with_defaults(options: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
-    """Move fields of `MemberConfig` among the options into `member_defaults`, merged into the current defaults."""
+    """Move options that are fields of `MemberConfig` into `member_defaults`, merged into the current defaults."""
     named = options.get("member_defaults", {})
     expect_mapping("member_defaults", named)
     flat = {name: options[name] for name in SHARED_OPTIONS if name in options}
@@ -294,7 +294,7 @@ def _strategy(named: Any) -> Strategy:
 
 
 def _with_strategy(options: Mapping[str, Any], current: Strategy) -> dict[str, Any]:
-    """Move options of the strategy among the options into `strategy`, which defaults to the current one."""
+    """Replace options of the strategy, such as `tau`, by a `strategy` with these options; default: the current one."""
     named = current if options.get("strategy", current.name) == current.name else _strategy(options["strategy"])
     own = field_names(named)
     for other in STRATEGIES.values():

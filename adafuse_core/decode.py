@@ -36,7 +36,7 @@ def decode(
 
     Yields:
         `TextDelta`s with the members' text, a `RoundDone` per round, and one `Finished`. Text that the library wrote is
-        only in its round.
+        in `Round.library_text`, not in a `TextDelta`.
     """
     chooser = Chooser(config.fusion, [prefix.weight for prefix in prefixes], params.temperature, params.seed)
     proposals = config.strategy.rounds(prefixes, chooser)

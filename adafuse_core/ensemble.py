@@ -49,8 +49,8 @@ class Ensemble:
     Args:
         config: An `EnsembleConfig`, a mapping of its fields, or the path of a YAML file. Default: the two small models
             shipped with the package.
-        members: Model names, paths, mappings or `MemberConfig`s that replace the members of `config`. Or member
-            objects, such as `ScriptedMember`s; if `config` is also given, its names and weights must match theirs.
+        members: Model names, paths, mappings or `MemberConfig`s that replace the members of `config`; or member
+            objects, such as `ScriptedMember`s, whose names and weights must match those in `config`, if it is given.
         options: Fields of `EnsembleConfig` that override those of `config`, and member options that apply to all
             members, such as `dtype`.
 

@@ -73,7 +73,7 @@ class ToolCallDone(AsDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundDone(AsDict):
-    """A round was committed. Its text may follow in a later `TextDelta`, if it could begin a stop string."""
+    """A round was committed. Text that could begin a stop string may follow in a later `TextDelta`."""
 
     round: Round
 

@@ -4,7 +4,7 @@ A forked child has only the thread that called `fork`. A lock that another threa
 forever, and a thread pool has no threads. Objects with locks or threads therefore register here and replace them in
 the child. The fork itself waits for running forward passes, because torch and the tokenizers have internal locks.
 
-Together with the registry of models, this module holds the only process-wide state.
+Apart from caches and locks, this module and the registry of models hold the only process-wide state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakSet
 
-MOST_SECONDS = 10.0  # that a fork waits for a forward pass; after that, the forking thread may itself be running it
+MOST_SECONDS = 10.0  # a fork waits no longer for a forward pass, which the forking thread itself may be running
 
 
 class Renewable(Protocol):
@@ -67,7 +67,7 @@ def renew_after_fork(thing: Renewable) -> None:
 
 
 def call_after_fork(renew: Callable[[], None]) -> None:
-    """Have a function of a module called in every child."""
+    """Register a function to be called in every child process."""
     _functions.append(renew)
 
 

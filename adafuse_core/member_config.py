@@ -27,7 +27,7 @@ KV_STORES = ("auto", "tree", "fork", "prefill")
 _TEXTS = ("name", "revision", "device", "attn_implementation", "tokenizer", "chat_template")
 _MAPPINGS = ("backend_options", "quantization_config", "template_kwargs", "model_kwargs")
 _NOT_SHARED = ("model", "name", "weight")  # fields that `member_defaults` can't set
-# Fields whose default does not apply to a member that sets one of the other fields.
+# By field: the default for all members does not apply to a member that sets one of these other fields.
 _REPLACED_BY = {"device": ("device_map",), "device_map": ("device",), "backend_options": ("backend",)}
 
 

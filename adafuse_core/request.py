@@ -211,8 +211,8 @@ def _check_fits(span: Span, prefixes: Prefixes) -> None:
     for prefix in prefixes:
         if not prefix.fits(span):
             raise ContextOverflowError(
-                f"after a prompt of {prefix.prompt_tokens} tokens the context window, or the memory for it, has no "
-                f"room for the continuation {span.text[:60]!r}, which has {prefix.cost(span)}",
+                f"after a prompt of {prefix.prompt_tokens} tokens, the context window or the KV cache has no room for "
+                f"the continuation {span.text[:60]!r} of {prefix.cost(span)} tokens",
                 member=prefix.name,
                 hint="shorten prompt or continuation, or leave this member out",
             )
@@ -225,7 +225,7 @@ def _with_tools(
     if request.tools is None or isinstance(request.prompt, str):
         return None, request.prompt, None, request.grammar
     dialect, prompt, schemas = show_tools(request.prompt, request.tools, [member.prompt_reader for member in members])
-    if request.grammar is not None:  # its text may look like a call
+    if request.grammar is not None:  # text that obeys the grammar may look like a call
         dialect = replace(dialect, after_text=False)
     return dialect, prompt, schemas, answer_grammar(request.tools, dialect, request.grammar, tags)
 

@@ -30,7 +30,7 @@ class DraftPlan:
         branches: Number of first tokens to try at a word below the threshold (B).
         max_tokens: Maximum number of the member's tokens; None for no limit but `max_words`. The draft is cut between
             tokens, but never inside a character.
-        stop: Strings that end the draft after the token that completes one. That token may contain more text.
+        stop: Strings that end the draft after the token that completes the string. The token may contain more text.
     """
 
     tau: float
@@ -98,7 +98,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A span in the pool.
+    """A span that may be committed. Members that propose the same span share one candidate.
 
     Args:
         span: The span.
@@ -136,15 +136,15 @@ class Round:
     Args:
         drafts: Draft of each member, in member order. Empty if the text was forced by a grammar or written by AdaFuse;
             the only candidate then has no proposers.
-        candidates: The pool without duplicates, in order of member, then branch.
+        candidates: Distinct proposals, in order of member, then branch.
         scores: `[candidates][members]`. Empty if a single candidate was committed without scores.
         values: `[candidates][members]`, scores after the scoring rule: lower is better. Empty like `scores`.
         fused: `[candidates]`, values after pooling: lower is better. Empty like `scores`.
         chosen: Index of the chosen candidate.
-        cut: The span that was committed in its place, if it exceeded the token budget: its beginning, the ending
-            that the grammar requires, or both.
+        cut: The span that was committed instead of the chosen candidate, if the token budget or a context window was
+            too small for the candidate: its beginning, the ending that the grammar requires, or both.
         cut_scores: `[members]`, scores of `cut`; empty unless log-probabilities were requested.
-        library_text: The end of the committed text that AdaFuse wrote itself, if any.
+        library_text: Text that AdaFuse wrote itself at the end of the committed span, if any.
     """
 
     drafts: tuple[Draft, ...]
@@ -189,8 +189,9 @@ class Round:
 
         Returns:
             `text`, `ends`, `proposers` and `logprobs` (per member) of the committed span; fused `score` and
-            `member_scores` of the winner; `library_text`, if any; `margins` per member; and `candidates`, a list with
-            the same keys. Scores and log-probabilities are None if a single candidate was committed without scores.
+            `member_scores` of the winner; `library_text`, if any; `margins` per member; and `candidates`, each with
+            its text, end, proposers, scores and log-probabilities. Scores and log-probabilities are None if a single
+            candidate was committed without scores.
         """
         candidates = [self._candidate_dict(index) for index in range(len(self.candidates))]
         return {

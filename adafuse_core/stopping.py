@@ -11,11 +11,11 @@ from adafuse_core.events import Event, Finished, RoundDone, TextDelta
 class StopMatcher:
     """Finds stop strings in a stream of text pieces, also across pieces.
 
-    Text that may be the beginning of a stop string is held back until that is decided.
+    Text that may be the beginning of a stop string is held back until later text shows whether it is one.
 
     Args:
-        stop: Strings that end the answer. The match that is complete first counts; of several that end at the same
-            character, the longest. The text is cut before it.
+        stop: Strings that end the answer. The match that ends first counts; if several end at the same character,
+            the longest match. The text is cut before the match.
 
     Attributes:
         hit: The stop string that was found, if any.

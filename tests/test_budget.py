@@ -229,7 +229,7 @@ def test_text_of_a_grammar_that_may_end_anywhere_is_cut_as_without_one():
 
 
 def test_a_grammar_without_an_ending_is_refused():
-    with pytest.raises(ConfigError, match="no answer was found that the grammar allows") as caught:
+    with pytest.raises(ConfigError, match="the search found no answer that the grammar allows") as caught:
         scripted("END").generate("go", grammar=Grammar.regex("(?s:.*)[E-F][N-O][D-E]"))
     assert caught.value.hint
 

@@ -103,7 +103,7 @@ def test_a_yaml_file_gets_the_same_hints(tmp_path):
 
 @pytest.mark.parametrize("name", ["tau", "scoring", "dtype", "members", "member_defaults"])
 def test_options_fixed_at_construction_are_refused_in_calls(name):
-    with pytest.raises(ConfigError, match="where the ensemble is made"):
+    with pytest.raises(ConfigError, match="when you create the ensemble"):
         ensemble().generate("go", **{name: 1})
 
 

@@ -81,7 +81,7 @@ class TestHints:
 
     def test_options_that_are_fixed_in_calls_raise_an_error_that_says_so(self, kind):
         for name in ("tau", "dtype", "members"):
-            with pytest.raises(ConfigError, match="where the ensemble is made"):
+            with pytest.raises(ConfigError, match="when you create the ensemble"):
                 ask(scripted(kind)[0], **{name: 1})
 
     def test_errors_contain_no_values_because_they_may_be_secrets(self, kind):
