@@ -24,7 +24,7 @@ def answer_grammar(tools: Tools, dialect: Dialect, answer: Grammar | None = None
 
 
 def _calls(tools: Tools, dialect: Dialect) -> str:
-    """Rules for a `call` from its name on, and for all `calls` of an answer."""
+    """Rules: `call` is a call without the text before its name, `calls` all calls of an answer."""
     head = literal(dialect.head + dialect.begin)
     middles = (dialect.middle,) if tools.forced else dialect.middles
     variants = _variants(tools, "", middles, literal)

@@ -28,14 +28,15 @@ class _Open:
 
 
 class CallReader:
-    """Parses calls by the fixed texts of a dialect. The grammar enforces these texts, so calls can only be cut off.
+    """Parses calls by the fixed texts of a dialect. The grammar enforces these texts, so a call can only be cut
+    off, never malformed.
 
     A call that repeats an earlier one of the same answer, with equal arguments, is dropped.
 
     Args:
         dialect: Format of calls.
         names: Names of the callable tools.
-        written: Parser for answers that consist of calls in another format; None if they count as text.
+        written: Parser for answers that consist of calls in another format; None if such answers are text.
 
     Attributes:
         repeated: Whether a call was repeated. Later text is ignored, so the answer should end.
@@ -84,7 +85,7 @@ class CallReader:
             yield ToolCallDelta(index=self.count, id=call.id, name=call.name, arguments=call.shown)
 
     def _read_whole(self, last: bool) -> Generator[Event, None, bool]:
-        """Parse an answer that consists of calls in another format; returns whether it is, or may become, such."""
+        """Parse calls in another format; returns whether the answer consists of such calls, or may still become so."""
         written, text = self._written, self._held
         if written is None or not self._no_text or self._start(last) >= 0 or not written.may_become(text):
             return False
@@ -108,7 +109,7 @@ class CallReader:
         return text
 
     def _start(self, last: bool) -> int:
-        """Index of the first call in the held text; -1 if there is none or it is undecided."""
+        """Index of the first call in the held text; -1 if there is no call, or more text is needed to tell."""
         if self._dialect.after_text:
             return self._held.find(self._dialect.trigger)
         body = self._held.lstrip("\n")
@@ -129,10 +130,8 @@ class CallReader:
         """Parse the next call up to its arguments; returns whether they were reached."""
         start = self._held.find(self._dialect.begin)
         body = self._held[start + len(self._dialect.begin) :]
-        middles = self._dialect.middles
-        heads = {
-            quoted(name) + middle: name for name in self._names for middle in middles
-        }  # names may contain a middle
+        # Compare name and middle as a whole: a name may contain the text of a middle.
+        heads = {quoted(name) + middle: name for name in self._names for middle in self._dialect.middles}
         head = next((head for head in heads if body.startswith(head)), None)
         if start < 0 or head is None:
             return False

@@ -13,18 +13,19 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-# (choices of the greedy search, states of the best-first search) per attempt.
+# Limits per attempt: choices of the greedy search, states of the best-first search.
 QUICK = ((40, 100), (500, 0))
 _THOROUGH = ((40, 100), (2000, 1000))
 _PATIENCE = 4  # visits to a state before another choice is made
 _MAX_BYTES = 10_000  # of the greedy search
-_MANY = 10  # bytes that lead to one state: the grammar is in free text, where literals are tried
+_MANY = 10  # if so many bytes lead to one state, the grammar is in free text, and literals are tried
 _FEW = 4  # a group of at most so many bytes is tried completely
 _CLOSERS = b'}])>",;:@'  # in order of preference, before bytes that close nothing
 _OPENERS = b"[{(<-+"  # after other bytes
 _ESCAPE = b"\\"  # last
 
-_State = tuple[bool, bytes]  # whether the answer may end, and the mask of allowed bytes: equal states may still differ
+# Whether the answer may end, and the mask of allowed bytes. Matchers with equal values may still behave differently.
+_State = tuple[bool, bytes]
 _Groups = dict[_State, list[bytes]]  # steps by the state they lead to
 
 
@@ -47,7 +48,7 @@ def find_ending(
 
 
 def _greedy(matcher: Any, literals: Sequence[bytes], max_choices: int) -> tuple[bytes, bool] | None:
-    """Take the best step in every state, and another one after repeated visits; also whether that happened."""
+    """Take the best step in every state, or another step after repeated visits; also whether another step was taken."""
     text, cycled = b"", False
     visits: Counter[tuple[bytes, bytes]] = Counter()  # since the last new state
     known: set[tuple[bytes, bytes]] = set()
@@ -136,7 +137,7 @@ def _steps(matcher: Any, literals: Sequence[bytes], *, each: bool = False) -> li
 
 
 def _plainness(step: bytes) -> tuple[bool | bytes, ...]:
-    """Sort key of steps with equal masks: if their states still differ, letters and dots lead further than others."""
+    """Sort key of steps to equal states: letters first, then digits, then bytes that open nothing."""
     return not step.isalpha(), not step.isalnum(), step in _OPENERS, step
 
 
@@ -174,7 +175,7 @@ def _try(matcher: Any, step: bytes, groups: _Groups) -> None:
 def _rank(state: _State, group: list[bytes], mask: bytes) -> tuple[bool | int, ...]:
     """Sort key: lower means more likely to close something.
 
-    A delimiter is usually alone in its group; letters and digits share one.
+    A delimiter is usually alone in its group, while letters and digits share a group.
     """
     alone = len(group) == 1 and len(group[0]) == 1
     return (

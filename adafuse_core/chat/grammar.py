@@ -92,7 +92,7 @@ class Grammar:
         return Guide(byte_matchers()(self.source()).deep_copy(), self._literals())
 
     def _literals(self) -> tuple[bytes, ...]:
-        """Literal texts in the rules; from JSON schemas only texts in patterns, as single bytes reveal the others."""
+        """Literal texts in the rules. Of JSON schemas, only texts in patterns: the search finds others byte by byte."""
         every = [grammar["lark_grammar"] for grammar in self._named("")]
         of_schemas = (text for rules in every if "%json" in rules for text in pattern_literals(rules))
         found = (match for rules in every if "%json" not in rules for match in _LITERALS.finditer(rules))

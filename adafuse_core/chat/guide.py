@@ -42,7 +42,7 @@ class Guide:
     def closing(self) -> str:
         """The beginning of `short_ending` that closes open strings, lists and thoughts, if required values follow it.
 
-        The members can write these values after it. Empty if the ending starts with a value or contains no values.
+        The members can then write these values. Empty if the ending starts with a value or contains no values.
         """
         ending = self.short_ending or ""
         length, whole = self._closers(ending)

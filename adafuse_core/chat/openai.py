@@ -68,7 +68,10 @@ def function_tool(tool: Any) -> dict[str, Any]:
     """A tool in the core's format. Tools that only a provider can run raise `ConfigError`."""
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     if not isinstance(function, Mapping) or not function.get("name"):
-        raise ConfigError(f"got {tool!r} as a tool, expected a function with a name", hint="members can't run tools")
+        raise ConfigError(
+            f"got {tool!r} as a tool, expected a function with a name",
+            hint="tools that run at a provider are not supported",
+        )
     described = {"name": function["name"], "description": function.get("description") or ""}
     strict = {"strict": True} if function.get("strict") else {}
     return {
@@ -81,7 +84,7 @@ def tool_choice(choice: Any) -> str | None:
     """The core's `tool_choice`: "auto", "any", "none" or the name of a tool; None if unspecified.
 
     Args:
-        choice: One of these, "required", a bool, or a dict in the format of OpenAI or Anthropic.
+        choice: None, a result of this function, "required", a bool, or a dict in the format of OpenAI or Anthropic.
     """
     if choice is None or isinstance(choice, bool):
         return "any" if choice else None

@@ -1,4 +1,4 @@
-"""Short texts that match a regular expression: an answer that must match it can end with one."""
+"""Short texts that match a regular expression, for the search for a short ending of an answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-_RECENT = 1024  # patterns whose examples are kept
+_RECENT = 1024  # patterns whose examples are cached
 _LONGEST = 1000  # characters
-_CHARACTERS = "A0a -_.,:;@/+#!'(){}[]<>=%&$*?~^|\"\\"  # tried where one of a set may stand; others have a range
+_CHARACTERS = "A0a -_.,:;@/+#!'(){}[]<>=%&$*?~^|\"\\"  # tried for a character class, in this order
 _NAMING = (codes.LITERAL, codes.RANGE)
 _CATEGORIES = {
     codes.CATEGORY_DIGIT: r"\d",
@@ -28,7 +28,7 @@ _CATEGORIES = {
 def example(pattern: str) -> str:
     """A short text that the pattern probably matches; empty if Python can't read the pattern."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of syntax that will change its meaning
+        with warnings.catch_warnings(action="ignore"):  # about syntax whose meaning will change
             return _shortest(parser.parse(pattern))
     except (re.error, ValueError, OverflowError, RecursionError):
         return ""
@@ -56,14 +56,14 @@ def _of_item(code: Any, value: Any) -> str:
 
 
 def _one_of(parts: list[tuple[Any, Any]]) -> str:
-    """A character of a set: one of those that are usual, else the first that the set names."""
+    """A character in a class: the first such one in `_CHARACTERS`, else the first one that the class names."""
     negated = parts[0][0] is codes.NEGATE
     named = [chr(value if code is codes.LITERAL else value[0]) for code, value in parts if code in _NAMING]
     candidates: list[str] = [*_CHARACTERS, *named]
     for character in candidates:
         if any(_has(part, character) for part in parts) != negated:
             return character
-    raise OverflowError("none of these characters")
+    raise OverflowError("no character found")
 
 
 def _has(part: tuple[Any, Any], character: str) -> bool:

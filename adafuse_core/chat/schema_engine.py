@@ -25,7 +25,7 @@ _PLAIN_TEXT = re.compile(r"(?:(?<!\\)[A-Za-z0-9@ _:,;-]{2,}|(?<=\\)[^\w\s\\])(?!
 
 @lru_cache(_CACHED)
 def engine_error(schema: str) -> str | None:
-    """Why the engine can't enforce a schema, given as JSON; None if it can, and an answer that ends was found."""
+    """Why the engine can't enforce a schema, given as JSON; None if it can, and a complete answer was found."""
     from llguidance import LLMatcher
 
     from adafuse_core.text.vocabulary import byte_engine
@@ -38,7 +38,7 @@ def engine_error(schema: str) -> str | None:
     if warnings := matcher.get_grammar_warnings():
         return _first_line(warnings[0])
     if find_ending(matcher, pattern_literals(schema), QUICK) is None:
-        return "no value was found that obeys it, or only very long ones"
+        return "the search found no value that obeys the schema, or only very long ones"
     return None
 
 
@@ -93,7 +93,7 @@ def _scalars(value: Any) -> Iterator[Any]:
 
 
 def pattern_literals(schema: str) -> tuple[bytes, ...]:
-    """Candidates for the text of patterns in a schema, all as JSON: examples of matches, then plain parts."""
+    """JSON texts to try where a schema has patterns: examples of matches, then literal parts of the patterns."""
     patterns = dict.fromkeys(json.loads(match[1]) for match in _PATTERN.finditer(schema))
     examples = (json.dumps(example(pattern), ensure_ascii=False)[1:-1] for pattern in patterns)
     parts = (match[0] for pattern in patterns for match in _PLAIN_TEXT.finditer(_CHARACTER_CLASS.sub("\0", pattern)))

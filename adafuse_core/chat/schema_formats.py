@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-ORIGIN = "x-origin"  # in a part of `allOf`: the keyword from which it was made
+ORIGIN = "x-origin"  # key in a part of `allOf`: its value is the keyword from which the part was made
 
 _YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"  # 0001 to 9999, as in Python
 _LEAP = "(?:0[48]|[2468][048]|[13579][26])"  # multiples of four, without 00

@@ -99,7 +99,7 @@ class _Template:
             return text, hidden
         opens_turn = self.continues or form[-1].role != "assistant" or self._render(turns, tools, opens=False) != text
         if not opens_turn:
-            return text, "it opens no turn for an answer after the assistant's own"
+            return text, "it opens no new turn after a last message of the assistant"
         return text, None
 
     def rendered(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None) -> str | None:

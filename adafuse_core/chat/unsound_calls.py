@@ -1,4 +1,4 @@
-"""Makes calls invalid that contain text of AdaFuse itself, so that applications do not run them."""
+"""Turns calls that contain text written by AdaFuse into invalid calls, so that applications do not run them."""
 
 from __future__ import annotations
 

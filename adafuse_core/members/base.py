@@ -31,7 +31,7 @@ class Prefix(Protocol):
     name: str
     weight: float
     thinking: ThoughtTags | None  # tags of a thought that the prompt opens, or None
-    place: str  # what the member computes on: members of one place take turns, others run in parallel
+    place: str  # the hardware it runs on: members of one place take turns, others run in parallel
 
     def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = EMPTY_SPAN) -> Draft:
         """Propose spans.
@@ -98,7 +98,7 @@ class PromptReader(Protocol):
     name: str
 
     def count_tokens(self, prompt: Prompt, tools: Sequence[dict[str, Any]] | None = None) -> int:
-        """Length of a prompt in the member's tokens, chat template included; text if messages can't be rendered."""
+        """Length of a prompt in the member's tokens, chat template included; without it, if rendering fails."""
 
     def count_text_tokens(self, text: str) -> int:
         """Length of a plain text in the member's tokens, without BOS token or template."""
@@ -128,7 +128,7 @@ class Opening:
     max_word_tokens: int
     lookup: bool = False  # whether to guess the next tokens by prompt lookup
     cancel: threading.Event  # when set, the member stops within one step
-    grammar: Grammar | None = None  # no span that violates it is proposed
+    grammar: Grammar | None = None  # all proposed spans obey it
     must_call: bool = False  # whether the grammar allows only tool calls
     continues: bool = False  # whether the answer continues the last message, which is the assistant's
 

@@ -11,7 +11,7 @@ from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.gguf_header import header_value
 from adafuse_core.members.model_files import load_errors, member_files, read_architecture, tokenizer_location
 
-_WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # as model families call it
+_WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # names in model configs
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 

@@ -110,7 +110,7 @@ class Drafter:
         ]
 
     def _proposal(self, tracker: WordTracker, max_words: int | None, *, partial_word: bool = False) -> Proposal | None:
-        """What to propose of a finished continuation; None if it holds no complete character.
+        """The part of a finished continuation to propose; None if it holds no complete character.
 
         Args:
             tracker: Words of the continuation.
@@ -142,9 +142,8 @@ class ConfidentRun:
     stopped: bool = False  # whether a stop string was completed
 
     def __post_init__(self) -> None:
-        self.max_words = (
-            self.plan.max_words
-        )  # the run is over after M words, or with one branch after the uncertain word
+        # The run ends after this many words. An uncertain word becomes the last one, if there are no branches.
+        self.max_words = self.plan.max_words
 
     def push(self, _: int, steps: list[TopTokens]) -> bool:
         """Append the last step's token; returns whether the run is over."""

@@ -1,4 +1,4 @@
-"""Loads a member from its config: tokenizer, declarations of its files, and backend, checked against each other."""
+"""Loads a member from its config: tokenizer, config files and backend, checked against each other."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from adafuse_core.chat.grammar import Grammar
 from adafuse_core.text.ids import Ids, shared_length
 from adafuse_core.text.vocabulary import Vocabulary, bits_of
 
-_STATES_KEPT = 4  # commits: a token that is re-encoded starts in one of them
+_STATES_KEPT = 4  # states after the last commits: re-encoding seldom changes earlier tokens
 
 
 class Masks:

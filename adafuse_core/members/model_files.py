@@ -55,7 +55,7 @@ def source(model: str) -> str:
     except RuntimeError as error:  # the home folder of an unknown user
         raise ModelNotFoundError(f"there is no folder {model!r}: {error}", hint="check the path") from error
     if not path.exists():
-        named = f"file of a repository is model='owner/name', gguf_file={path.name!r}"
+        named = f"file in a repository is given as model='owner/name', gguf_file={path.name!r}"
         is_gguf = path.suffix.lower() == _GGUF
         raise ModelNotFoundError(
             f"there is no {'file' if is_gguf else 'folder'} {model!r}",

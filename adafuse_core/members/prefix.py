@@ -84,7 +84,7 @@ class ModelPrefix:
 
     def next_tokens(self, count: int | None = None, after: Span = EMPTY_SPAN) -> tuple[NextToken, ...]:
         """The distribution of the next token; see `Prefix.next_tokens`."""
-        with ErrorContext(self.name, "looking ahead"):
+        with ErrorContext(self.name, "computing the next tokens"):
             drafter = self._drafter(after, ())
             ((step,),) = self.session.draft([drafter.context], 1, count or self.vocab_size, lambda *_: True)
             logprobs = dict(zip(step.ids, step.logprobs, strict=True))

@@ -27,7 +27,7 @@ class Encoded:
 
     Args:
         ids: Token ids of the whole prompt.
-        section: Position of the answer.
+        section: End of the prompt, with which the answer is encoded.
         thinking: Tags of the thought that the prompt opens, if any.
     """
 

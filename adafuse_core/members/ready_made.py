@@ -23,7 +23,7 @@ def ready_made(members: Sequence[Any] | None) -> tuple[Member, ...] | None:
                 hint="for a model that is already loaded, pass the name or path from which it was loaded",
             )
     if any(configs) and not all(configs):
-        raise ConfigError("got ready-made members beside model names", hint="give one kind")
+        raise ConfigError("got ready-made members together with model names", hint="pass only one kind")
     return None if all(configs) else tuple(members)
 
 

@@ -1,7 +1,7 @@
 """The process-wide registry of loaded models: ensembles with the same model share its weights.
 
-Together with the registrations in `forks.py` it is the only module-level state of the library. Configs are copied and
-pickled; models stay here.
+Apart from caches and locks, this registry and the registrations in `forks.py` are the only module-level state of the
+library. Configs are copied and pickled; models stay here.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _encoder(config: MemberConfig) -> PromptEncoder:
 
 
 def shared(place: str, make: Callable[[], Any]) -> Any:
-    """An object shared by all backends of a place, such as the turns on a device. The first call creates it."""
+    """An object shared by all backends of a place, such as the scheduler of a device. The first call creates it."""
     with _guard:
         if (place, make) not in _shared:
             _shared[place, make] = make()

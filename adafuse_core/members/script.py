@@ -9,7 +9,7 @@ from adafuse_core.rounds import Span
 from adafuse_core.text.words import WhitespaceWords
 
 RULE = WhitespaceWords()
-_FEW = 4  # characters by which a place in a script is known again
+_FEW = 4  # length of the shortest end of an answer that is searched in a script, in characters
 
 
 class Script:
@@ -18,8 +18,8 @@ class Script:
     Args:
         text: The whole text.
         ends: Whether the answer ends after it.
-        resumes: Whether, if the answer departs from the script, the script resumes after the longest end of the answer
-            that it contains; otherwise it resumes after as many words as the answer has.
+        resumes: Whether, for an answer that differs from the script, the script continues after the longest end of the
+            answer that it contains. If False or without such an end, it continues after as many words as the answer.
     """
 
     def __init__(self, text: str, *, ends: bool, resumes: bool = False) -> None:
@@ -62,7 +62,7 @@ class Script:
 
 
 def _after_end_of(answer: str, text: str) -> int:
-    """The offset in a text after the longest end of an answer that it contains, of at least `_FEW` characters, or 0."""
+    """The offset in a text after the longest end of an answer that it contains; 0 without one of `_FEW` characters."""
     for length in range(min(len(answer), len(text)), _FEW - 1, -1):
         if (place := text.rfind(answer[-length:])) >= 0:
             return place + length

@@ -22,15 +22,15 @@ from adafuse_core.members.base import EMPTY_SPAN, Opening, Prompt, WindowFull
 from adafuse_core.members.script import RULE, Script, count_words, word_ends
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 
-ON_SCRIPT_NLL, OFF_SCRIPT_NLL = 0.125, 5.0  # of each word of a span that continues the script, or doesn't
+ON_SCRIPT_NLL, OFF_SCRIPT_NLL = 0.125, 5.0  # per word of a span that continues the script, and of any other span
 
 
 class ScriptedMember:
     """A member that writes a given text, word by word, with its exact whitespace.
 
-    While the answer is a beginning of the script, the member continues it. Otherwise it skips as many words of the
-    script as the answer has; under a grammar it first looks for the end of the answer, such as a key of JSON, in the
-    script and continues after it.
+    While the script starts with the answer, the member continues the script. Otherwise it skips as many words of the
+    script as the answer has. Under a grammar, it first searches the script for the end of the answer, such as a JSON
+    key, and continues after that place.
 
     Args:
         name: Label in traces and errors.
