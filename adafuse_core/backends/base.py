@@ -136,12 +136,12 @@ Shared = Callable[[str, Callable[[], Any]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What is known of a model from its files, without weights. They are read on this machine for every backend."""
+    """What is known of a model from its files, without weights. Every backend reads the files on this machine."""
 
     location: Location  # configuration and weights
     adapter: Location | None = None  # a PEFT adapter for these weights
     architecture: Any  # the model's transformers config
-    tokenizer: Any  # the member's tokenizer; a served model must use the same
+    tokenizer: Any  # the member's tokenizer; a model on a server must use the same tokenizer
 
 
 class Opener(Protocol):
@@ -159,8 +159,8 @@ class Opener(Protocol):
         Args:
             config: The member's config.
             files: What is known of the model already.
-            shared: `shared(place, make)` returns an object that all models of a place share, such as the turns on a
-                device; the first call in this process makes it.
+            shared: `shared(place, make)` returns an object that all models of a place share, such as the scheduler
+                of a device; the first call in this process creates it.
 
         Raises:
             ModelLoadError: The model can't be loaded, or is not usable.

@@ -24,8 +24,8 @@ from adafuse_core.member_config import MemberConfig
 
 logger = logging.getLogger(__name__)
 
-# While transformers loads a model it patches torch for the whole process: two loads at a time leave weights that are
-# tied or missing at random, and the patch may stay. A child that is forked meanwhile is refused by the registry.
+# While transformers loads a model, it patches torch for the whole process. Two loads at the same time would tie or lose
+# weights at random, and could leave torch patched. The registry refuses loads in a process that was forked meanwhile.
 _load_lock = threading.Lock()
 
 

@@ -1,6 +1,6 @@
 """The backend for Hugging Face models in this process.
 
-`base.py` has the contract; `adafuse_core.engine` saves forward passes.
+`base.py` has the contract; `adafuse_core.engine` avoids repeated forward passes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LocalBackend:
         )
 
     def close(self) -> None:
-        """Free the model. Running calls fail with an error that says so."""
+        """Free the model. Running calls raise a `MemberError`."""
         self._batcher.shut()
         del self.model, self._choice
 
@@ -120,7 +120,7 @@ class LocalSession:
         live = list(range(len(contexts)))
 
         def needs_pass(row: int) -> bool:
-            """Continue a row as far as the memo allows; whether it is unfinished."""
+            """Continue a row until the memo lacks a distribution; returns whether the row is unfinished."""
             while (distribution := self._distributions([(written[row], None)])[0]) is not None:
                 steps[row].append(TopTokens(*distribution.top(top)))
                 if until(row, steps[row]) or len(steps[row]) >= max_new:
@@ -186,7 +186,7 @@ class LocalSession:
                 self._masked |= zip(new, masked(list(new.values())), strict=True)
             except ValueError as error:
                 raise MemberError(
-                    "its vocabulary has no token for what the grammar asks for",
+                    "its vocabulary has no token that the grammar allows here",
                     hint="leave this member out, or ask for characters that its tokenizer can write",
                     retryable=False,
                 ) from error
@@ -237,8 +237,8 @@ def _freed() -> MemberError:
 
 def _orphaned() -> MemberError:
     return MemberError(
-        "this request began before the process was forked, and goes on in the parent",
-        hint="begin it again in this process",
+        "this request was started before the process was forked, and belongs to the parent process",
+        hint="start a new request in this process",
         retryable=False,
     )
 

@@ -83,7 +83,7 @@ class Location:
         return kind.from_pretrained(self.source, **self.all_options, **more)
 
     def read_generation_config(self) -> Any:
-        """Read the generation config; None without one. For GGUF files, transformers reads none."""
+        """Read the generation config; None if the location has none, or is a GGUF file."""
         from transformers import GenerationConfig
 
         try:

@@ -1,1 +1,1 @@
-"""Inside the local backend: how forward passes on a Hugging Face model are saved, exactly."""
+"""The engine of the local backend: avoids repeated forward passes of a Hugging Face model without changing results."""

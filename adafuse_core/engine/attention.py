@@ -112,7 +112,7 @@ def tree_attention(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function that models call. Their mask is ignored: the current `TreePass` has its own masks."""
+    """The attention function that models call. Their own masks are ignored: the current `TreePass` has the masks."""
     if position_bias is not None:
         raise NotImplementedError("attention with a position bias")
     return _current_pass.get().attend(query, sliding_window, ScoreOptions(scaling, softcap, s_aux)), None
@@ -131,8 +131,8 @@ def attend(
     """Attention of rows of tokens, each row to its own keys and values, which are not copied.
 
     Args:
-        query: `[rows, heads, tokens, dim]`, as the result.
-        keys: `[rows, kv_heads, slots, dim]`, as the values.
+        query: `[rows, heads, tokens, dim]`. The result has the same layout.
+        keys: `[rows, kv_heads, slots, dim]`. The values have the same layout.
         mask: Called with a number of repeats, returns `[..., repeats * tokens, slots]`: 0 where a token attends to a
             slot, else -inf.
     """
@@ -153,7 +153,7 @@ def attend(
 def _attend_eagerly(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, options: ScoreOptions
 ) -> torch.Tensor:
-    """With soft-capped scores or attention sinks. In half precision, the softmax runs in float32."""
+    """Attention with soft-capped scores or attention sinks. In half precision, the softmax runs in float32."""
     rows, _, tokens, dim = query.shape
     merged = query.reshape(rows, keys.shape[1], -1, dim)  # heads that share keys as one head
     scores = merged @ keys.transpose(-1, -2) * (dim**-0.5 if options.scaling is None else options.scaling)

@@ -59,7 +59,7 @@ class LiveCache:
     ends: list[Node]
 
     def growth_to(self, paths: Iterable[Sequence[Node]]) -> CacheGrowth | None:
-        """The growth that reaches the ends of these paths from the trunk; None if a path contains no end of a row."""
+        """The growth to the ends of these paths, which start at the trunk; None if a path continues no row."""
         row_of = {end: row for row, end in enumerate(self.ends)}
         found = []
         for path in paths:

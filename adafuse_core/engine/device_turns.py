@@ -22,7 +22,7 @@ class _Queue:
 
     def __init__(self, waiting: Sized) -> None:
         self._waiting = waiting
-        self.passed = 0  # passes of other models since
+        self.passed = 0  # passes of other models while these requests wait
 
     def weight(self) -> int:
         return len(self._waiting) * (1 + self.passed)
@@ -62,7 +62,7 @@ class Turns:
 
     @contextmanager
     def hold(self, waiting: Sized, check: Callable[[], None]) -> Iterator[None]:
-        """Hold the device for a pass. Models with more requests, and that have waited for more passes, go first.
+        """Hold the device for a pass. Models with more requests or a longer wait go first (`_Queue.weight`).
 
         Args:
             waiting: Queue of the model's requests, which may grow until the pass starts.

@@ -64,7 +64,7 @@ def masked(unmasked: Sequence[tuple[Distribution, bytes]]) -> list[Distribution]
 
 
 def _possible(ids: list[int], logprobs: list[float]) -> tuple[Ids, tuple[float, ...]]:
-    """Without the tokens of probability 0, which are last."""
+    """The tokens and log-probabilities without those of probability 0, which are last."""
     count = sum(value > -math.inf for value in logprobs)
     return tuple(ids[:count]), tuple(logprobs[:count])
 
@@ -110,7 +110,7 @@ def top_k(
     """Indices and values of the `count` highest of each row `[rows, vocab]`, highest first; ties in order of index.
 
     Raises:
-        FloatingPointError: `valid` is false, a boolean scalar that is read in the same transfer from the device.
+        FloatingPointError: `valid`, a boolean scalar on the device of the values, is false.
     """
     count = min(count, values.shape[-1])
     top, index = torch.topk(values, min(count + 1, values.shape[-1]), dim=-1)  # one more, which may equal the last

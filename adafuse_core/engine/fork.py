@@ -1,4 +1,4 @@
-"""KV store by forking: the model's caches are kept at some contexts, and every pass works on a fork of one.
+"""KV store by forking: the model's caches after some contexts are kept, and every pass extends a fork of one cache.
 
 A dynamic cache layer *re-binds* its tensors when it grows, so a copy of the layer objects that shares their tensors is
 an exact snapshot at no cost. Contexts that branch are rows of one batch. No cache is ever cropped, so sliding-window,

@@ -59,9 +59,9 @@ class Model:
     def extend_cache(
         self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int
     ) -> tuple[torch.Tensor, Any]:
-        """Read token ids `[rows, tokens]` after the cache that the previous pass returned, or create one if None.
+        """Read token ids `[rows, tokens]` after those in a cache that a previous pass returned, or into a new cache.
 
-        The model takes and returns the cache under this name.
+        `name` is the model's name for the cache, as an argument and as an output.
 
         Returns:
             Logits `[rows, last, vocab]` of the last tokens, and the cache; None if the model returns no cache.

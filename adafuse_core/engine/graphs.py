@@ -72,7 +72,7 @@ class GraphRecorder:
 class RefuseDeviceReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises on operations that read a value from the device, which a graph can't contain.
 
-    A capture that fails half-way may corrupt the state of PyTorch's allocator, so such operations must be found before.
+    They must be found before the capture: a failed capture may corrupt the state of PyTorch's allocator.
     """
 
     def __torch_dispatch__(

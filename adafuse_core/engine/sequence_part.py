@@ -101,7 +101,7 @@ class SequencePart:
 
 
 def _mask_all_but_ancestors(row: NDArray[np.float32], node: Node, head: Node, slot_of: Mapping[Node, int]) -> None:
-    """Change a row `[slots]` that attends to all committed tokens: it attends to a node and its ancestors only.
+    """Restrict a mask row `[slots]`, which attends to all committed tokens, to a node and its ancestors.
 
     `slot_of` has the slots of the nodes that this pass reads.
     """

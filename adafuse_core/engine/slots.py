@@ -20,7 +20,7 @@ from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.forks import renew_after_fork
 
 ZERO_CELL, SCRATCH_CELL = 0, 1  # pool cells of no sequence: one stays zero, padding tokens write to the other
-_FIRST_CELLS = 4096  # or an eighth of `max_kv_tokens`
+_FIRST_CELLS = 4096  # size of a new pool, or an eighth of `max_kv_tokens` if that is more
 _MASK_MULTIPLE = 64  # mask widths are multiples of this many slots: few sizes for the kernels, and aligned ones
 _GROWTH_DIVISOR = 24  # a sequence grows by this fraction of its capacity; a larger one would leave more memory unused
 
@@ -145,7 +145,7 @@ class Pool:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Make a new lock."""
+        """Replace the lock."""
         self._lock = threading.Lock()  # any thread may drop a sequence
 
     def take(self, count: int) -> list[int]:

@@ -92,8 +92,8 @@ def choose_store(
         if isinstance(choice, str):
             problems.append(f"no {kind}: {choice}")
         elif cuda_graphs and not choice.recorded:
-            why = "; ".join(problems) or f"kv_store={kind!r} has none"
-            raise UnsupportedSetting("cuda_graphs=True", f"they need a token tree; {why}")
+            why = "; ".join(problems) or f"kv_store={kind!r} is not a token tree"
+            raise UnsupportedSetting("cuda_graphs=True", f"CUDA graphs need a token tree; {why}")
         elif kv_store == "auto":
             return replace(choice, problems=(*problems, *choice.problems), fallback=kind == [*STORES][-1])
         else:

@@ -61,7 +61,7 @@ class Strategy:
             raise ConfigError(
                 f"strategy {self.name!r} reads {needed}, but this member's backend reports {given}",
                 member=member.name,
-                hint="leave it out or run it with backend='local', or choose fewer branches or another strategy",
+                hint="leave this member out, run it with backend='local', or choose fewer branches or another strategy",
             )
 
     def has_choice(self, members: int) -> bool:

@@ -34,7 +34,7 @@ class Single(Strategy):
             expect_choice("member", self.member, names)
 
     def has_choice(self, members: int) -> bool:
-        """Never."""
+        """False: every round has one candidate."""
         return False
 
     def select(self, members: Sequence[Any]) -> Sequence[Any]:

@@ -1,8 +1,9 @@
 """Where a text can be cut so that its tail, encoded alone, gets the same ids as inside the whole text.
 
 A cut is safe if the tokenizer pre-tokenizes by local rules and always splits there, or if no token of the vocabulary
-can span the cut. The tokenizer's components show which case applies. If a component may look further than its
-neighbours (other normalizers, a regular expression with lookbehind), no cut is safe and texts are encoded whole.
+can span the cut. The tokenizer's components show which case applies. If a component may look further than the
+neighbouring character (other normalizers, a regular expression with lookbehind), no cut is safe and texts are encoded
+whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Encodes a growing text at a cost that does not depend on its length.
 
-Only a window of the last words is encoded again, starting at a safe cut. The re-encoded window is trusted only if it
-reproduces known ids: all of them before the text grows, those of its first word afterwards. Otherwise the whole text
+Only a window of the last words is encoded again, starting at a safe cut. The window is used only if it reproduces the
+known ids: before the text grows, all ids of the window; afterwards, the ids of its first word. Otherwise the whole text
 is encoded.
 """
 

@@ -170,7 +170,7 @@ class Section:
         self._codec = codec
         self._opening = opening
         self.lead = lead
-        adds_lead = codec._prefix_space_always and not opening  # the tokenizer does
+        adds_lead = codec._prefix_space_always and not opening  # the tokenizer adds the lead itself
         self._before_answer = opening if adds_lead else opening + lead
         before = ids[:ids_before]
         self._encoder = IncrementalEncoder(

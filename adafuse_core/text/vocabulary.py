@@ -1,6 +1,6 @@
-"""The tokens of one vocabulary as bytes, and as the grammar engine wants them.
+"""The tokens of a vocabulary as bytes, in the form that the grammar engine reads.
 
-A grammar is about text. What it means for one member's tokens follows from the bytes of each token, so members with
+A grammar constrains text. The engine finds the allowed tokens of a member from the bytes of each token, so members with
 different vocabularies can obey the same grammar.
 """
 
@@ -18,8 +18,8 @@ from adafuse_core.errors import ConfigError
 from adafuse_core.forks import call_after_fork, renew_after_fork
 from adafuse_core.text.tokens import INCOMPLETE, Codec
 
-_RECENT = 64  # grammars that a vocabulary keeps
-_LARGE = 1 << 14  # tokens: from here on the engine's precomputed slices are worth the time they take
+_RECENT = 64  # compiled grammars that are cached
+_LARGE = 1 << 14  # tokens from which the engine's precomputed slices save more time than they take
 _BYTES = [bytes([value]) for value in range(256)]
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -29,8 +29,8 @@ class Vocabulary:
 
     Args:
         tokenizer: A fast transformers tokenizer. It is not changed.
-        codec: Its way between text and ids.
-        size: Token ids that the model knows; those without a token are never allowed by a grammar.
+        codec: The codec of this tokenizer.
+        size: Number of token ids of the model. Grammars never allow ids that have no token.
     """
 
     def __init__(self, tokenizer: Any, codec: Codec, *, size: int) -> None:
@@ -42,16 +42,16 @@ class Vocabulary:
         self._engine: LLTokenizer | None = None
 
     def after_fork(self) -> None:
-        """Make a new lock, and compile grammars again: copies of a matcher share locks of the engine."""
+        """Replace the lock, and drop compiled grammars: copies of a matcher share locks of the engine."""
         self._lock = threading.Lock()
-        # By a grammar's source the engine's state at its beginning, to be copied before it is used.
+        # The matcher at the beginning of a grammar, by the grammar's source. Copy it before use.
         self.matcher = lru_cache(_RECENT)(lambda source: new_matcher(self.engine, source))
 
     @property
     def engine(self) -> LLTokenizer:
-        """The vocabulary in the form of the grammar engine, made at the first use: large ones take seconds.
+        """The vocabulary in the form of the grammar engine, created at the first use; large ones take seconds.
 
-        The vocabulary's own tokens are followed by one for each byte, so that any text can be read.
+        The vocabulary's own tokens are followed by one token per byte, so that the engine can read any text.
         """
         with self._lock:
             if self._engine is None:
@@ -62,23 +62,23 @@ class Vocabulary:
 
     @cached_property
     def blank_bits(self) -> int:
-        """The tokens that begin with a blank, as bits."""
+        """The tokens that start with a blank, one bit per token id."""
         engine = self.engine
         return bits_of(index for index in range(self.size) if engine.decode_bytes([index])[:1] == b" ")
 
     def spelled(self, data: bytes) -> list[int]:
-        """Bytes as tokens of the engine, each by itself."""
+        """The engine's token of each byte."""
         return [self.size + value for value in data]
 
     def _token_bytes(self) -> list[bytes]:
         try:
             known = LLTokenizer(self._tokenizer.backend_tokenizer.to_str(), slices=[])
-        except Exception:  # it knows decoders of the byte-level kind, and those with byte fallback
+        except Exception:  # llguidance reads only byte-level decoders and decoders with byte fallback
             return [self._decoded(index) for index in range(len(self._tokenizer))]
         return [known.decode_bytes([index]) for index in range(known.vocab_size)]
 
     def _decoded(self, index: int) -> bytes:
-        """Bytes of a token by the tokenizer's own decoder, after some text; none where it is part of a character."""
+        """Bytes of a token after some text, from the tokenizer's decoder; empty for a part of a character."""
         if byte := _BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(index))):
             return bytes.fromhex(byte[1])
         text = self._codec.decode(self._codec.encode_prompt("a")[0], [index])
@@ -87,16 +87,16 @@ class Vocabulary:
 
 @cache
 def byte_matchers() -> Callable[[str], LLMatcher]:
-    """Matchers on bytes as tokens, by a grammar's source, for what concerns the text alone.
+    """A function from a grammar's source to a matcher whose tokens are bytes, for checks of text without a member.
 
-    One constant of the process. It keeps the grammars that were compiled last, and no model.
+    The process has one such function. It caches the matchers of the last grammars.
     """
     return lru_cache(_RECENT)(lambda source: new_matcher(byte_engine(), source))
 
 
 @cache
 def byte_engine() -> LLTokenizer:
-    """Bytes as tokens, for the grammar engine. One constant of the process."""
+    """A vocabulary of the 256 bytes, in the form of the grammar engine. The process has one."""
     return _engine(_BYTES, [])
 
 
@@ -104,7 +104,7 @@ call_after_fork(byte_matchers.cache_clear)
 
 
 def new_matcher(engine: LLTokenizer, source: str) -> LLMatcher:
-    """The engine's state at the beginning of a grammar. Raises `ConfigError`."""
+    """A matcher at the beginning of a grammar. Raises `ConfigError`."""
     matcher = LLMatcher(engine, source, log_level=0)
     if matcher.is_error():
         raise ConfigError(f"the grammar can't be used: {matcher.get_error().splitlines()[0]}")
@@ -126,7 +126,7 @@ def _engine(tokens: list[bytes], special_ids: list[int]) -> LLTokenizer:
 
 
 class _Bytes:
-    """Tokens in the form that the engine reads; it asks for no more than these names."""
+    """Tokens in the form that the engine reads. It uses only these attributes and methods."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -137,5 +137,5 @@ class _Bytes:
         self.special_token_ids = [*special_ids, *(index for index, token in enumerate(self.tokens) if not token)]
 
     def __call__(self, text: bytes) -> list[int]:
-        """The engine asks how text that must follow is encoded. Grammars are made so that it never does."""
+        """Encode forced text. The engine never calls it: all grammars have the option `no_forcing`."""
         raise NotImplementedError

@@ -233,7 +233,7 @@ def test_wrong_replay_is_found(monkeypatch):
 def test_cuda_graphs_are_refused_where_they_do_not_work(monkeypatch):
     with pytest.raises(UnsupportedSetting, match="need a token tree; no tree"):
         choose_store(build("lfm2"), cuda_graphs=True)
-    with pytest.raises(UnsupportedSetting, match="kv_store='fork' has none"):
+    with pytest.raises(UnsupportedSetting, match="kv_store='fork' is not a token tree"):
         choose_store(build("llama"), "fork", cuda_graphs=True)
     monkeypatch.setattr(store_choice, "recorder", graphs.recorder)
     with pytest.raises(UnsupportedSetting, match="the model runs on cpu"):
