@@ -59,12 +59,18 @@ class Location:
         """Options for reads that may run code of the repository or read a GGUF file.
 
         Raises:
-            UnsupportedModelError: The location is a GGUF file, and the package gguf is missing.
+            UnsupportedModelError: The location is a GGUF file, and the package gguf is missing or the name does not end in
+                `.gguf`.
         """
         if self.gguf_file is None:
             return dict(self.options)
         from transformers.utils import is_gguf_available
 
+        if not self.gguf_file.endswith(".gguf"):
+            raise UnsupportedModelError(
+                f"transformers does not read {self.gguf_file!r} as a GGUF file",
+                hint="rename it, so that it ends in .gguf",
+            )
         if not is_gguf_available():
             raise UnsupportedModelError(
                 f"{self.gguf_file!r} is a GGUF file, and the package gguf is missing or too old",

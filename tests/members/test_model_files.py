@@ -129,6 +129,14 @@ def test_a_log_line_says_that_gguf_files_load_slowly(gguf_path, caplog):
     assert "save_pretrained" in line
 
 
+def test_a_gguf_file_in_capitals_is_to_be_renamed(gguf_path, tmp_path):
+    path = tmp_path / "MODEL.GGUF"
+    shutil.copy(gguf_path, path)
+    error = refused(UnsupportedModelError, model=str(path))
+    assert "MODEL.GGUF" in error.message
+    assert "rename" in error.hint
+
+
 def test_a_missing_gguf_file_is_named_with_those_that_are_there(gguf_path, tmp_path):
     error = refused(ModelNotFoundError, model=str(gguf_path.parent), gguf_file="other.gguf")
     assert "other.gguf" in error.message
