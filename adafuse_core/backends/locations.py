@@ -59,8 +59,8 @@ class Location:
         """Options for reads that may run code of the repository or read a GGUF file.
 
         Raises:
-            UnsupportedModelError: The location is a GGUF file, and its name does not end in `.gguf`, or the package gguf
-                is missing.
+            UnsupportedModelError: The location is a GGUF file whose name does not end in `.gguf`, or the package
+                gguf is missing.
         """
         if self.gguf_file is None:
             return dict(self.options)
