@@ -125,7 +125,7 @@ def test_strategy_that_needs_more_than_a_backend_supports_is_refused_with_member
     with pytest.raises(ConfigError, match=r"strategy 'adafuse' reads the 9 likeliest tokens.*reports 5") as caught:
         Ensemble(members=[LOCAL, config()], branches=9).load()
     assert caught.value.member == "counts"
-    assert "leave it out" in caught.value.hint
+    assert "leave this member out" in caught.value.hint
     Ensemble(members=[LOCAL, config()], branches=5).load().close()
 
 
