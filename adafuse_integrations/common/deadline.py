@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from adafuse_core.errors import CancelledError, ConfigError, DeadlineError
+from adafuse_core.checks import expect
+from adafuse_core.errors import CancelledError, DeadlineError
 
 POLL_SECONDS = 0.05  # interval at which a waiting call checks the caller's event
 
@@ -76,7 +77,5 @@ def check_call_options(timeout: object = None, cancel: object = None) -> None:
         ConfigError: `timeout` is not a number of seconds above 0, or `cancel` is not an event. Both may be None.
     """
     seconds = isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0
-    if timeout is not None and not seconds:
-        raise ConfigError(f"got timeout={timeout!r}, expected a number of seconds above 0, or None")
-    if not isinstance(cancel, threading.Event | None):
-        raise ConfigError(f"got cancel={cancel!r}, expected a threading.Event, or None")
+    expect(timeout is None or seconds, "timeout", timeout, "a number of seconds above 0, or None")
+    expect(isinstance(cancel, threading.Event | None), "cancel", cancel, "a threading.Event, or None")

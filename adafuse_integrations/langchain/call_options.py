@@ -7,7 +7,7 @@ from typing import Any
 
 from adafuse_core.chat import openai
 from adafuse_core.chat.tools import CHOICES
-from adafuse_core.checks import several
+from adafuse_core.checks import expect, several
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.langchain.schemas import function_tool
 
@@ -23,8 +23,7 @@ def stream_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     tools = as_tools(options.get("tools") or ())
     choice = as_choice(options.get("tool_choice"), tools)
     parallel, grammar = options.get("parallel_tool_calls"), openai.response_grammar(options.get("response_format"))
-    if not isinstance(parallel, bool | None):
-        raise ConfigError(f"got parallel_tool_calls={parallel!r}, expected True, False or None")
+    expect(isinstance(parallel, bool | None), "parallel_tool_calls", parallel, "True, False or None")
     if grammar is not None and options.get("grammar") is not None:
         raise ConfigError("got both response_format and grammar", hint="give one of them")
     arguments = {

@@ -32,8 +32,8 @@ class RunAwareChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """As in `BaseChatModel`."""
-        config = _with_run_id(config)
-        return super().invoke(input, config, stop=stop, **self._identified(config, kwargs))
+        config, options = self._identified(config, kwargs)
+        return super().invoke(input, config, stop=stop, **options)
 
     async def ainvoke(
         self,
@@ -44,8 +44,8 @@ class RunAwareChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """As in `BaseChatModel`."""
-        config = _with_run_id(config)
-        return await super().ainvoke(input, config, stop=stop, **self._identified(config, kwargs))
+        config, options = self._identified(config, kwargs)
+        return await super().ainvoke(input, config, stop=stop, **options)
 
     def stream(
         self,
@@ -56,8 +56,8 @@ class RunAwareChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """As in `BaseChatModel`."""
-        config = _with_run_id(config)
-        return super().stream(input, config, stop=stop, **self._identified(config, kwargs))
+        config, options = self._identified(config, kwargs)
+        return super().stream(input, config, stop=stop, **options)
 
     def astream(
         self,
@@ -68,8 +68,8 @@ class RunAwareChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """As in `BaseChatModel`."""
-        config = _with_run_id(config)
-        return super().astream(input, config, stop=stop, **self._identified(config, kwargs))
+        config, options = self._identified(config, kwargs)
+        return super().astream(input, config, stop=stop, **options)
 
     def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
         """As in `BaseChatModel`."""
@@ -79,8 +79,13 @@ class RunAwareChatModel(BaseChatModel):
         """As in `BaseChatModel`."""
         return await super().agenerate(_conversations(messages), *args, **kwargs)
 
-    def _identified(self, config: RunnableConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {**options, _IDENTIFIERS: [config["run_id"], *(config.get("tags") or ()), *(self.tags or ())]}
+    def _identified(
+        self, config: RunnableConfig | None, options: Mapping[str, Any]
+    ) -> tuple[RunnableConfig, dict[str, Any]]:
+        """A config with a run id, and the options with the id and tags of the run."""
+        config = ensure_config(config)
+        config["run_id"] = config.get("run_id") or uuid7()
+        return config, {**options, _IDENTIFIERS: [config["run_id"], *(config.get("tags") or ()), *(self.tags or ())]}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         return super()._get_invocation_params(stop, **_traced(kwargs))
@@ -98,12 +103,6 @@ def take_run_identifiers(options: dict[str, Any], manager: BaseRunManager | None
 def run_identifiers(manager: BaseRunManager | None) -> list[Any]:
     """The id and tags of a run that LangChain manages."""
     return [] if manager is None else [manager.run_id, *manager.tags]
-
-
-def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
-    config = ensure_config(config)
-    config["run_id"] = config.get("run_id") or uuid7()
-    return config
 
 
 def _traced(options: Mapping[str, Any]) -> dict[str, Any]:
