@@ -40,6 +40,11 @@ class Trace:
         self._all: dict[str, list[Any]] = {}
         self._new: dict[str, list[Any]] = {}
 
+    @property
+    def members(self) -> list[str]:
+        """The members that a summary has named so far."""
+        return list(self._all.get("members", ()))
+
     def add(self, played: Round) -> None:
         """Add a finished round."""
         if self._level == "summary":
@@ -62,9 +67,9 @@ class Trace:
     def _summarize(self, played: Round) -> None:
         proposers = played.proposers
         for name in proposers:
-            if name not in self._all.get("members", ()):
+            if name not in self.members:
                 self._append("members", name)
-        by = [self._all["members"].index(name) for name in proposers]
+        by = [self.members.index(name) for name in proposers]
         row = {"text": played.span.text, "by": by, "of": len(played.candidates)}
         self._append("words", row | ({"logprobs": played.to_dict()["logprobs"]} if self._logprobs else {}))
 

@@ -154,7 +154,7 @@ def _new_trace(rounds: Trace) -> dict[str, Any]:
     new = rounds.take_new()
     if full := new.get("rounds"):
         return {"round": full[-1]}
-    return {**new, "members": rounds.so_far().get("members", [])} if new.get("words") else {}
+    return {**new, "members": rounds.members} if new.get("words") else {}
 
 
 def _outcome(finished: Finished) -> dict[str, Any]:
