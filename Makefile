@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test check format lint types wheel coverage quality benchmarks clean
+.PHONY: demo test check format lint types dist docs coverage quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -39,12 +39,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Builds the wheel as a user's pip would, installs it into an empty folder, and imports and runs it from another folder.
-wheel: $(STAMP)
+# Builds all distributions into dist, installs them into an empty folder, and imports and runs them from another folder.
+dist: $(STAMP)
 	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python .packages/build.py dist
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target dist/installed dist/*.whl
 	cd dist && PYTHONPATH=installed HF_HUB_OFFLINE=1 ../$(BIN)/python ../.ci/check_wheel.py
+
+# Builds the docs site into build/site; a broken link is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f .site/mkdocs.yml
 
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q --cov --cov-report=term
@@ -58,5 +62,11 @@ benchmarks: $(STAMP)
 	$(BIN)/python benchmarks/grammar.py --json benchmarks/results/grammar.json
 	$(BIN)/python benchmarks/throughput.py --threads 2 --json benchmarks/results/throughput.json
 
+# Fetches three real models into .models, then asks two pairs of them the questions of the demo.
+real: $(STAMP)
+	$(BIN)/python benchmarks/real_models.py .models
+	$(BIN)/python benchmarks/real_questions.py --models .models/smollm2 .models/gemma3
+	$(BIN)/python benchmarks/real_questions.py --models .models/smollm2 .models/qwen
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage

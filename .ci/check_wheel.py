@@ -1,11 +1,25 @@
-"""Import every module of the installed wheel, and let its small models answer once."""
+"""Check the installed distributions: import every module, and let the small models answer once."""
 
+import hashlib
 import importlib
 import pkgutil
 from pathlib import Path
 
+import adafuse_small_models
+import langchain_adafuse
+import llama_index.llms.adafuse
+
 import adafuse_core
 import adafuse_integrations
+
+for line in Path("SHA256SUMS").read_text(encoding="utf-8").splitlines():
+    digest, name = line.split()
+    assert hashlib.sha256(Path(name).read_bytes()).hexdigest() == digest, name
+    print(f"{name}: checksum is right")
+
+for thin in (langchain_adafuse, llama_index.llms.adafuse, adafuse_small_models):
+    (folder,) = thin.__path__
+    assert Path(folder).is_relative_to(Path("installed").resolve()), f"{thin.__name__} comes from {folder}"
 
 for package in (adafuse_core, adafuse_integrations):
     (folder,) = package.__path__

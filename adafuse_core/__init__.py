@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from adafuse_core.member_config import MemberConfig
     from adafuse_core.members.scripted import ScriptedMember
     from adafuse_core.rounds import Candidate, Draft, LibraryText, Round, Score, Scored, Span, Usage
+    from adafuse_core.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -79,6 +80,7 @@ _NAMES = {
     ],
     "adafuse_core.members.scripted": ["ScriptedMember"],
     "adafuse_core.rounds": ["Candidate", "Draft", "LibraryText", "Round", "Score", "Scored", "Span", "Usage"],
+    "adafuse_core.trace": ["Trace"],
 }
 _MODULE = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -119,6 +121,7 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolCallDone",
+    "Trace",
     "UnsupportedModelError",
     "Usage",
     "collect",

@@ -154,8 +154,10 @@ class Budget:
         keys = [(match[1], match.end()) for match in _KEYS.finditer(before + text)]
         chosen = tuple(key for key, end in keys if end >= len(before))
         kind = "completed" if chosen or not guide_before.only_closes(text) else "shortened"
-        begun = [key for key, end in keys if text[0] not in "]}" or before[end - 1] in "[{"]
-        return replace(played, library_text=LibraryText(text=text, kind=kind, fields=chosen or tuple(begun[-1:])))
+        if not chosen:  # all keys are in the text before, and the last one that is open is that of the closed value
+            begun = [key for key, end in keys if text[0] not in "]}" or before[end - 1] in "[{"]
+            chosen = tuple(begun[-1:])
+        return replace(played, library_text=LibraryText(text=text, kind=kind, fields=chosen))
 
     def _fits(self, span: Span, closing: str) -> bool:
         slack = _SLACK if closing else 0

@@ -24,7 +24,7 @@ _FOREIGN_OPTIONS = {
     "a call generates one answer: call several times, with temperature above 0 and different seeds": (
         *("n", "best_of", "num_return_sequences", "candidate_count"),
     ),
-    "use branches: the number of first tokens that a member tries where it is unsure": (
+    "use beams, the number of continuations that the default strategy keeps": (
         *("num_beams", "num_beam_groups", "beam_size", "early_stopping", "use_beam_search"),
     ),
     "did you mean 'max_new_tokens'?": ("max_tokens", "max_token", "max_completion_tokens"),

@@ -29,14 +29,15 @@ from adafuse_core.checks import (
     without_secrets,
 )
 from adafuse_core.errors import ConfigError
-from adafuse_core.fusion import Fusion
 from adafuse_core.member_config import SHARED_OPTIONS, MemberConfig, checked_defaults
 from adafuse_core.small_models import NAMES
 from adafuse_core.strategies import STRATEGIES
-from adafuse_core.strategies.adafuse import AdaFuse
 from adafuse_core.strategies.base import Strategy
+from adafuse_core.strategies.beam import Beam
 
 logger = logging.getLogger(__name__)
+
+_NO_CONFIG = "give the path of a YAML file; to name models, write Ensemble(members=[...])"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class GenerationParams:
         stop: Strings that end the answer. The answer is cut before the first match. Thoughts and tool calls are not
             searched; text under a grammar is.
         temperature: 0 commits the best candidate of each round. T > 0 samples a candidate with probability proportional
-            to exp(-value / T), where value is the fused score (by default in nats per token).
+            to exp(-value / T), where value is the fused score (by default in nats).
         seed: Seed for sampling. None uses a random seed.
         logprobs: Whether every committed text is scored, even where it was the only candidate, so that every round
             has the log-probabilities of all members.
@@ -60,6 +61,9 @@ class GenerationParams:
             grammar.
         continue_final_message: Whether the answer continues the last message, which must be a text of the assistant.
             Otherwise the answer is a new assistant turn. Plain prompts are always continued.
+        cache_namespace: Requests share what was computed for a common beginning only with requests of the same
+            namespace, such as the name of a user: otherwise one user can tell by the time of an answer whether another
+            user's prompt began in the same way. Affects speed only.
     """
 
     max_new_tokens: int | None = 256
@@ -70,6 +74,7 @@ class GenerationParams:
     complete_calls: bool = False
     lenient_tool_calls: bool = True
     continue_final_message: bool = False
+    cache_namespace: str = ""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
@@ -79,6 +84,7 @@ class GenerationParams:
         expect_number("temperature", self.temperature, at_least=0.0)
         for name in ("logprobs", "complete_calls", "lenient_tool_calls", "continue_final_message"):
             expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        expect(isinstance(self.cache_namespace, str), "cache_namespace", self.cache_namespace, "a text")
         object.__setattr__(self, "stop", strings("stop", self.stop))
         expect(all(self.stop), "stop", self.stop, "non-empty strings")
 
@@ -104,26 +110,18 @@ class EnsembleConfig:
             "device": "cuda:0"}`. In a mapping, in YAML and in arguments of `Ensemble`, these fields may also be given
             directly: `{"members": [...], "dtype": "bfloat16"}`.
         strategy: Name of the decision rule, or a `Strategy`. In a mapping, in YAML and in arguments of `Ensemble`, its
-            options may be given directly: `{"members": [...], "strategy": "adafuse", "tau": 0.5}`.
-        scoring: Unit by which a candidate's log-likelihood is normalised: `"token"` (the paper), `"word"`, `"byte"`, or
-            `"sum"` (not normalised).
-        pool: How the members' scores are averaged: `"geometric"` (the paper; mean of the negative log-likelihoods),
-            `"linear"` (mean of the probabilities), `"power"` (power mean of the probabilities), or `"median"`.
-        pool_exponent: Exponent of `pool="power"`, above 0.
+            options may be given directly: `{"members": [...], "strategy": "adafuse", "max_words": 2}`.
         max_word_tokens: Maximum tokens of a word. Longer words are cut.
         speculation: Speculative decoding, which never changes the text. `"verify"`: members that share a device score
             the earlier members' candidates in the forward pass that starts their own draft. `"lookup"`: members draft
-            from earlier occurrences of the last tokens in prompt and answer (prompt lookup). `"auto"`: both. `"off"`:
-            neither.
+            from earlier occurrences of the last tokens in prompt and answer (prompt lookup), and read in advance how
+            the next draft begins after the candidates. `"auto"`: both. `"off"`: neither.
         generation: Default generation options, as a mapping or `GenerationParams`.
     """
 
     members: tuple[MemberConfig, ...]
     member_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    strategy: Strategy = field(default_factory=AdaFuse)
-    scoring: str = "token"
-    pool: str = "geometric"
-    pool_exponent: float | None = None
+    strategy: Strategy = field(default_factory=Beam)
     max_word_tokens: int = 24
     speculation: str = "auto"
     generation: GenerationParams = field(default_factory=GenerationParams)
@@ -144,13 +142,7 @@ class EnsembleConfig:
         expect(isinstance(self.generation, GenerationParams), "generation", self.generation, "a mapping")
         expect_choice("speculation", self.speculation, ("auto", "verify", "lookup", "off"))
         expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
-        _ = self.fusion  # raises an error if an option is wrong
         self.check_choice(self.generation)
-
-    @property
-    def fusion(self) -> Fusion:
-        """The scoring rule and the pool."""
-        return Fusion(scoring=self.scoring, pool=self.pool, pool_exponent=self.pool_exponent)
 
     def check_choice(self, params: GenerationParams) -> None:
         """Refuse `temperature` > 0 if every round has one candidate only."""
@@ -177,13 +169,13 @@ class EnsembleConfig:
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path):
-            value = _read_yaml(Path(value))
+            value = read_yaml(Path(value), "ensemble config", hint=_NO_CONFIG)
         if not isinstance(value, Mapping):
             raise ConfigError(
                 f"got {value!r} as ensemble config, expected a mapping or the path of a YAML file",
                 hint="to name models, write Ensemble(members=[...])",
             )
-        options = _with_strategy(_with_defaults(value, {}), AdaFuse())
+        options = _with_strategy(_with_defaults(value, {}), Beam())
         if "members" not in options:
             raise ConfigError("the ensemble config has no 'members'", hint="list at least one model name")
         return cls(**options)
@@ -249,16 +241,23 @@ def _plain(value: Any) -> Any:
     return torch_name(value)
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, kind: str, *, hint: str | None = None) -> Any:
+    """The value in a YAML file.
+
+    Args:
+        path: The file.
+        kind: What it should be, for errors.
+        hint: What to do if it can't be read.
+
+    Raises:
+        ConfigError: The file can't be read, or is not YAML.
+    """
     import yaml
 
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"can't read ensemble config {str(path)!r}: {error.strerror}",
-            hint="give the path of a YAML file; to name models, write Ensemble(members=[...])",
-        ) from error
+        raise ConfigError(f"can't read {kind} {str(path)!r}: {error.strerror}", hint=hint) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from adafuse_core.budget import Budget, forced_round
 from adafuse_core.chat.guide import Guide
+from adafuse_core.chooser import Chooser
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.events import Event, Finished, RoundDone, TextDelta
-from adafuse_core.fusion import Chooser
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import LibraryText, Round, Usage
+from adafuse_core.strategies.base import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def decode(
 
     Args:
         prefixes: One prefix per member.
-        config: Strategy, scoring rule and pool.
+        config: Holds the strategy.
         params: Token budget, temperature and seed.
         guide: Grammar state at the beginning of the answer. Forced text is committed without running the members.
         stopped: Whether to end the answer before the next round, such as at a stop string.
@@ -38,8 +39,9 @@ def decode(
         `TextDelta`s with the members' text, a `RoundDone` per round, and one `Finished`. Text that the library wrote is
         in `Round.library_text`, not in a `TextDelta`.
     """
-    chooser = Chooser(config.fusion, [prefix.weight for prefix in prefixes], params.temperature, params.seed)
-    proposals = config.strategy.rounds(prefixes, chooser)
+    chooser = config.strategy.chooser(prefixes, params.temperature, params.seed)
+    limits = Limits(max_new_tokens=params.max_new_tokens, stop=params.stop)
+    proposals = config.strategy.rounds(prefixes, chooser, limits)
     budget = Budget(prefixes, params.max_new_tokens, guide)
     reason: str | None = None
     rounds, library_text = 0, list[LibraryText]()
@@ -79,7 +81,9 @@ def with_logprobs(played: Round, prefixes: Prefixes, chooser: Chooser) -> Round:
     if played.span_scores:
         return played
     ((*scores,),) = prefixes.score([played.span])
-    return chooser.scored(played, [scores]) if played.cut is None else replace(played, cut_scores=tuple(scores))
+    if len(played.candidates) == 1 and played.cut is None:
+        return chooser.scored(played, [scores])
+    return replace(played, committed_scores=tuple(scores))
 
 
 def _warn_of_library_text(written: Sequence[LibraryText], params: GenerationParams) -> None:
@@ -98,4 +102,6 @@ def usage(prefixes: Prefixes, rounds: int) -> Usage:
         prompt_tokens={prefix.name: prefix.prompt_tokens for prefix in prefixes},
         completion_tokens={prefix.name: prefix.completion_tokens for prefix in prefixes},
         rounds=rounds,
+        cached_tokens={prefix.name: prefix.cached_tokens for prefix in prefixes},
+        read_tokens={prefix.name: prefixes.read_tokens(prefix.name) for prefix in prefixes},
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -129,20 +130,32 @@ class Ensemble:
         """Names of the members. No model is loaded."""
         return tuple(member.label for member in self.config.members)
 
-    def load(self) -> Self:
-        """Load and test all models. The log describes each member at level INFO."""
-        _ = self.members
+    def load(self, *, progress: bool = False) -> Self:
+        """Load and test all models; the log describes each member at level INFO.
+
+        Args:
+            progress: Whether to show progress bars of downloads and of loading weights on standard error.
+        """
+        self._members.load(progress=progress)
         self.supports_tools()  # logs how tools are shown to the members
         return self
 
-    def warm(self) -> Self:
-        """Load all models and generate short answers, so that the first request is as fast as later ones.
+    def warm(self, prompt: PromptLike | None = None, **options: Any) -> Self:
+        """Load all models and generate short answers of all kinds, so that the first request is as fast as later ones.
 
-        The answers use chat templates, prefill, drafts, scores and, if all members support grammars, a grammar.
+        Args:
+            prompt: A prompt to read in place of this, such as the system message of all conversations. Later requests
+                that begin like it don't read this beginning again, as long as the prefix cache has it.
+            options: Options of `stream`, such as the `tools` and the `cache_namespace` of these requests.
         """
-        members = self.load().members
-        warm_up(self.generate, chat=self.supports_chat(), grammar=all(member.abilities.masks for member in members))
+        grammar = all(member.abilities.masks for member in self.load().members)
+        warm_up(partial(self.generate, **options), prompt, chat=self.supports_chat(), grammar=grammar)
         return self
+
+    def forget(self, cache_namespace: str | None = None) -> None:
+        """Free the memory of what members keep of ended requests, of one namespace or of all."""
+        for member in self._members.loaded or ():
+            member.forget(cache_namespace)
 
     def stream(
         self,
@@ -239,7 +252,7 @@ class Ensemble:
         """Score given continuations of a prompt, for evaluation and reranking.
 
         Args:
-            prompt: A prompt as for `stream`.
+            prompt: A prompt as for `stream`, or "" to score texts from their start.
             continuations: Exact texts: after a plain prompt, include the leading blank. A `Span` with `ends=True`
                 includes the end of the answer.
             cancel: Event that cancels the request.
@@ -249,7 +262,7 @@ class Ensemble:
             pool of the ensemble (lower is better).
 
         Raises:
-            PromptError: The prompt or a continuation is empty.
+            PromptError: The prompt is malformed, or a continuation is empty.
             ContextOverflowError: Prompt and continuation exceed a member's context window.
             CancelledError: `cancel` was set.
         """
@@ -259,7 +272,7 @@ class Ensemble:
             return []
         cancel = checked_cancel(cancel)
         members = self.config.strategy.select(self._loaded(cancel))
-        return score(checked_prompt(prompt), spans, members, self.config, cancel)
+        return score(checked_prompt(prompt, may_be_empty=True), spans, members, self.config, cancel)
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[dict[str, Any]] | None = None) -> dict[str, int]:
         """Count the tokens of a prompt per member, including its chat template. No weights are loaded.

@@ -9,6 +9,7 @@ Apart from caches and locks, this module and the registry of models hold the onl
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakSet
 
+logger = logging.getLogger(__name__)
 MOST_SECONDS = 10.0  # a fork waits no longer for a forward pass, which the forking thread itself may be running
 
 
@@ -87,11 +89,11 @@ def _in_child() -> None:
         torch.set_num_threads(1)  # OpenMP's threads don't survive the fork; waiting for them would never end
     for lock in list(_pass_locks):
         lock.in_child()
-    for thing in list(_renewables):
-        thing.after_fork()
-    for renew in _functions:
-        renew()
-    _renew_cached_properties()
+    for renew in [*(thing.after_fork for thing in list(_renewables)), *_functions, _renew_cached_properties]:
+        try:
+            renew()
+        except Exception:  # the others must still be renewed: a lock that stays locked blocks the child forever
+            logger.exception("an object could not be renewed in a forked child process")
 
 
 def _renew_cached_properties() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from adafuse_core.calls import InvalidToolCall, ToolCall
 from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
 from adafuse_core.rounds import LibraryText, Round, Usage
+from adafuse_core.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Generation:
             `"error"`.
         stop: The stop string that ended the answer, if any.
         usage: Tokens of prompt and answer per member.
-        rounds: The trace: every decision of the ensemble.
+        rounds: Every decision of the ensemble.
         reasoning: The thought at the beginning of the answer, between `<think>` and `</think>`.
         tool_calls: Valid tool calls of the answer.
         invalid_tool_calls: Tool calls that were cut off by the token budget, a context window or an error.
@@ -36,6 +37,11 @@ class Generation:
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     library_text: tuple[LibraryText, ...] = ()
+
+    @property
+    def trace(self) -> Trace:
+        """Every decision of the ensemble, for notebooks, files and JSON."""
+        return Trace.of(self.rounds, tuple(self.usage.prompt_tokens))
 
 
 def collect(events: Iterable[Event]) -> Generation:

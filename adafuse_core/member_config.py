@@ -24,9 +24,9 @@ from adafuse_core.checks import (
 from adafuse_core.errors import ConfigError
 
 KV_STORES = ("auto", "tree", "fork", "prefill")
-_TEXTS = ("name", "revision", "device", "attn_implementation", "tokenizer", "chat_template")
+_TEXTS = ("name", "adapter", "revision", "device", "attn_implementation", "tokenizer", "chat_template")
 _MAPPINGS = ("backend_options", "quantization_config", "template_kwargs", "model_kwargs")
-_NOT_SHARED = ("model", "name", "weight")  # fields that `member_defaults` can't set
+_NOT_SHARED = ("model", "adapter", "name", "weight")  # fields that `member_defaults` can't set
 # By field: the default for all members does not apply to a member that sets one of these other fields.
 _REPLACED_BY = {"device": ("device_map",), "device_map": ("device",), "backend_options": ("backend",)}
 
@@ -36,9 +36,12 @@ class MemberConfig:
     """One language model of the ensemble.
 
     Args:
-        model: Hugging Face model name, path of a model folder or GGUF file, or `small:aspen` / `small:birch` for the
-            models shipped with this package. A PEFT adapter is loaded together with its base model.
-        name: Name in traces and errors. Default: the last part of `model`, without `.gguf`.
+        model: Hugging Face model name, path of a model folder or GGUF file, `"owner/name:x.gguf"` for a GGUF file of a
+            repository, or `small:aspen` / `small:birch` for the models shipped with this package. A PEFT adapter is
+            loaded together with the base model that it names.
+        adapter: Name or path of a PEFT adapter for `model`. Members that load the same model with the same options
+            share its weights in memory, with different adapters or without one.
+        name: Name in traces and errors. Default: the last part of `adapter` or `model`, without `.gguf`.
         weight: Weight of this member's scores, > 0. Weights are normalised over the members.
         revision: Branch, tag or commit of the model repository, and of the tokenizer if it is in the same repository.
         gguf_file: Name of the GGUF file to load from the repository or folder `model`, as in transformers.
@@ -46,7 +49,7 @@ class MemberConfig:
             process.
         backend_options: Options of the backend's class. The local backend has none.
         dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`, or a
-            `torch.dtype`.
+            `torch.dtype`. `"auto"` is the data type of the files, and bfloat16 for quantized GGUF files.
         device: Device of the model, such as `"cuda:0"`, `"cpu"` or a `torch.device`. Default: the first GPU if there
             is one.
         device_map: Placement of the layers on devices, as in transformers (`"auto"` or a dict); replaces `device`.
@@ -66,14 +69,20 @@ class MemberConfig:
         kv_store: KV cache implementation: `"tree"`, `"fork"`, `"prefill"` (the model's own cache, within one round), or
             `"auto"` for the fastest one that reproduces uncached forward passes of this model (`Ensemble.describe()`
             shows which one, and why).
+        selftest: `"cached"` to test the model at its first load only, and keep the verdict on disk until the model, the
+            hardware, these options or a package changes; `"always"` to test it at every load.
         cuda_graphs: Whether forward passes over a few tokens run as CUDA graphs, which avoids most of the time between
             kernels. Default: on a GPU, if a test at load time shows that they reproduce uncached forward passes.
         max_kv_tokens: Capacity of the KV cache in tokens, over all running requests; further requests wait. Default:
             what fits into half of the device's free memory at load time. Set it if several members share a device and
             run long prompts.
+        prefix_cache: Whether keys and values outlive their request, so that later requests with a common beginning read
+            only what is new. What is kept is evicted when running requests need its room, and takes at most
+            `max_kv_tokens`; if that is not set, a quarter of its default.
     """
 
     model: str
+    adapter: str | None = None
     name: str | None = None
     weight: float = 1.0
     revision: str | None = None
@@ -95,8 +104,10 @@ class MemberConfig:
     context_window: int | None = None
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     kv_store: str = "auto"
+    selftest: str = "cached"
     cuda_graphs: bool | None = None
     max_kv_tokens: int | None = None
+    prefix_cache: bool = True
 
     def __new__(cls, **given: Any) -> Self:
         """Record which fields are set, even to their default values."""
@@ -105,7 +116,7 @@ class MemberConfig:
         return config
 
     def __post_init__(self) -> None:
-        for name in ("model", "tokenizer"):
+        for name in ("model", "adapter", "tokenizer"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, str(path))
         for name in ("dtype", "device"):
@@ -128,6 +139,7 @@ class MemberConfig:
         if self.tool_dialect is not None:
             expect_choice("tool_dialect", self.tool_dialect, DIALECTS)
         expect_choice("kv_store", self.kv_store, KV_STORES)
+        expect_choice("selftest", self.selftest, ("cached", "always"))
         graphs = self.cuda_graphs
         expect(graphs is None or isinstance(graphs, bool), "cuda_graphs", graphs, "True, False or None")
         for name in ("context_window", "max_kv_tokens"):
@@ -137,12 +149,14 @@ class MemberConfig:
         for name in _MAPPINGS:
             if (value := getattr(self, name)) is not None or name != "quantization_config":
                 expect_mapping(name, value)
-        expect(isinstance(self.trust_remote_code, bool), "trust_remote_code", self.trust_remote_code, "True or False")
+        for name in ("trust_remote_code", "prefix_cache"):
+            expect(isinstance(value := getattr(self, name), bool), name, value, "True or False")
 
     @property
     def label(self) -> str:
-        """`name`, or the last part of `model` without `.gguf`."""
-        return self.name or self.model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        """`name`, or the last part of `adapter` or `model`, without `.gguf`."""
+        path = (self.adapter or self.model).rstrip("/").replace(":", "/")
+        return self.name or path.rsplit("/", 1)[-1].removesuffix(".gguf")
 
     @property
     def own(self) -> dict[str, Any]:

@@ -27,9 +27,11 @@ from adafuse_core.events import Event, Finished, RoundDone
 from adafuse_core.generation import collect
 from adafuse_core.members.base import Member, Opening, Prompt
 from adafuse_core.members.prefixes import Prefixes
+from adafuse_core.members.reading import Reading
 from adafuse_core.members.tool_prompts import show_tools
 from adafuse_core.rounds import Round, Scored, Span
 from adafuse_core.stopping import StopMatcher, until_stop
+from adafuse_core.telemetry import request_span
 
 PromptLike = str | Sequence[Mapping[str, Any] | Message]
 Result = TypeVar("Result")
@@ -99,12 +101,18 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         grammar=grammar,
         must_call=request.tools is not None and request.tools.forced,
         continues=request.params.continue_final_message and not isinstance(prompt, str),
+        namespace=request.params.cache_namespace,
     )
     verify = config.speculation in ("auto", "verify")
-    with closing(Prefixes.opened(members, opening, verify=verify)) as prefixes:
+    with (
+        request_span(request.prompt, request.params, config) as observe,
+        closing(Prefixes.opened(members, opening, verify=verify)) as prefixes,
+    ):
         begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
         if grammar is not None and begun is not None:
             grammar = begun.after_thought(grammar)
+        thoughts = None if isinstance(prompt, str) else tags
+        prefixes.reading = Reading(tags=thoughts, thinking=begun is not None, may_call=request.tools is not None)
         calls = _call_reader(request, dialect)
         stop = StopMatcher(request.params.stop)
         guide = None if grammar is None else grammar.guide()
@@ -118,10 +126,10 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
             _finish_on_error(events, failures, prefixes),
             calls=calls,
             thinking=begun is not None,
-            tags=None if isinstance(prompt, str) else tags,
+            tags=thoughts,
             complete_calls=request.params.complete_calls,
         )
-        yield from _raise_failure(until_stop(read, stop), request.cancel, failures)
+        yield from _raise_failure(_observed(until_stop(read, stop), observe), request.cancel, failures)
 
 
 def _finish_on_error(events: Iterator[Event], failures: list[AdaFuseError], prefixes: Prefixes) -> Iterator[Event]:
@@ -148,6 +156,12 @@ def _finish_on_error(events: Iterator[Event], failures: list[AdaFuseError], pref
         yield Finished(reason=reason, stop=None, usage=usage(prefixes, len(rounds)), library_text=library_text)
 
 
+def _observed(events: Iterator[Event], observe: Callable[[Event], None]) -> Iterator[Event]:
+    for event in events:
+        observe(event)
+        yield event
+
+
 def _raise_failure(events: Iterator[Event], cancel: threading.Event, failures: list[AdaFuseError]) -> Generator[Event]:
     """Raise the error at the `Finished` event, with the answer so far in `partial`; later events are not yielded."""
     seen: list[Event] = []
@@ -169,13 +183,24 @@ def score(
     prompt: Prompt, spans: Sequence[Span], members: Sequence[Member], config: EnsembleConfig, cancel: threading.Event
 ) -> list[Scored]:
     """Score continuations of a prompt with every member."""
-    opening = Opening(prompt=prompt, max_word_tokens=config.max_word_tokens, cancel=cancel)
+    continues = False
+    if config.generation.continue_final_message and not isinstance(prompt, str):
+        _check_continued(prompt[-1])
+        continues = True
+    opening = Opening(
+        prompt=prompt,
+        max_word_tokens=config.max_word_tokens,
+        cancel=cancel,
+        continues=continues,
+        namespace=config.generation.cache_namespace,
+    )
     with closing(Prefixes.opened(members, opening)) as prefixes:
         weights = [prefix.weight for prefix in prefixes]
         for span in spans:
             _check_fits(span, prefixes)
         rows = prefixes.score(spans)
-        values = [config.fusion.fuse(config.fusion.values(row), weights) for row in rows]
+        fusion = config.strategy.fusion
+        values = [fusion.fuse(row, weights) for row in rows]
         return [
             Scored(span=span, scores={score.member: score for score in row}, value=value)
             for span, row, value in zip(spans, rows, values, strict=True)
@@ -239,10 +264,10 @@ def _call_reader(request: Request, dialect: Dialect | None) -> CallReader | None
     return CallReader(dialect, request.tools.names, written)
 
 
-def checked_prompt(prompt: PromptLike) -> Prompt:
+def checked_prompt(prompt: PromptLike, *, may_be_empty: bool = False) -> Prompt:
     """Check a prompt; raises `PromptError`."""
     if isinstance(prompt, str):
-        if not prompt:
+        if not prompt and not may_be_empty:
             raise PromptError("the prompt is empty", hint="give some text, or a list of messages")
         return encodable(prompt)
     if isinstance(prompt, Message | Mapping):

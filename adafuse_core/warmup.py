@@ -14,16 +14,20 @@ logger = logging.getLogger(__name__)
 _TOKENS = 8  # of each answer: enough for a few rounds
 
 
-def warm_up(generate: Callable[..., Any], *, chat: bool, grammar: bool) -> None:
-    """Generate short answers that use chat templates, prefill, drafts, scores and, on request, a grammar.
+def warm_up(generate: Callable[..., Any], prompt: Any = None, *, chat: bool, grammar: bool) -> None:
+    """Read a prompt, or generate short answers that use chat templates, prefill, drafts, scores and maybe a grammar.
 
     Args:
         generate: `Ensemble.generate`.
+        prompt: The prompt; None for short answers.
         chat: Whether every member has a chat template.
         grammar: Whether every member can mask tokens.
     """
     started = time.monotonic()
-    prompt: Any = [{"role": "user", "content": "Hello"}] if chat else "Hello"
+    if prompt is not None:
+        generate(prompt, max_new_tokens=1)
+        return
+    prompt = [{"role": "user", "content": "Hello"}] if chat else "Hello"
     generate(prompt, max_new_tokens=_TOKENS, stop=(), logprobs=True)
     if grammar:
         generate(prompt, max_new_tokens=_TOKENS, stop=(), grammar=Grammar.regex("(?s:.+)"))

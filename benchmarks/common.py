@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from adafuse_core import Ensemble
-from adafuse_core.small_models import NAMES
+from adafuse_core.small_models import NAMES, path
 
 # Engine modes: options of the ensemble and of each member.
 MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -31,8 +31,14 @@ MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lookup": ({"speculation": "lookup"}, {}),
     "plain": ({"speculation": "off"}, {}),
     "no graphs": ({"speculation": "auto"}, {"cuda_graphs": False}),
-    "uncached": ({"speculation": "off"}, {"kv_store": "prefill"}),
+    "uncached": ({"speculation": "off"}, {"kv_store": "prefill", "selftest": "always"}),
 }
+
+# Options of all measured members: a prompt that is answered repeatedly is read every time, as `generate` does.
+FORGETFUL = {"prefix_cache": False}
+
+# The rule of the ensembles whose passes and times are measured.
+TIMED = {"strategy": "adafuse"}
 
 
 def arguments(documentation: str) -> argparse.ArgumentParser:
@@ -45,8 +51,8 @@ def arguments(documentation: str) -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """Set up PyTorch; returns hardware, versions and command."""
+def prepare(args: argparse.Namespace, rule: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Set up PyTorch; returns hardware, versions, command, and the rule that is measured, if there is just one."""
     torch.set_num_threads(args.threads)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -62,6 +68,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
         },
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "quick": args.quick,
+        **(rule or {}),
     }
 
 
@@ -81,6 +88,8 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], n
 def finish(result: Mapping[str, Any], path: Path | None) -> None:
     """Print hardware, versions and command, and write the result."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    if "strategy" in result:
+        print(f"Measured with strategy={result['strategy']!r}")
     print(f"{result['hardware']}; {versions}\n{result['command']}")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,11 +109,22 @@ def loading(mode: str) -> Iterator[None]:
 
 def small_ensemble(device: str, dtype: str, mode: str, folder: Path | None = None, **options: Any) -> Ensemble:
     """A loaded ensemble of the small models, or of the models with these names in `folder`, in one of the modes."""
-    of_ensemble, of_member = MODES[mode]
     models = [str(folder / name) if folder else f"small:{name}" for name in NAMES]
-    members = [{"model": model, "device": device, "dtype": dtype, **of_member} for model in models]
+    return ensemble(models, device, dtype, mode, **options)
+
+
+def ensemble(models: Sequence[str], device: str, dtype: str, mode: str, **options: Any) -> Ensemble:
+    """A loaded ensemble of these models in one of the modes."""
+    of_ensemble, of_member = MODES[mode]
+    placed = {"device": device, "dtype": dtype, **FORGETFUL}
+    members = [{"model": model, **placed, **of_member} for model in models]
     with loading(mode):
         return Ensemble({"members": members, **of_ensemble, **options}).load()
+
+
+def folder_of(model: str) -> str:
+    """What transformers loads for a model: the folder of `small:NAME`, other names as they are."""
+    return str(path(model.removeprefix("small:"))) if model.startswith("small:") else model
 
 
 @dataclass
@@ -128,6 +148,13 @@ def counts(ensemble: Ensemble) -> Counts:
         {name: model.forwards for name, model in models.items()},
         {name: model.tokens for name, model in models.items()},
     )
+
+
+def token_bytes(module: Any) -> int:
+    """Bytes of the keys and values of one token."""
+    config = module.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head * module.dtype.itemsize)
 
 
 def share_confident(rounds: Sequence[Any], tau: float) -> float:

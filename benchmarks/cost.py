@@ -3,9 +3,12 @@
 All modes of the engine write the same text (checked, in float64), so their counters can be compared per word.
 Modes: `guessing` (the default: members verify each other's drafts, and prompt lookup), its parts `verify` and `lookup`,
 `plain` (KV cache only), `uncached` (no cache at all), and `single`: each member alone, greedy, with `generate` of
-transformers.
+transformers. The ensembles decide by the paper's rule, `strategy="adafuse"`.
 
     python benchmarks/cost.py --json PATH
+    python benchmarks/cost.py --models FOLDER FOLDER --json PATH
+
+The second command measures other models, by CPU time; see `model_cost.py`. The rest of this page is about the first.
 
 The main figure is the number of forward passes per committed word, summed over the members, without each member's first
 pass over the prompt; the table also shows it with these passes. On one device they run one after another. "Busiest
@@ -14,13 +17,15 @@ each member had its own device. `single` is the mean of the members. `uncached` 
 
 Prompts: see `regimes.py`. The three regimes differ in how much of the answer can be copied from the prompt; the share
 of word starts with a margin of at least tau (default 0.7) is printed. The small models are first fine-tuned for the
-task, for one and a half minutes; `--models DIR` keeps the result. The prompts are the first ones of a seeded generator,
-without selection. The small models write repetitive text, so guesses are right more often than in free prose of the
-same confidence.
+task, for one and a half minutes; `--trained DIR` keeps the result. The prompts are the first ones of a seeded
+generator, without selection. The small models write repetitive text, so guesses are right more often than in free
+prose of the same confidence.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +35,7 @@ from typing import Any
 import torch
 
 import common
+import model_cost
 import regimes
 from adafuse_core import Ensemble, RoundDone, TextDelta
 from adafuse_core.small_models import NAMES, path
@@ -70,21 +76,44 @@ class Measured:
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--prompts", type=int, default=8, help="prompts per regime (default: 8)")
-    parser.add_argument("--models", type=Path, help="folder of the fine-tuned models; created if missing")
-    parser.add_argument("--dtype", default="float64", help="of the weights (default: float64)")
+    parser.add_argument("--prompts", type=int, help="prompts per regime (default: 8), or per set with --models (3)")
+    parser.add_argument("--trained", type=Path, help="folder of the fine-tuned small models; created if missing")
+    parser.add_argument("--dtype", help="of the weights (default: float64; with --models that of the files)")
+    parser.add_argument("--models", nargs="+", help="measure these models: folders or names on the Hugging Face Hub")
+    parser.add_argument("--sets", nargs="+", help="with --models: sets of prompts (default: all of free_text.py)")
+    parser.add_argument("--budget", type=int, default=24, help="with --models: tokens of an answer (default: 24)")
+    parser.add_argument("--repeats", type=int, default=3, help="with --models: runs of each prompt (default: 3)")
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=["guessing"],
+        help="with --models: engine modes (default: guessing)",
+    )
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="with --models: conversations or plain texts (default: conversations if all models have chat templates)",
+    )
     args = parser.parse_args()
-    result = common.prepare(args)
+    result = common.prepare(args, common.TIMED)
+    if args.models:
+        model_cost.run(args, result)
+    else:
+        run_small_models(args, result)
+    common.finish(result, args.json)
+
+
+def run_small_models(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Measure the fine-tuned small models, or briefly the shipped ones."""
+    args.dtype = args.dtype or "float64"
     if args.quick:
         run(args, result, folder=None, n=1, budget=8, lengths=(64,))
-    elif args.models:
-        train(args.models)
-        run(args, result, args.models, args.prompts, BUDGET, LENGTHS)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            train(Path(folder))
-            run(args, result, Path(folder), args.prompts, BUDGET, LENGTHS)
-    common.finish(result, args.json)
+        return
+    with contextlib.ExitStack() as stack:
+        folder = args.trained or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        train(folder)
+        run(args, result, folder, args.prompts or 8, BUDGET, LENGTHS)
 
 
 def train(folder: Path) -> None:
@@ -104,7 +133,8 @@ def run(args: Any, result: dict[str, Any], folder: Path | None, n: int, budget: 
     alone = [Alone(folder / name if folder else path(name), args.device, args.dtype) for name in NAMES]
     for branches, key in ((3, "regimes"), (1, "regimes_one_branch")):
         ensembles = {
-            mode: common.small_ensemble(args.device, args.dtype, mode, folder, branches=branches) for mode in MODES
+            mode: common.small_ensemble(args.device, args.dtype, mode, folder, branches=branches, **common.TIMED)
+            for mode in MODES
         }
         result[key] = {}
         for regime in regimes.REGIMES:

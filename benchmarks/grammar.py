@@ -67,11 +67,11 @@ DOCUMENT = {
 
 def main() -> None:
     args = common.arguments(__doc__).parse_args()
-    result = common.prepare(args)
+    result = common.prepare(args, common.TIMED)
     repeats = 1 if args.quick else 5
     result["vocabularies"] = [vocabulary_row(name, load, repeats) for name, load in vocabularies(args.quick)]
     questions = QUESTIONS[:1] if args.quick else QUESTIONS
-    ensemble = common.small_ensemble(args.device, "float32", "guessing", branches=3)
+    ensemble = common.small_ensemble(args.device, "float32", "guessing", branches=3, **common.TIMED)
     result["any_text"] = any_text(ensemble, questions, repeats)
     result["schema"] = by_schema(ensemble, questions, repeats)
     show(result)

@@ -1,16 +1,19 @@
-"""Time per word, compared with each member alone and with the rule without a cache.
+"""Time per word of the paper's rule, compared with each member alone and with the rule without a cache.
 
     python benchmarks/latency.py --json PATH
     python benchmarks/latency.py --device cuda --shape 8b --json PATH
+    python benchmarks/latency.py --models FOLDER FOLDER --words 12 --json PATH
 
-Two models with random weights, different architectures and tokenizers. Their time per pass is that of trained models of
-this shape; text and margins are not. So two properties are set by hand. The output head is scaled, which changes
-the margins (the share of confident word starts is printed). The members either share their weights and propose the same
-words ("agreeing", the best case: nothing to score), or never agree ("disagreeing", the worst case: everything is
-scored, and half of the drafts are discarded). Trained members lie in between.
+Without `--models`: two models with random weights, different architectures and tokenizers. Their time per pass is that
+of trained models of this shape; text and margins are not. So two properties are set by hand. The output head is scaled,
+which changes the margins (the share of confident word starts is printed). The members either share their weights and
+propose the same words ("agreeing", the best case: nothing to score), or never agree ("disagreeing", the worst case:
+everything is scored, and half of the drafts are discarded). Trained members lie in between.
 
 The text hardly repeats (see `random_models.py`; the share of repeated word pairs is printed), so prompt lookup finds
 almost nothing.
+
+With `--models`: these models, which continue prose, after two prompt lengths.
 
 Time per word is measured from the first round to the last, without the prompt; for `generate` of transformers from the
 first token to the last. `uncached` runs for half of the words, at one prompt length, with the prompt included: it reads
@@ -19,26 +22,29 @@ the prompt at every step anyway.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, StoppingCriteria
+from transformers import StoppingCriteria
 
 import common
 from adafuse_core import RoundDone, Span
 from adafuse_core.members.base import Opening
 from adafuse_core.rounds import DraftPlan
+from given_models import GivenModels
 from random_models import LLAMA, QWEN, SPREADS, TWIN, RandomModels, shapes
 
-PAIRS = {"agreeing": (LLAMA, TWIN), "disagreeing": (LLAMA, QWEN)}
+Models = RandomModels | GivenModels
+PAIRS: dict[str, tuple[str, ...]] = {"agreeing": (LLAMA, TWIN), "disagreeing": (LLAMA, QWEN)}
 MIB = 2**20
 
 
@@ -61,42 +67,68 @@ def main() -> None:
     parser.add_argument("--shape", choices=("60m", "8b"), default="60m", help="of each model (default: 60m)")
     parser.add_argument("--words", type=int, default=24, help="words timed per run (default: 24)")
     parser.add_argument("--bandwidth", type=float, default=4.3, help="of the GPU's memory, TB/s (default: 4.3)")
+    parser.add_argument("--models", nargs="+", help="measure these models: folders or names on the Hugging Face Hub")
+    parser.add_argument("--dtype", help="with --models: of the weights (default: that of the files)")
     args = parser.parse_args()
-    result = common.prepare(args)
-    args.dtype = "bfloat16" if args.shape == "8b" else "float32"
-    lengths: tuple[int, ...] = (128, 512, 2048)
-    shape, words, middle, regimes = shapes()[args.shape], args.words, 512, tuple(SPREADS)
-    if args.quick:
-        shape, words, lengths, middle, regimes = shapes()["tiny"], 4, (64,), 64, ("confident",)
+    result = common.prepare(args, common.TIMED)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args.device, args.dtype, Path(folder), shape)
-        bench.words = words
-        result |= {"shape": shape, "dtype": args.dtype, "words_per_run": words} | bench.sizes(args.bandwidth)
+        bench, lengths, middle = given(args) if args.models else made(args, Path(folder))
+        result |= {"dtype": bench.models.dtype, "words_per_run": bench.words} | bench.models.sizes(args.bandwidth)
+        if not args.models:
+            result |= {"shape": shapes()["tiny" if args.quick else args.shape]}
         result["rows"] = []
-        for pair in PAIRS:
-            for regime in regimes:
-                for length in lengths if regime == "confident" else (middle,):
+        for pair in bench.pairs:
+            for regime in bench.regimes:
+                for length in lengths if regime == bench.first_regime else (middle,):
                     result["rows"] += bench.rows(pair, regime, length, uncached=length == middle)
         result["memory"] = bench.memory(lengths[-1])
-    result["summary"] = summary(result["rows"], middle)
+    result["summary"] = summary(result["rows"])
     show(result, middle)
     common.finish(result, args.json)
 
 
-class Bench(RandomModels):
-    """Times random models."""
+def made(args: argparse.Namespace, folder: Path) -> tuple[Bench, Sequence[int], int]:
+    """Random models, the lengths of the prompts, and the length at which all modes run."""
+    dtype = "bfloat16" if args.shape == "8b" else "float32"
+    models = RandomModels(args.device, dtype, folder, shapes()["tiny" if args.quick else args.shape])
+    if args.quick:
+        return Bench(models, PAIRS, {"confident": SPREADS["confident"]}, words=4), (64,), 64
+    return Bench(models, PAIRS, SPREADS, words=args.words), (128, 512, 2048), 512
 
-    words = 24  # timed per run
+
+def given(args: argparse.Namespace) -> tuple[Bench, Sequence[int], int]:
+    """As `made`, with the models of the user."""
+    models = GivenModels(args.device, args.dtype or "auto", args.models)
+    bench = Bench(models, {"given": tuple(args.models)}, {"as trained": 1.0}, words=4 if args.quick else args.words)
+    return bench, (64,) if args.quick else (128, 512), 64 if args.quick else 128
+
+
+class Bench:
+    """Times pairs of models.
+
+    Args:
+        models: Loads models and ensembles.
+        pairs: Names of the models that answer together, by title.
+        regimes: Factors on the output heads of random models, by title; the modes are compared in the first one.
+        words: Words timed per run.
+    """
+
+    def __init__(
+        self, models: Models, pairs: Mapping[str, tuple[str, ...]], regimes: Mapping[str, float], *, words: int
+    ) -> None:
+        self.models, self.pairs, self.regimes, self.words = models, pairs, regimes, words
+        self.device = models.device
+        self.first_regime = next(iter(regimes))
 
     def rows(self, pair: str, regime: str, length: int, *, uncached: bool) -> list[dict[str, Any]]:
         """All runs with one prompt length."""
-        names, spread = PAIRS[pair], SPREADS[regime]
-        prompt = self.prompt(length)
+        names, spread = self.pairs[pair], self.regimes[regime]
+        prompt = self.models.prompt(length)
         alone = {name: self.alone(name, spread, prompt) for name in names}
         cpu, wall = (sum(getattr(one, kind) for one in alone.values()) for kind in ("cpu", "wall"))
         rows = []
         for branches in (1, 3):
-            for mode in (*self.modes(), *(["uncached"] if uncached and regime == "confident" else [])):
+            for mode in (*self.modes(), *(["uncached"] if uncached and regime == self.first_regime else [])):
                 timed = self.together(names, spread, prompt, mode, branches)
                 rows.append(
                     {
@@ -132,8 +164,7 @@ class Bench(RandomModels):
 
     def alone(self, name: str, spread: float, prompt: str) -> Timed:
         """One model with `generate` of transformers."""
-        model = self.model(name, spread)
-        tokenizer = AutoTokenizer.from_pretrained(self.folder / name)
+        model, tokenizer = self.models.model(name, spread), self.models.tokenizer(name)
         inputs = tokenizer(prompt, return_tensors="pt").to(self.device)
         clock = Clock(self.device)
         count = 3 * self.words
@@ -148,7 +179,7 @@ class Bench(RandomModels):
     def together(self, names: Sequence[str], spread: float, prompt: str, mode: str, branches: int) -> Timed:
         """The ensemble, timed from the end of the first round."""
         few = mode == "uncached"
-        with self.ensemble(names, spread, mode, branches) as ensemble:
+        with self.models.ensemble(names, spread, mode, branches) as ensemble:
             clock = Clock(self.device)
             if few:
                 clock.tick()
@@ -170,20 +201,22 @@ class Bench(RandomModels):
             cpu, wall = clock.spent()
             share = common.share_confident(rounds, ensemble.config.strategy.tau)
         agreed = sum(len({draft.spans for draft in one.drafts}) == 1 for one in rounds) / len(rounds)
+        words = max(1, words)  # an answer may end in its first round
         return Timed(cpu / words, wall / words, words, forwards / words, share, agreed, common.repeats(text), text)
 
     def memory(self, length: int) -> dict[str, float]:
         """KV cache of a prompt, and the additional memory for scoring eight candidates of three words, in MiB."""
         rng = random.Random(0)
-        words = self.prompt(512).split()
+        words = self.models.prompt(512).split()
         spans = [Span(text="".join(f" {word}" for word in rng.choices(words, k=3))) for _ in range(8)]
-        with self.ensemble(PAIRS["disagreeing"], SPREADS["confident"], "plain", 3) as ensemble:
+        names = list(self.pairs.values())[-1]
+        with self.models.ensemble(names, self.regimes[self.first_regime], "plain", 3) as ensemble:
             member = ensemble.members[0]
-            prefix = member.open(Opening(prompt=self.prompt(length), max_word_tokens=24, cancel=threading.Event()))
+            prefix = member.open(
+                Opening(prompt=self.models.prompt(length), max_word_tokens=24, cancel=threading.Event())
+            )
             prefix.draft(DraftPlan(tau=0.0, max_words=1, branches=1))
-            config = member.backend.model.module.config
-            item = getattr(torch, self.dtype).itemsize
-            token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * item / MIB
+            token = common.token_bytes(member.backend.model.module) / MIB
             held = member.backend.tokens_held()
             extra = self.peak(lambda: prefix.score(spans))
             after = member.backend.tokens_held()
@@ -207,9 +240,10 @@ class Bench(RandomModels):
             return (torch.cuda.max_memory_allocated(self.device) - before) / MIB
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             work()
-        trace = self.folder / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "trace.json"
+            profile.export_chrome_trace(str(trace))
+            events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
         changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
         peak = now = 0
         for _, change in changes:
@@ -240,16 +274,15 @@ class Clock(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def summary(rows: Sequence[dict[str, Any]], middle: int) -> dict[str, float]:
-    """Ratios of CPU time: uncached to engine, and engine to members alone."""
-    found = {(row["pair"], row["regime"], row["prompt_tokens"], row["branches"], row["mode"]): row for row in rows}
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Ratios of CPU time: uncached to engine, and engine to members alone, where all modes ran."""
     figures = {}
-    for pair in PAIRS:
-        for branches in (1, 3):
-            engine = found[pair, "confident", middle, branches, "guessing"]
-            uncached = found[pair, "confident", middle, branches, "uncached"]
-            figures[f"{pair}, B={branches}: uncached / engine"] = uncached["cpu_ms"] / engine["cpu_ms"]
-            figures[f"{pair}, B={branches}: engine / members alone in turn"] = engine["cpu_over_members"]
+    for uncached in (row for row in rows if row["mode"] == "uncached"):
+        same = ("pair", "regime", "prompt_tokens", "branches")
+        engine = next(row for row in rows if row["mode"] == "guessing" and all(row[k] == uncached[k] for k in same))
+        title = f"{engine['pair']}, B={engine['branches']}"
+        figures[f"{title}: uncached / engine"] = uncached["cpu_ms"] / engine["cpu_ms"]
+        figures[f"{title}: engine / members alone in turn"] = engine["cpu_over_members"]
     return figures
 
 
@@ -257,7 +290,7 @@ def show(result: dict[str, Any], middle: int) -> None:
     parameters = ", ".join(f"{name} {count / 1e6:.0f} M" for name, count in result["parameters"].items())
     columns = ["prompt", "B", "mode", "CPU ms", "wall ms", "CPU / alone", "wall / alone", "forwards"]
     columns += ["confident", "agree", "repeats", "words"]
-    print(f"random weights, {parameters}, {result['dtype']}; all per word. 'alone': each member by transformers'")
+    print(f"{parameters}, {result['dtype']}; all per word. 'alone': each member by transformers'")
     print("generate, one after the other, so many words each; 'agree': share of rounds with equal proposals")
     for pair, regime in dict.fromkeys((row["pair"], row["regime"]) for row in result["rows"]):
         rows = [
@@ -274,7 +307,11 @@ def show(result: dict[str, Any], middle: int) -> None:
         print(
             "reading the weights once takes at least", ", ".join(f"{ms:.2f} ms ({name})" for name, ms in floor.items())
         )
-    common.show(f"confident, prompt of {middle} tokens, CPU time", ["", "ratio"], list(result["summary"].items()))
+    common.show(
+        f"{result['rows'][0]['regime']}, prompt of {middle} tokens, CPU time",
+        ["", "ratio"],
+        list(result["summary"].items()),
+    )
     names = {
         "prefix_kv_mib": "keys and values of the prompt",
         "scoring_peak_mib": "peak while scoring 8 candidates of 3 words, besides",

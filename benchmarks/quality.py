@@ -4,8 +4,9 @@
 
 Held-out questions for the small models of the package: facts (known by one member), questions that need one fact from
 each member, and translations with a word from each member. An answer is correct if it equals the expected text. Rows:
-the ensemble (AdaFuse with defaults), each member's greedy answer, and `rerank`: the member's answer with the lowest
-mean NLL over the members.
+the ensemble (the default rule), `paper` (the paper's rule, `strategy="adafuse"`), each member's greedy answer, and
+`rerank`: the member's answer with the lowest mean NLL per token over the members. `--pair` asks another pair of models,
+see training/pairs/README.md.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from adafuse_core import Ensemble, Span
-from common import arguments, finish, prepare, show, small_ensemble
+from common import arguments, finish, prepare, show
+from common import ensemble as loaded
 from training.curriculum import Question
-from training.curriculum.held_out import mixed_questions
+from training.pairs import PAIRS
 
 KINDS = ("fact", "composed", "translation")
 BUDGET = 64  # tokens, about twice the longest expected answer
@@ -36,9 +38,10 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=min(2, os.cpu_count() or 1), help="number of processes (default: up to 2)"
     )
+    parser.add_argument("--pair", choices=PAIRS, default="small", help="the models and their questions")
     args = parser.parse_args()
-    result = prepare(args)
-    questions = mixed_questions(6 if args.quick else args.n, args.seed)
+    result = prepare(args) | {"pair": args.pair}
+    questions = PAIRS[args.pair].questions(6 if args.quick else args.n, args.seed)
     started = time.monotonic()
     marks = judge_all(questions, args)
     result |= summary(questions, marks) | {"seconds": round(time.monotonic() - started)}
@@ -59,26 +62,29 @@ def judge_all(questions: Sequence[Question], args: argparse.Namespace) -> list[M
 def judge(questions: Sequence[Question], args: argparse.Namespace) -> list[Marks]:
     """For each question, whether each system answers correctly."""
     prepare(args)
-    ensemble = small_ensemble(args.device, "float32", "guessing")
+    ensemble = loaded(PAIRS[args.pair].models, args.device, "float32", "guessing")
+    paper = Ensemble(ensemble.config, strategy="adafuse")
     singles = {name: Ensemble(ensemble.config, strategy="single", member=name) for name in ensemble.names}
     marks = []
     for question in questions:
         texts = {name: one.generate(question.messages, max_new_tokens=BUDGET).text for name, one in singles.items()}
-        texts["rerank"] = rerank(ensemble, question, list(texts.values()))
-        texts["ensemble"] = ensemble.generate(question.messages, max_new_tokens=BUDGET).text
+        texts["rerank"] = rerank(paper, question, list(texts.values()))
+        for name, together in (("ensemble", ensemble), ("paper", paper)):
+            texts[name] = together.generate(question.messages, max_new_tokens=BUDGET).text
         marks.append({name: text == question.answer for name, text in texts.items()})
     return marks
 
 
-def rerank(ensemble: Ensemble, question: Question, answers: Sequence[str]) -> str:
-    """The whole answer with the lowest mean NLL (its end included), averaged over the members."""
+def rerank(paper: Ensemble, question: Question, answers: Sequence[str]) -> str:
+    """The whole answer with the lowest mean NLL per token (its end included), averaged over the members."""
     spans = [Span(text=text, ends=True) for text in dict.fromkeys(answers)]
-    return min(ensemble.score(question.messages, spans), key=lambda scored: scored.value).span.text
+    return min(paper.score(question.messages, spans), key=lambda scored: scored.value).span.text
 
 
 def summary(questions: Sequence[Question], marks: Sequence[Marks]) -> dict[str, Any]:
     """Accuracy with 95% Wilson intervals, and the paired difference between the ensemble and each other system."""
-    names = ["ensemble", *(name for name in marks[0] if name not in ("ensemble", "rerank")), "rerank"]
+    singles = [name for name in marks[0] if name not in ("ensemble", "paper", "rerank")]
+    names = ["ensemble", "paper", *singles, "rerank"]
     right = {name: [mark[name] for mark in marks] for name in names}
     indices = {kind: [i for i, question in enumerate(questions) if question.kind == kind] for kind in KINDS}
     return {

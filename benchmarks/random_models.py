@@ -78,9 +78,13 @@ class RandomModels:
                 figures.setdefault("weight_read_floor_ms", {})[name] = read * item / bandwidth / 1e9
         return figures
 
+    def tokenizer(self, name: str) -> Any:
+        """The tokenizer of a model."""
+        return AutoTokenizer.from_pretrained(self.folder / name)
+
     def prompt(self, tokens: int) -> str:
         """Plain words, about `tokens` tokens of the first model."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder / LLAMA)
+        tokenizer = self.tokenizer(LLAMA)
         words = [word for word in Path(__file__).read_text(encoding="utf-8").split() if word.isalpha()]
         rng = random.Random(tokens)
         text = " ".join(rng.choices(words, k=tokens))
@@ -92,7 +96,13 @@ class RandomModels:
         """An ensemble of random models, freed afterwards."""
         of_ensemble, of_member = common.MODES[mode]
         members = [
-            {"model": str(self.folder / name), "device": self.device, "dtype": self.dtype, **of_member}
+            {
+                "model": str(self.folder / name),
+                "device": self.device,
+                "dtype": self.dtype,
+                **common.FORGETFUL,
+                **of_member,
+            }
             for name in names
         ]
 
@@ -100,7 +110,7 @@ class RandomModels:
             from_pretrained = staticmethod(lambda files, **_: self.model(Path(files).name, spread))
 
         with common.loading(mode), mock.patch("transformers.AutoModelForCausalLM", Maker):
-            ensemble = Ensemble({"members": members, "branches": branches, **of_ensemble}).load()
+            ensemble = Ensemble({"members": members, "branches": branches, **of_ensemble, **common.TIMED}).load()
         try:
             yield ensemble
         finally:

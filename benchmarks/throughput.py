@@ -1,15 +1,17 @@
-"""Words per second and memory of concurrent requests.
+"""Words per second and memory of concurrent requests, decided by the paper's rule.
 
     python benchmarks/throughput.py --threads 2 --json PATH
     python benchmarks/throughput.py --threads 2 --longest 90 --budget 96 --prompts 96 --json PATH
     python benchmarks/throughput.py --device cuda --shape 8b --json PATH
     python benchmarks/throughput.py --first-word --threads 1 --json PATH
+    python benchmarks/throughput.py --models FOLDER FOLDER --prompts 8 --budget 16 --concurrency 1 4 8 --json PATH
 
 The first command mostly measures prefill, the second decoding. The small models of the package continue plain documents
 of about 20 to 400 (or 90) tokens (passages of the curriculum with held-out names, the first ones of a seeded
 generator). Every row answers the same prompts at another concurrency; the texts must equal those of concurrency 1.
 With `--shape`, two models with random weights that never agree are used (see `random_models.py`), the worst case; in
-half precision a few texts differ, where two choices are nearly equal.
+half precision a few texts differ, where two choices are nearly equal. With `--models`, these models continue
+prose of the same lengths; their texts must be equal in float64.
 With `--first-word`: time to the first word of a short prompt, alone and while eight other answers are written.
 Memory: the KV cache of running requests, sampled during the run.
 """
@@ -28,8 +30,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from transformers import AutoTokenizer
+
 import common
 from adafuse_core import CancelledError, Ensemble, RoundDone, TextDelta
+from given_models import prose
 from random_models import LLAMA, QWEN, SPREADS, RandomModels, shapes
 from training.curriculum import reading
 
@@ -43,19 +48,33 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32, help="prompts per row (default: 32)")
     parser.add_argument("--longest", type=int, default=400, help="tokens of the longest prompt (default: 400)")
     parser.add_argument("--budget", type=int, default=64, help="maximum tokens of an answer (default: 64)")
-    parser.add_argument("--dtype", help="of the weights (default: float32; bfloat16 for 8b)")
+    parser.add_argument(
+        "--dtype", help="of the weights (default: float32; bfloat16 for 8b; that of given models' files)"
+    )
+    parser.add_argument("--models", nargs="+", help="measure these models: folders or names on the Hugging Face Hub")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=CONCURRENCY, help="rows of the table (default: 1 2 4 8 16 32)"
+    )
     parser.add_argument("--shape", choices=tuple(shapes()), help="random weights of this shape, not the small models")
     parser.add_argument(
         "--first-word", action="store_true", help="measure the wait of a short prompt beside long answers"
     )
     parser.add_argument("--bandwidth", type=float, default=4.3, help="of the GPU's memory, TB/s (default: 4.3)")
     args = parser.parse_args()
-    result = common.prepare(args)
-    args.dtype = args.dtype or ("bfloat16" if args.shape == "8b" else "float32")
-    concurrency, n, budget = (CONCURRENCY, args.prompts, args.budget) if not args.quick else ((1, 2, 4), 4, 8)
+    result = common.prepare(args, common.TIMED)
+    usual = "auto" if args.models else "bfloat16" if args.shape == "8b" else "float32"
+    args.dtype = args.dtype or usual
+    concurrency, n, budget = (args.concurrency, args.prompts, args.budget) if not args.quick else ((1, 2, 4), 4, 8)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        if args.shape is None:
-            ensemble = stack.enter_context(common.small_ensemble(args.device, args.dtype, "guessing"))
+        if args.models:
+            result |= {"models": args.models}
+            ensemble = stack.enter_context(
+                common.ensemble(args.models, args.device, args.dtype, "guessing", **common.TIMED)
+            )
+            tokenizer = AutoTokenizer.from_pretrained(common.folder_of(args.models[0]))
+            prompts = [prose(tokenizer, length) for length in lengths_up_to(args.longest, n)]
+        elif args.shape is None:
+            ensemble = stack.enter_context(common.small_ensemble(args.device, args.dtype, "guessing", **common.TIMED))
             prompts = documents(ensemble, n, args.longest)
         else:
             models = RandomModels(args.device, args.dtype, Path(folder), shapes()[args.shape])
@@ -65,7 +84,8 @@ def main() -> None:
         if args.first_word:
             result |= first_words(ensemble, prompts, 3 if args.quick else 30)
         else:
-            result |= measure(ensemble, prompts, concurrency, budget, exact=args.dtype in ("float32", "float64"))
+            exact = ("float64",) if args.models else ("float32", "float64")
+            result |= measure(ensemble, prompts, concurrency, budget, exact=args.dtype in exact)
     result["dtype"] = args.dtype
     (show_first_words if args.first_word else show)(result)
     common.finish(result, args.json)
@@ -198,7 +218,9 @@ class Sampler:
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.peak = self.peak_bytes = 0
-        self._backends = [(member.backend, _token_bytes(member.backend.model.module)) for member in ensemble.members]
+        self._backends = [
+            (member.backend, common.token_bytes(member.backend.model.module)) for member in ensemble.members
+        ]
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -215,12 +237,6 @@ class Sampler:
             held = [(backend.tokens_held(), size) for backend, size in self._backends]
             self.peak = max(self.peak, sum(tokens for tokens, _ in held))
             self.peak_bytes = max(self.peak_bytes, sum(tokens * size for tokens, size in held))
-
-
-def _token_bytes(module: Any) -> int:
-    """Bytes of one token's keys and values."""
-    config = module.config
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * module.dtype.itemsize)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """LlamaIndex's agents with tools: FunctionAgent, AgentWorkflow and ReActAgent.
 
 The small models of the package were trained to call these three tools, but not to write ReAct steps. A grammar enforces
-the format of the steps and the schemas of the tools.
+the format of the steps and the schemas of the tools, and here a call in every step.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ async def main():
 
     print("ReActAgent")
     clock = FunctionTool.from_defaults(get_time, return_direct=True)
-    steps = llm.model_copy(update={"grammar": react_grammar([clock])})
+    steps = llm.model_copy(update={"grammar": react_grammar([clock], choice="any")})
     formatter = ReActChatFormatter(system_header="Use the tools when they help.")  # the default header is too long
     await show(ReActAgent(tools=[clock], llm=steps, formatter=formatter), "What time is it in Rome?")
 

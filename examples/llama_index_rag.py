@@ -24,7 +24,7 @@ engine = RetrieverQueryEngine.from_args(
     streaming=True,
     text_qa_template=PromptTemplate("Context:\n{context_str}\n\nQuestion: {query_str}"),
 )
-for text in engine.query("Who designed Karsten Bridge?").response_gen:
+for text in engine.query("Who owns Karsten Bridge?").response_gen:
     print(text, end="", flush=True)
 print()
 

@@ -39,7 +39,7 @@ def decisions(played):
         scores=tuple(counts(row) for row in played.scores),
         values=(),
         fused=(),
-        cut_scores=counts(played.cut_scores),
+        committed_scores=counts(played.committed_scores),
     )
 
 
@@ -60,7 +60,7 @@ def counts(row):
 def numbers(played):
     """Margins, log-probabilities, members' values and fused values of a round."""
     margins = [margin for draft in played.drafts for margin in draft.margins]
-    logprobs = [value for row in (*played.scores, played.cut_scores) for score in row for value in score.logprobs]
+    logprobs = [value for row in (*played.scores, played.committed_scores) for score in row for value in score.logprobs]
     return margins + logprobs + [value for row in played.values for value in row] + [*played.fused]
 
 

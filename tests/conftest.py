@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adafuse-tests-")  # a user's caches are neither read nor written
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -18,6 +21,11 @@ transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 _counted: dict[str, int] = {}
+
+
+def pytest_unconfigure():
+    """Remove the caches of this process."""
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

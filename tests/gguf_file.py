@@ -15,8 +15,25 @@ NORMAL, CONTROL = 1, 3  # kinds of tokens
 QUANTIZED = gguf.GGMLQuantizationType.Q8_0
 
 
-def write_gguf(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0) -> Path:
-    """A byte-level model with random weights, quantized in blocks of eight bits."""
+def write_gguf(
+    path: Path,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    *,
+    seed: int = 0,
+    weights: gguf.GGMLQuantizationType = QUANTIZED,
+    left_out: str = "",
+    pieces: int = 1,
+) -> Path:
+    """A byte-level model with random weights, by default quantized in blocks of eight bits.
+
+    Args:
+        path: The file.
+        tokenizer: Its tokenizer.
+        seed: Seed of the weights.
+        weights: Type of the matrices; norms are in single precision.
+        left_out: A matrix that is missing, as in a damaged file.
+        pieces: The header says that the model has so many files.
+    """
     tokenizer = tokenizer or tiny.byte_level()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
@@ -28,7 +45,10 @@ def write_gguf(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, *, 
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(len(tokenizer))
     _add_tokenizer(writer, tokenizer)
-    _add_weights(writer, len(tokenizer), np.random.default_rng(seed))
+    if pieces > 1:
+        writer.add_uint16("split.count", pieces)
+    matrices = _matrices(len(tokenizer), np.random.default_rng(seed))
+    _add_weights(writer, {name: values for name, values in matrices.items() if name != left_out}, weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -56,16 +76,20 @@ def _merges(state: str) -> list[str]:
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
 
 
-def _add_weights(writer: gguf.GGUFWriter, vocab: int, draw: np.random.Generator) -> None:
+def _matrices(vocab: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
     square, wide = (WIDTH, WIDTH), (2 * WIDTH, WIDTH)
     shapes = {"token_embd": (vocab, WIDTH), "output": (vocab, WIDTH)}
     for layer in range(LAYERS):
         parts = {"attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square}
         parts |= {"ffn_gate": wide, "ffn_up": wide, "ffn_down": wide[::-1]}
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in parts.items()}
+    return {name: draw.normal(scale=0.3, size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _add_weights(writer: gguf.GGUFWriter, matrices: dict[str, np.ndarray], kind: gguf.GGMLQuantizationType) -> None:
+    for layer in range(LAYERS):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(WIDTH, dtype=np.float32))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
-    for name, shape in shapes.items():
-        values = draw.normal(scale=0.3, size=shape).astype(np.float32)
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, QUANTIZED), raw_dtype=QUANTIZED)
+    for name, values in matrices.items():
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)

@@ -11,6 +11,7 @@ Words of scripts without spaces and the source of a grammar come from the librar
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import random
@@ -29,7 +30,7 @@ from adafuse_core.rounds import Candidate, Draft, Round, Score, Span
 from adafuse_core.text.words import WhitespaceWords
 
 CAP = 24  # maximum tokens of one word
-MAX_PARTIAL = 16  # tokens holding a part of a character that `next_tokens` completes
+MAX_PARTIAL = 16  # tokens without a whole character that `next_tokens` extends
 MAX_CACHED = 8000  # distributions per model
 WHITESPACE = {*"\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))}
 INCOMPLETE = "\ufffd"  # decoders write this for a character whose last bytes are missing
@@ -273,14 +274,18 @@ class OracleMember(OracleTokens):
         count = min(count, int((values > -math.inf).sum()))
         return index[:count].tolist(), values[:count].tolist()
 
-    def draft(self, tau, max_words, branches, max_tokens=math.inf, stop=()) -> Draft:
-        """The member's draft: words while it is confident, then one word for each of the likeliest first tokens."""
+    def draft(self, tau, max_words, branches, max_tokens=math.inf, stop=(), floor=0.0, ahead=0, commit=1) -> Draft:
+        """The member's draft: words while it is confident, then one word for each of the likeliest first tokens.
+
+        With `ahead`, each proposal is also continued to that many words, of which `commit` may be proposed.
+        """
         run, over, margins = [], None, []
         while not over and (max_words is None or len(margins) < max_words):
             tokens, values = self.likeliest(self.ids + run, max(2, branches))
             margins.append(math.exp(values[0]) - math.exp(values[1]) if len(values) > 1 else 1.0)
             uncertain = margins[-1] < tau
-            starts = tokens[:branches] if uncertain else tokens[:1]
+            likely = [t for t, v in zip(tokens, values, strict=True) if math.exp(v) >= floor * math.exp(values[0])]
+            starts = likely[:branches] if uncertain else tokens[:1]
             variants = [self.word(run, token, max_tokens, stop) for token in starts]
             if uncertain:
                 break
@@ -288,8 +293,28 @@ class OracleMember(OracleTokens):
             if not over and len(margins) != max_words and (len(run) >= max_tokens or self.completes(run, stop)):
                 variants = [(self.complete(run), "limit")]
                 break
-        spans = tuple(self.propose(ids, ends=over == "end") for ids, over in variants if ids is not None)
-        return Draft(member=self.name, spans=spans, margins=tuple(margins))
+        variants = [(ids, over) for ids, over in variants if ids is not None]
+        longer = [self.continued(*variant, len(margins), ahead, max_tokens, stop) for variant in variants if ahead]
+        if ahead:
+            variants = [self.continued(*each, len(margins), min(commit, ahead), max_tokens, stop) for each in variants]
+        spans = tuple(self.propose(ids, ends=over == "end") for ids, over in variants)
+        texts = tuple(Span(text=self.until_stop(ids, stop), ends=over == "end") for ids, over in longer)
+        return Draft(member=self.name, spans=spans, margins=tuple(margins), ahead=texts)
+
+    def continued(self, ids, over, words, target, max_tokens, stop):
+        """A proposal of some words, continued to `target` words."""
+        while not over and words < target and not self.completes(ids, stop):
+            ids, over = self.word(ids, self.likeliest(self.ids + ids, 1)[0][0], max_tokens, stop)
+            words += 1
+        return ids, over
+
+    def until_stop(self, ids, stop):
+        """Text of the ids up to the end of the first stop string."""
+        text, before = self.decode(ids), len(self.text)
+        for end in range(before + 1, before + len(text) + 1):
+            if any((self.text + text)[:end].endswith(string) for string in stop):
+                return text[: end - before]
+        return text
 
     def word(self, run, first, max_tokens, stop):
         """`run` and the greedy word that starts with token `first`; and why the draft is over: "end", "limit" or None.
@@ -316,7 +341,8 @@ class OracleMember(OracleTokens):
 
     def completes(self, out, stop):
         """Whether the last token of `out` completes a stop string, which may have started in the committed text."""
-        before, text = len((self.text + self.decode(out[:-1])).rstrip(INCOMPLETE)), self.text + self.decode(out)
+        before = len((self.text + self.decode(out[:-1])).rstrip(INCOMPLETE))
+        text = self.text + self.decode(out).rstrip(INCOMPLETE)
         return any(text.find(string, max(0, before + 1 - len(string))) >= 0 for string in stop)
 
     def complete(self, out):
@@ -361,18 +387,36 @@ class OracleMember(OracleTokens):
         found, partial = {}, 0
         for token, value in zip(*self.likeliest(self.ids, count or len(self.logprobs(self.ids))), strict=True):
             if token in self.ends:
-                found.setdefault(Span(text="", ends=True), []).append(value)
+                found.setdefault(Span(text="", ends=True), {})[token,] = value
                 continue
             ids = [token]
-            partial += self.decode(ids).endswith(INCOMPLETE)
-            while self.decode(ids).endswith(INCOMPLETE) and partial <= MAX_PARTIAL and len(ids) < 4:
+            partial += self.unfinished(ids)
+            while self.unfinished(ids) and partial <= MAX_PARTIAL and len(ids) < 4:
                 (token,), (more,) = self.likeliest(self.ids + ids, 1)
                 if token in self.ends:
                     break
                 ids, value = [*ids, token], value + more
-            if (text := self.decode(ids)) and not text.endswith(INCOMPLETE):
-                found.setdefault(Span(text=text), []).append(value)
-        return {span: math.log(sum(map(math.exp, values))) for span, values in found.items()}
+            if not self.unfinished(ids):
+                found.setdefault(Span(text=self.decode(ids)), {})[tuple(ids)] = value
+        for span, ways in found.items():
+            if not span.ends:
+                self.drafted_ids.setdefault(span, self.ids + list(max(ways, key=ways.get)))
+        return {span: math.log(sum(map(math.exp, ways.values()))) for span, ways in found.items()}
+
+    def unfinished(self, ids):
+        """Whether ids have no text, or end inside a character."""
+        text = self.decode(ids)
+        return not text or text.endswith(INCOMPLETE)
+
+    def prompt_nll(self, size):
+        """NLL per byte of the last prompt tokens that hold at least `size` bytes."""
+        ids = self.prompt_ids
+        for start in range(len(ids) - 1, 0, -1):
+            length = len(self.decode(ids[start:], after=ids[:start]).encode())
+            if length >= size or start == 1:
+                break
+        values = [self.logprobs(ids[:at])[ids[at]].item() for at in range(start, len(ids))]
+        return -sum(values) / max(1, length)
 
     def encode_after(self, text):
         """Context and ids of `text` after the committed text, split at the first id that differs."""
@@ -393,9 +437,16 @@ class OracleMember(OracleTokens):
         logprobs = [self.logprob(context + ids[:i], token) for i, token in enumerate(ids)]
         if span.ends:
             logprobs.append(torch.logsumexp(self.distribution(context + ids)[sorted(self.ends)], 0).item())
-        words = len(word_ends(span.text, final=True))
-        size = self.byte_length(context, ids, span.text)
-        return Score(member=self.name, logprobs=tuple(logprobs), words=words + span.ends, bytes=size + span.ends)
+        ends = word_ends(span.text, final=True)
+        size, words = self.byte_length(context, ids, span.text) + span.ends, len(ends) + span.ends
+        marks = [self.tokens_up_to(context, ids, len(span.text) - end) for end in ends[:-1]]
+        marks += [len(ids)] * bool(ends) + [len(logprobs)] * span.ends
+        return Score(member=self.name, logprobs=tuple(logprobs), words=words, bytes=size, word_ends=tuple(marks))
+
+    def tokens_up_to(self, context, ids, rest):
+        """Number of ids up to the one with the last character before the `rest` last ones."""
+        texts = [self.decode(ids[:length], after=context).rstrip(INCOMPLETE) for length in range(len(ids) + 1)]
+        return next(length for length, text in enumerate(texts) if len(text) >= len(texts[-1]) - rest)
 
     def byte_length(self, context, ids, text):
         """Bytes of the ids, which end with `text`; a character of which they only hold the end counts as a whole."""
@@ -436,8 +487,22 @@ class OracleMember(OracleTokens):
 
 def value(score, scoring):
     """The negative log-likelihood of a score, per unit of `scoring`."""
-    units = {"token": len(score.logprobs), "word": score.words, "byte": score.bytes, "sum": 1}
+    if scoring == "first_word":
+        return word_nll(score, 0)
+    units = {
+        "token": len(score.logprobs),
+        "word": score.words,
+        "sqrt_word": max(1, score.words) ** 0.5,
+        "byte": score.bytes,
+        "sum": 1,
+    }
     return -sum(score.logprobs) / max(1, units[scoring])
+
+
+def word_nll(score, at):
+    """The negative log-likelihood of one word."""
+    ends = score.word_ends or (len(score.logprobs),)
+    return -sum(score.logprobs[ends[at - 1] if at else 0 : ends[at]])
 
 
 def fused(values, weights, pool, exponent=None):
@@ -448,6 +513,10 @@ def fused(values, weights, pool, exponent=None):
         low = min(here for here in values if 2 * sum(share for other, share in voters if other <= here) >= sum(shares))
         high = max(here for here in values if 2 * sum(share for other, share in voters if other >= here) >= sum(shares))
         return (low + high) / 2
+    if pool == "max":
+        return min(values)
+    if exponent == 0:
+        pool = "geometric"
     shares = [Decimal(weight) / Decimal(sum(weights)) for weight in weights]
     voters = [(Decimal(-each).exp(), share) for each, share in zip(values, shares, strict=True)]
     if pool == "geometric":
@@ -481,10 +550,28 @@ class OracleAnswer:
 class OracleEnsemble:
     """Members and the options of the rule, which are those of `EnsembleConfig`."""
 
-    def __init__(self, members, *, tau, max_words, branches, scoring="token", pool="geometric", pool_exponent=None):
-        self.members = members
+    def __init__(
+        self,
+        members,
+        *,
+        tau,
+        max_words,
+        branches,
+        branch_floor=0.0,
+        look_ahead=0,
+        commit_words=1,
+        anchor=None,
+        anchor_margin=0.0,
+        weighting="static",
+        scoring="token",
+        pool="geometric",
+        pool_exponent=None,
+        pool_over="span",
+    ):
+        self.members, self.ahead = members, {"floor": branch_floor, "ahead": look_ahead, "commit": commit_words}
+        self.anchor, self.margin, self.weighting = anchor, anchor_margin, weighting
         self.plan = (tau, max_words, branches)
-        self.scoring, self.pool = scoring, (pool, pool_exponent)
+        self.scoring, self.pool, self.pool_over = scoring, (pool, pool_exponent), pool_over
 
     def answer(
         self,
@@ -501,14 +588,17 @@ class OracleEnsemble:
         """The answer, cut at `max_new_tokens` tokens of the first member; not cut with a grammar."""
         self.grammar = grammar and OracleGrammar(grammar.source())
         rng, first, rounds = random.Random(seed), self.members[0], []
+        self.rounds, self.stop = rounds, stop if self.ahead["ahead"] else ()
         for member in self.members:
             member.start(prompt, tools, self.grammar)
+            member.prompt_share = math.exp(-6 * member.prompt_nll(512)) if self.weighting == "prompt" else 1.0
         while True:
             played = self.chosen(self.proposed(), temperature, rng)
             cut, spent = (None, False) if grammar else first.truncate(played.span, max_new_tokens)
             played = replace(played, cut=cut)
             if logprobs and not played.span_scores:
-                played = self.scored(played) if cut is None else replace(played, cut_scores=self.scores(cut))
+                lone = len(played.candidates) == 1 and cut is None
+                played = self.scored(played) if lone else replace(played, committed_scores=self.scores(played.span))
             rounds.append(played)
             for member in self.members:
                 member.commit(played.span)
@@ -520,16 +610,31 @@ class OracleEnsemble:
 
     def proposed(self) -> Round:
         """A round with candidates: the text that the grammar forces, or the members' drafts without duplicates."""
-        forced = self.grammar and self.grammar.forced(self.members[0].text.encode())
-        if forced:
-            return Round(drafts=(), candidates=(Candidate(span=Span(text=forced[0], ends=forced[1]), proposers=()),))
-        drafts = tuple(member.draft(*self.plan) for member in self.members)
-        spans = dict.fromkeys(span for draft in drafts for span in draft.spans)
+        if forced := self.forced():
+            return forced
+        drafts = tuple(member.draft(*self.plan, stop=self.stop, **self.ahead) for member in self.members)
+        named = [
+            (draft.member, each)
+            for draft in drafts
+            for each in zip(draft.spans, draft.ahead or itertools.repeat(None), strict=False)
+        ]
+        if len({span for _, (span, _) in named}) == 1:
+            named = [(member, (span, None)) for member, (span, _) in named]
         pool = (
-            Candidate(span=span, proposers=tuple(draft.member for draft in drafts if span in draft.spans))
-            for span in spans
+            Candidate(
+                span=span,
+                ahead=ahead,
+                proposers=tuple(dict.fromkeys(name for name, each in named if each == (span, ahead))),
+            )
+            for span, ahead in dict.fromkeys(each for _, each in named)
         )
         return Round(drafts=drafts, candidates=tuple(pool))
+
+    def forced(self) -> Round | None:
+        """A round with the text that the grammar forces."""
+        if forced := self.grammar and self.grammar.forced(self.members[0].text.encode()):
+            return Round(drafts=(), candidates=(Candidate(span=Span(text=forced[0], ends=forced[1]), proposers=()),))
+        return None
 
     def chosen(self, played, temperature, rng) -> Round:
         """The round with scores and choice; a lone candidate isn't scored."""
@@ -538,27 +643,56 @@ class OracleEnsemble:
         played = self.scored(played)
         best = min(played.fused)
         if temperature == 0:
-            return replace(played, chosen=played.fused.index(best))
+            return replace(played, chosen=self.unless_anchored(played, played.fused.index(best)))
         weights = [math.exp((best - each) / temperature) for each in played.fused]
         return replace(played, chosen=rng.choices(range(len(weights)), weights)[0])
 
+    def unless_anchored(self, played, best):
+        """The anchor's own candidate, unless the best one is better by more than the margin."""
+        spans = [draft.spans[0] for draft in played.drafts if draft.member == self.anchor]
+        for index, candidate in enumerate(played.candidates):
+            if candidate.span in spans and played.fused[index] <= played.fused[best] + self.margin:
+                return index
+        return best
+
     def scored(self, played) -> Round:
-        scores = tuple(self.scores(candidate.span) for candidate in played.candidates)
+        scores = tuple(self.scores(candidate.scored) for candidate in played.candidates)
         values = tuple(tuple(value(score, self.scoring) for score in row) for row in scores)
-        return replace(played, scores=scores, values=values, fused=tuple(map(self.fuse, values)))
+        return replace(played, scores=scores, values=values, fused=tuple(self.fuse_row(row) for row in scores))
+
+    def fuse_row(self, row, scoring=None):
+        """The fused value of a candidate, from its scores by all members."""
+        scoring = scoring or self.scoring
+        if self.pool_over == "span":
+            return self.fuse([value(score, scoring) for score in row])
+        words = [self.fuse([word_nll(score, at) for score in row]) for at in range(max(1, row[0].words))]
+        if scoring == "first_word":
+            return words[0]
+        return sum(words) / {"word": len(words), "sqrt_word": len(words) ** 0.5, "sum": 1}[scoring]
 
     def scores(self, span):
         return tuple(member.score(span) for member in self.members)
 
     def fuse(self, values):
-        return fused(values, [member.weight for member in self.members], *self.pool)
+        return fused(values, [member.weight * self.share(at) for at, member in enumerate(self.members)], *self.pool)
+
+    def share(self, member):
+        """Share of the decided rounds in which the member's favourite was chosen, by Laplace's rule."""
+        if self.weighting == "static":
+            return 1.0
+        if self.weighting == "prompt":
+            return self.members[member].prompt_share
+        decided = [played for played in self.rounds if len(played.candidates) > 1]
+        best = [min(range(len(each.values)), key=lambda at: each.values[at][member]) for each in decided]
+        agreed = sum(each.candidates[at].span == each.winner.span for each, at in zip(decided, best, strict=True))
+        return (agreed + 1) / (len(decided) + 2)
 
     def score(self, prompt, spans):
         """Scores and fused value of each continuation of a prompt."""
         for member in self.members:
             member.start(prompt)
         rows = [self.scores(span) for span in spans]
-        return [(row, self.fuse([value(score, self.scoring) for score in row])) for row in rows]
+        return [(row, self.fuse_row(row)) for row in rows]
 
 
 def first_stop(text, stop):

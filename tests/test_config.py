@@ -21,11 +21,16 @@ def ensemble(**options):
     return EnsembleConfig.from_any({"members": ("a/one", "b/two"), **options})
 
 
+def published(**options):
+    return ensemble(strategy="adafuse", **options)
+
+
 @pytest.mark.parametrize(
     ("build", "option", "value"),
     [
         *[(ensemble, "tau", value) for value in (-0.001, 1.001, *NUMBERS_REFUSED)],
-        *[(ensemble, option, value) for option in ("max_words", "branches") for value in (0, -1, 1.0, True, "2", None)],
+        *[(ensemble, option, value) for option in ("beams", "branches") for value in (0, -1, 1.0, True, "2", None)],
+        *[(published, "max_words", value) for value in (0, -1, 1.0, True, "2", None)],
         *[(ensemble, "max_word_tokens", value) for value in (0, 2.5, None)],
         *[(ensemble, "strategy", value) for value in ("ada", "", None, ["adafuse"])],
         *[(ensemble, "speculation", value) for value in ("on", "", None, True)],
@@ -52,7 +57,7 @@ def test_values_out_of_range_are_refused_with_name_and_value(build, option, valu
     assert "expected" in caught.value.message
 
 
-@pytest.mark.parametrize("options", [{"tau": 0}, {"tau": 1}, {"tau": 0.0, "max_words": 1, "branches": 1}, {"tau": 1.0}])
+@pytest.mark.parametrize("options", [{"tau": 0}, {"tau": 1}, {"tau": 0.0, "beams": 1, "branches": 1}, {"tau": 1.0}])
 def test_bounds_themselves_are_allowed(options):
     assert ensemble(**options)
 
@@ -65,7 +70,11 @@ def test_bounds_of_generation_are_allowed(options):
 @pytest.mark.parametrize(
     ("call", "unknown", "suggestion"),
     [
-        (lambda: EnsembleConfig.from_any({"members": ["a"], "max_word": 2}), "max_word", "max_words"),
+        (
+            lambda: EnsembleConfig.from_any({"members": ["a"], "strategy": "adafuse", "max_word": 2}),
+            "max_word",
+            "max_words",
+        ),
         (lambda: EnsembleConfig.from_any({"members": ["a"], "Tau": 0.1}), "Tau", "tau"),
         (lambda: EnsembleConfig.from_any({"member_models": ["a"]}), "member_models", None),
         (lambda: MemberConfig.from_any({"model": "a", "wieght": 2}), "wieght", "weight"),
@@ -207,7 +216,10 @@ FULL = {
     "speculation": "verify",
     "generation": {"max_new_tokens": None, "stop": ["\n\n", "###"], "temperature": 0.25, "seed": 3},
 }
-CONFIGS = [ensemble(), ensemble(strategy="single", member="two"), EnsembleConfig.from_any(FULL)]
+CONFIGS = [
+    *(ensemble(), ensemble(strategy="single", member="two"), EnsembleConfig.from_any(FULL)),
+    *(ensemble(pool="linear"), ensemble(pool_exponent=0.25), published(pool="power")),
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS)

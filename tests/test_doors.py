@@ -37,7 +37,7 @@ ELSEWHERE = {
     "cache_dir": "model_kwargs",
     "best_of": "several times",
     "do_sample": "temperature",
-    "num_beams": "branches",
+    "num_beams": "beams",
     "streaming": "stream()",
     "model_name": "members=",
     "api_base": "members=",

@@ -11,8 +11,8 @@ MESSAGES = [{"role": "user", "content": "go"}]
 
 
 def told(*members, prompt="go", **options):
-    """The events of an answer after a JSON round trip."""
-    ensemble = Ensemble(members=members)
+    """The events of an answer by the paper's rule, after a JSON round trip."""
+    ensemble = Ensemble(members=members, strategy="adafuse")
     return [json.loads(json.dumps(event.to_dict())) for event in ensemble.stream(prompt, **options)]
 
 
@@ -20,7 +20,8 @@ def test_events_contain_their_type():
     events = told(ScriptedMember("a", "one two"))
     assert [event["type"] for event in events] == ["text_delta", "round_done", "finished"]
     assert events[0] == {"type": "text_delta", "text": "one two"}
-    usage = {"prompt_tokens": {"a": 1}, "completion_tokens": {"a": 2}, "rounds": 1}
+    counts = {"prompt_tokens": {"a": 1}, "completion_tokens": {"a": 2}, "rounds": 1}
+    usage = {**counts, "cached_tokens": {"a": 0}, "read_tokens": {"a": 3}}
     assert events[-1] == {"type": "finished", "reason": "stop", "stop": None, "usage": usage}
 
 

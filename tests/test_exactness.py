@@ -127,7 +127,7 @@ def combinations_that_differ(paths, prompts, settings, max_new_tokens, stores, t
             expected = expected or Expected(paths, loaded.names, prompts, max_new_tokens)
             for turn, (speculation, setting) in enumerate(ways(settings)):
                 tau, max_words, branches = setting
-                options = {"tau": tau, "max_words": max_words, "branches": branches}
+                options = {"strategy": "adafuse", "tau": tau, "max_words": max_words, "branches": branches}
                 ensemble = Ensemble(loaded.config, **options, speculation=speculation, max_word_tokens=CAP)
                 lone = turn % len(prompts)
                 runs = {"alone": [lone], "together": range(len(prompts))}

@@ -42,7 +42,7 @@ CASES = {
         "",
         ["object: Fact(answer='The capital of Peru is Lima.", "so far: {'answer'"],
     ),
-    "llama_index_rag.py": ([], "", ["Ida Marlow.", "fish.", "2 kilograms."]),
+    "llama_index_rag.py": ([], "", ["the Brenner family.", "fish.", "2 kilograms."]),
     "llama_index_agents.py": (
         [],
         "",

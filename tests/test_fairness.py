@@ -18,7 +18,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.fixture
 def ensemble():
     """The small models with a stopped clock, so that each pass waits for all running requests."""
-    with Ensemble(max_words=1) as loaded:
+    with Ensemble() as loaded:
         clock = DrivenClock()
         turns = Turns(clock)
         batchers = [member.backend._batcher for member in loaded.members]

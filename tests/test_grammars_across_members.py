@@ -221,7 +221,9 @@ def unlike_the_oracle(ensemble, oracle, name, pairs, max_new_tokens):
         expected = OracleEnsemble(oracle, **setting).answer(
             prompt, tools=options.get("tools"), grammar=grammar, max_new_tokens=max_new_tokens
         )
-        answer = Ensemble(ensemble.config, **setting).generate(prompt, max_new_tokens=max_new_tokens, **given)
+        answer = Ensemble(ensemble.config, strategy="adafuse", **setting).generate(
+            prompt, max_new_tokens=max_new_tokens, **given
+        )
         if problem := difference(answer, expected, ROUGH if "crossing" in ensemble.names else EXACT):
             wrong.append((prompt, setting, problem))
     return wrong
@@ -285,7 +287,9 @@ def test_a_mask_without_tokens_is_an_error():
 
 
 def test_the_margin_of_a_single_allowed_token_is_one(tiny_models):
-    ensemble = Ensemble(members=[tiny_models["characters"]], tau=0.0, max_words=3, speculation="off")
+    ensemble = Ensemble(
+        members=[tiny_models["characters"]], strategy="adafuse", tau=0.0, max_words=3, speculation="off"
+    )
     answer = ensemble.generate("go", grammar=Grammar.regex("(aa|bb) cc dd"))
     (margins,) = {draft.margins for played in answer.rounds for draft in played.drafts}
     assert margins[0] < 1
@@ -308,7 +312,7 @@ def test_an_end_token_in_the_text_of_others_has_a_score(tiny_models):
         MemberConfig(model=str(tiny_models["bytes"])),
         MemberConfig(model=str(tiny_models["modern"]), end_tokens=["Ċ"]),  # a line end
     ]
-    ensemble = Ensemble(members=members)
+    ensemble = Ensemble(members=members, strategy="adafuse")
     for seed in range(4):
         answer = ensemble.generate("go", grammar=Grammar.regex("((a|b|c)[\n ]){9}"), temperature=9.0, seed=seed)
         assert len(answer.text) == 18
@@ -333,7 +337,7 @@ ODD = {
 def test_unusual_tokenizers_obey_grammars_or_raise_an_error(tiny_models, tmp_path, name):
     folder = tiny.save_tiny(tmp_path / "odd", ODD[name]())
     for members in ([folder], [folder, tiny_models["bytes"]], [tiny_models["bytes"], folder]):
-        ensemble = Ensemble(members=members, max_word_tokens=CAP)
+        ensemble = Ensemble(members=members, strategy="adafuse", max_word_tokens=CAP)
         options = {"grammar": Grammar.json_schema(SCHEMA), "max_new_tokens": 150}
         if name in ("phrases", "likeliest pieces", "pieces of words"):  # they have no token for some characters
             with pytest.raises(MemberError, match=r"'odd': its vocabulary has no token that the grammar allows here"):

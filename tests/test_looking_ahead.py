@@ -158,6 +158,39 @@ def test_next_tokens_are_the_whole_distribution_as_texts(tiny_models, name, coun
     count("next tokens equal to the oracle's", seen, at_least=500)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_a_member_keeps_its_own_tokens_for_a_committed_next_token(tiny_models, name, count):
+    own = 0
+    for prompt in PROMPTS:
+        with Both(tiny_models[name], prompt) as both:
+            prefix = both.open()
+            for step in range(10):
+                found = [token.span for token in prefix.next_tokens(3)]
+                assert set(found) == set(both.oracle.next_tokens(3))
+                if not found or found[0].ends:
+                    break
+                prefix.commit(found[step % len(found)])
+                both.oracle.commit(found[step % len(found)])
+                assert list(prefix._ids) == both.oracle.ids
+            own += both.oracle.encode(both.oracle.text) != both.oracle.ids
+    count("answers in tokens other than the tokenizer's", own, at_least=int(name in ("bytes", "pieces", "modern")))
+
+
+def test_tokens_without_text_are_extended_to_the_text_after_them(tiny_models, count):
+    """Such as the space alone that a tokenizer puts before an answer."""
+    with Both(tiny_models["pieces"], PROMPTS[3]) as both:
+        oracle, extended = both.oracle, 0
+        found = {token.span for token in both.open().next_tokens(40)}
+        for token in oracle.likeliest(oracle.ids, 40)[0]:
+            if token not in oracle.ends and not oracle.decode([token]):
+                ids = [token]
+                while len(ids) < 4 and oracle.unfinished(ids):
+                    ids += oracle.likeliest(oracle.ids + ids, 1)[0]
+                whole = not oracle.unfinished(ids) and not oracle.ends & set(ids)
+                extended += whole and Span(text=oracle.decode(ids)) in found
+    count("tokens extended to a text", extended, at_least=1)
+
+
 def check_next_tokens(found, expected, tolerance):
     logprobs = [token.logprob for token in found]
     assert {token.span for token in found} == set(expected)
@@ -228,6 +261,7 @@ def weighted(paths, weights, **options):
         MemberConfig(model=str(path), dtype="float64", weight=weight)
         for path, weight in zip(paths, weights, strict=True)
     ]
+    options = {"strategy": "adafuse", **options}
     ensemble = Ensemble.from_pretrained(*members, max_word_tokens=CAP, **options)
     named = zip(paths, ensemble.names, weights, strict=True)
     return ensemble, [OracleMember(path, CAP, name=name, weight=weight) for path, name, weight in named]
@@ -288,7 +322,7 @@ def test_scoring_no_continuations_loads_nothing(tiny_models):
     ensemble, _ = weighted([tiny_models["bytes"]], (1.0,))
     assert ensemble.score("The", []) == []
     with pytest.raises(PromptError, match="empty"):
-        ensemble.score("", [" brown"])
+        ensemble.score("The", [""])
 
 
 def test_scoring_can_be_cancelled(tiny_models):

@@ -37,11 +37,16 @@ VALUES = {
     "kv_store": ("fork", "auto"),
     "cuda_graphs": (False, True),
     "max_kv_tokens": (4096, 100),
+    "prefix_cache": (False, True),
+    "selftest": ("always", "cached"),
 }
 
 
-def test_every_field_but_model_name_and_weight_may_be_a_default():
-    assert set(VALUES) == set(SHARED_OPTIONS) == set(field_names(MemberConfig)) - {"model", "name", "weight"}
+PER_MEMBER = {"model", "adapter", "name", "weight"}
+
+
+def test_every_other_field_may_be_a_default():
+    assert set(VALUES) == set(SHARED_OPTIONS) == set(field_names(MemberConfig)) - PER_MEMBER
 
 
 def forms(name):

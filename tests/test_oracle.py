@@ -24,7 +24,7 @@ def float64(path):
 
 def build(paths, cap=CAP):
     """The ensemble and the oracle's members."""
-    ensemble = Ensemble.from_pretrained(*map(float64, paths), max_word_tokens=cap)
+    ensemble = Ensemble.from_pretrained(*map(float64, paths), strategy="adafuse", max_word_tokens=cap)
     names = zip(paths, ensemble.names, strict=True)
     return ensemble, [OracleMember(path, cap, name=name) for path, name in names]
 

@@ -32,8 +32,8 @@ class Cancelling(ScriptedMember):
         super().__init__("a", reply)
         self._cancel, self._left = cancel, drafts
 
-    def _count_draft(self):
-        super()._count_draft()
+    def count_draft(self):
+        super().count_draft()
         self._left -= 1
         if not self._left:
             self._cancel.set()
@@ -42,7 +42,7 @@ class Cancelling(ScriptedMember):
 @pytest.mark.parametrize("prompt", ["go", ASK])
 def test_a_cancelled_answer_is_in_the_error(prompt):
     cancel = threading.Event()
-    ensemble = Ensemble(members=[Cancelling("one two three four", 3, cancel)], max_words=1)
+    ensemble = Ensemble(members=[Cancelling("one two three four", 3, cancel)])
     with pytest.raises(CancelledError) as caught:
         ensemble.generate(prompt, cancel=cancel)
     partial = caught.value.partial
@@ -52,7 +52,7 @@ def test_a_cancelled_answer_is_in_the_error(prompt):
 
 
 def test_an_answer_in_which_a_member_fails_is_in_the_error():
-    ensemble = Ensemble(members=[ScriptedMember("a", "one two three", fail_after=2)], max_words=1)
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two three", fail_after=2)])
     with pytest.raises(MemberError, match="scripted failure") as caught:
         ensemble.generate("go")
     assert (caught.value.partial.text, caught.value.partial.reason) == ("one two", "error")
@@ -67,7 +67,7 @@ def test_held_back_text_thoughts_and_calls_are_in_the_partial_answer():
         f"I look.\n{call}": ("", "I look.", 1),
     }
     for reply, expected in replies.items():
-        ensemble = Ensemble(members=[ScriptedMember("a", reply, fail_after=3)], max_words=1)
+        ensemble = Ensemble(members=[ScriptedMember("a", reply, fail_after=3)])
         with pytest.raises(MemberError) as caught:
             ensemble.generate(ASK, tools=[TOOL], stop="Observation:")
         partial = caught.value.partial
@@ -76,7 +76,7 @@ def test_held_back_text_thoughts_and_calls_are_in_the_partial_answer():
 
 def test_a_stream_raises_the_same_error_and_shows_nothing_after_it_was_cancelled():
     cancel = threading.Event()
-    ensemble = Ensemble(members=[ScriptedMember("a", "one two three")], max_words=1)
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two three")])
     stream = ensemble.stream(ASK, cancel=cancel)
     assert [next(stream), type(next(stream))] == [TextDelta(text="one"), RoundDone]
     cancel.set()
@@ -95,7 +95,7 @@ def test_a_batch_that_fails_carries_all_answers():
     replies = {"x": "one two", "y": "three four five", "z": "six"}
     member = ScriptedMember("a", replies.__getitem__, fail_after=2)
     with pytest.raises(MemberError) as caught:
-        Ensemble(members=[member], max_words=1).batch(["x", "y", "z"], max_concurrency=1)
+        Ensemble(members=[member]).batch(["x", "y", "z"], max_concurrency=1)
     assert caught.value.partial.text == "three four"
     whole, partial, *_ = caught.value.partials
     assert (whole.text, whole.reason, partial.text, partial.reason) == ("one two", "stop", "three four", "error")
@@ -108,8 +108,8 @@ def test_answers_cancelled_by_another_failure_of_the_batch_are_kept():
     class Slow(ScriptedMember):
         """Continues until the other prompt has failed."""
 
-        def _count_draft(self):
-            super()._count_draft()
+        def count_draft(self):
+            super().count_draft()
             begun.set()
 
     def reply(prompt):
@@ -120,14 +120,14 @@ def test_answers_cancelled_by_another_failure_of_the_batch_are_kept():
 
     member = Slow("a", reply, delay=0.001, ends_answer=False)
     with pytest.raises(MemberError, match="no such prompt") as caught:
-        Ensemble(members=[member], max_words=1).batch(["slow", "bad"], max_new_tokens=None)
+        Ensemble(members=[member]).batch(["slow", "bad"], max_new_tokens=None)
     slow, none = caught.value.partials
     assert none is None
     assert (slow.text[:4], slow.reason) == ("one ", "cancelled")
 
 
 def test_a_deadline_error_has_the_partial_answer():
-    ensemble = Ensemble(members=[ScriptedMember("a", "one two three", delay=30)], max_words=1)
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two three", delay=30)])
     with pytest.raises(DeadlineError) as caught, RunningCalls().track(0.05) as cancel:
         ensemble.generate("go", cancel=cancel)
     assert caught.value.partial.text == ""
@@ -136,7 +136,7 @@ def test_a_deadline_error_has_the_partial_answer():
 
 def test_errors_with_answers_can_be_pickled():
     with pytest.raises(MemberError) as caught:
-        Ensemble(members=[ScriptedMember("a", "one two", fail_after=1)], max_words=1).generate("go")
+        Ensemble(members=[ScriptedMember("a", "one two", fail_after=1)]).generate("go")
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.partial == caught.value.partial
     assert str(again) == str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from contextlib import closing
 
 import pytest
@@ -23,7 +24,15 @@ POOLS = (
     {"pool": "power", "pool_exponent": 3.0},
     {"pool": "median"},
 )
-RULES = [{"scoring": unit, **pool} for unit, pool in itertools.product(("token", "word", "byte", "sum"), POOLS)]
+RULES = [
+    *({"scoring": unit, **pool} for unit, pool in itertools.product(("token", "word", "byte", "sum"), POOLS)),
+    {"scoring": "sqrt_word", "pool": "geometric"},
+    {"scoring": "first_word", "pool": "linear"},
+    {"scoring": "token", "pool": "max"},
+    {"scoring": "word", "pool": "power", "pool_exponent": 0.0},
+    {"scoring": "sum", "pool": "power", "pool_exponent": 0.5, "pool_over": "word"},
+    {"scoring": "sqrt_word", "pool": "median", "pool_over": "word"},
+]
 PLANS = [{"tau": tau, "max_words": words, "branches": 3} for tau, words in ((0.7, 2), (0.95, 1), (0.3, 3))]
 QUESTIONS = [
     [{"role": "user", "content": text}]
@@ -46,7 +55,7 @@ class Team:
             MemberConfig(model=str(path), dtype="float64", weight=weight)
             for path, weight in zip(paths, weights, strict=True)
         ]
-        self.ensemble = Ensemble(members=members, max_word_tokens=CAP)
+        self.ensemble = Ensemble(members=members, strategy="adafuse", max_word_tokens=CAP)
         named = zip(paths, weights, self.ensemble.names, strict=True)
         self.oracle = [OracleMember(path, CAP, name=name, weight=weight) for path, weight, name in named]
 
@@ -85,6 +94,80 @@ def test_every_scoring_with_every_pool_gives_the_oracles_rounds(teams, name, cou
     assert choices >= 25  # rounds in which rules could differ
     assert against >= 5  # rounds that another than the first candidate won
     count(PROPERTY, len(RULES), at_least=20)
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_branches_below_the_floor_are_left_out_as_in_the_oracle(teams, name, count):
+    team, spans = teams(name), []
+    for floor in (0.0, 0.1, 0.5, 1.0):
+        answers = [team.compared(prompt, PLANS[0] | {"branch_floor": floor}) for prompt in team.prompts]
+        assert not any(problem for _, problem in answers)
+        drafts = [draft for expected, _ in answers for played in expected.rounds for draft in played.drafts]
+        spans.append(sum(len(draft.spans) for draft in drafts) / len(drafts))
+    assert spans[0] > spans[-1] == 1.0
+    assert len(set(spans)) > 2  # floors between the extremes leave out some branches
+    count(PROPERTY, 4 * len(team.prompts), at_least=12)
+
+
+AHEAD = [
+    {"look_ahead": 3},
+    {"look_ahead": 4, "commit_words": 2, "scoring": "word", "pool": "linear"},
+    {"look_ahead": 3, "commit_words": 3, "scoring": "first_word"},
+    {"look_ahead": 2, "scoring": "byte", "anchor": 1, "anchor_margin": 0.05},
+    {"look_ahead": 1, "weighting": "agreement", "scoring": "sum"},
+    {"look_ahead": 4, "scoring": "word", "pool": "linear", "pool_over": "word"},
+]
+
+
+def of_members(rule, names):
+    """A rule with the anchor's name in place of its number."""
+    return rule | ({"anchor": names[rule["anchor"]]} if "anchor" in rule else {})
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_candidates_are_continued_scored_and_cut_as_in_the_oracle(teams, name, count):
+    team, longer, compared = teams(name), 0, 0
+    rules = [of_members(rule, team.ensemble.names) | plan for rule, plan in itertools.product(AHEAD, PLANS)]
+    for number, rule in enumerate(rules):
+        prompt = team.prompts[number % 3]
+        expected, problem = team.compared(prompt, rule, logprobs=number % 2 == 0)
+        assert not problem, (rule, problem)
+        middle = expected.full_text[len(expected.full_text) // 2 :][:2]
+        expected, problem = team.compared(prompt, rule, stop=[middle or "x"])
+        assert not problem, (rule, middle, problem)
+        longer += sum(each.scored != each.span for played in expected.rounds for each in played.candidates)
+        compared += 2
+    assert longer >= 10  # candidates that were scored with their continuations
+    count(PROPERTY, compared, at_least=30)
+
+
+RULES_OF_MEMBERS = [
+    {"anchor": 0, "anchor_margin": 0.3},
+    {"anchor": 1, "anchor_margin": 1.0, "pool": "linear"},
+    {"weighting": "agreement", "scoring": "word"},
+    {"weighting": "agreement", "pool": "median", "anchor": 1},
+    {"weighting": "prompt", "pool": "linear"},
+]
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_anchors_and_weights_by_agreement_are_those_of_the_oracle(teams, name, count):
+    team, changed = teams(name), 0
+    for rule, prompt in itertools.product(RULES_OF_MEMBERS, team.prompts):
+        expected, problem = team.compared(prompt, of_members(rule, team.ensemble.names) | PLANS[0])
+        assert not problem
+        plain, _ = team.compared(prompt, {**rule, "anchor": None, "anchor_margin": 0, "weighting": "static"} | PLANS[0])
+        changed += expected.full_text != plain.full_text
+    assert changed >= 1  # answers that these options changed
+    count(PROPERTY, len(RULES_OF_MEMBERS) * 3, at_least=12)
+
+
+def test_an_anchor_with_an_infinite_margin_gives_its_own_text(teams):
+    team = teams("small")
+    for name, prompt in itertools.product(team.ensemble.names, team.prompts):
+        alone = Ensemble(team.ensemble.config, strategy="single", member=name)
+        anchored = Ensemble(team.ensemble.config, anchor=name, anchor_margin=math.inf, look_ahead=2)
+        assert anchored.generate(prompt, max_new_tokens=60).text == alone.generate(prompt, max_new_tokens=60).text
 
 
 def test_ties_of_weights_in_a_median_are_those_of_the_oracle(teams, count):

@@ -80,7 +80,7 @@ def test_held_back_text_comes_before_the_next_call():
 @pytest.mark.parametrize("logprobs", [False, True])
 def test_no_round_is_decoded_beyond_a_stop_string(prompt, logprobs):
     member = ScriptedMember("a", "one two three four five six seven eight nine")
-    answer = Ensemble(members=[member], max_words=1).generate(prompt, stop="three", logprobs=logprobs)
+    answer = Ensemble(members=[member]).generate(prompt, stop="three", logprobs=logprobs)
     assert (answer.text, answer.reason, answer.stop) == ("one two ", "stop", "three")
     assert member.drafts == len(answer.rounds) == answer.usage.rounds == 3
     assert answer.usage.completion_tokens == {"a": 3}
@@ -88,7 +88,7 @@ def test_no_round_is_decoded_beyond_a_stop_string(prompt, logprobs):
 
 def test_no_round_is_decoded_beyond_a_stop_string_after_a_thought():
     member = ScriptedMember("a", "<think>hm three hm</think>one two three four five")
-    answer = Ensemble(members=[member], max_words=1).generate(ASK, stop="three")
+    answer = Ensemble(members=[member]).generate(ASK, stop="three")
     assert (answer.text, answer.stop, member.drafts) == ("one two ", "three", 5)
 
 
@@ -113,4 +113,4 @@ def test_stop_strings_cut_text_under_a_grammar():
 
 def test_the_end_comes_after_the_round_that_a_stop_string_ends():
     events = list(Ensemble(members=[ScriptedMember("a", "one two three")]).stream("go", stop="two"))
-    assert [type(event) for event in events] == [TextDelta, RoundDone, Finished]
+    assert [type(event) for event in events] == [TextDelta, RoundDone, TextDelta, RoundDone, Finished]

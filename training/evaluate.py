@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,11 +33,16 @@ def main() -> None:
 def report(paths: Sequence[Path], n: int = 200) -> None:
     """Print the exact-match accuracy of each model in each skill, with 95% half-widths."""
     for folder in paths:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-        print(f"{folder.name}: {model.num_parameters():,} parameters, {model.config.model_type}")
-        for skill, questions in benchmark(folder.name, n).items():
-            print(f"  {skill:32} {_percent(questions, answers(model, tokenizer, questions))}", flush=True)
+        report_one(folder, benchmark(folder.name, n))
+
+
+def report_one(folder: Path, groups: Mapping[str, Sequence[Question]]) -> None:
+    """Print the exact-match accuracy of a model in each group of questions, with 95% half-widths."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="float32").eval()
+    print(f"{folder.name}: {model.num_parameters():,} parameters, {model.config.model_type}")
+    for skill, questions in groups.items():
+        print(f"  {skill:32} {_percent(questions, answers(model, tokenizer, questions))}", flush=True)
 
 
 def benchmark(name: str, n: int, seed: int = 0) -> dict[str, list[Question]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -26,6 +26,23 @@ SPECIAL = {
 TOOL_TAGS = ("<tool_call>", "</tool_call>")
 VOCAB_SIZES = {"aspen": 1536, "birch": 2048}
 MAX_LENGTH = 2048
+Shape = Mapping[str, int]
+SHAPES: dict[Member, Shape] = {
+    "aspen": {
+        "hidden_size": 160,
+        "intermediate_size": 448,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
+    },
+    "birch": {
+        "hidden_size": 160,
+        "intermediate_size": 480,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+    },
+}
 TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
 TEMPLATE_WORDS = {
     "aspen": {"START": "", "TOOLS": "Tools:", "ITEM": ""},
@@ -102,8 +119,14 @@ def _with_plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
     return bare
 
 
-def new_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The member's model with random weights."""
+def new_model(member: Member, tokenizer: PreTrainedTokenizerFast, shape: Shape | None = None) -> PreTrainedModel:
+    """The member's model with random weights.
+
+    Args:
+        member: Whose architecture.
+        tokenizer: Defines the vocabulary and the special tokens.
+        shape: Sizes of the layers. Default: those of the shipped model.
+    """
     end, pad = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
     common = {
         "vocab_size": len(tokenizer),
@@ -112,23 +135,10 @@ def new_model(member: Member, tokenizer: PreTrainedTokenizerFast) -> PreTrainedM
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": end,
         "pad_token_id": pad,
+        "head_dim": 32,
+        **(shape or SHAPES[member]),
     }
-    if member == "aspen":
-        shape = {
-            "hidden_size": 160,
-            "intermediate_size": 448,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 5,
-        }
-        model = LlamaForCausalLM(LlamaConfig(**common, **shape, num_key_value_heads=5, head_dim=32))
-    else:
-        shape = {
-            "hidden_size": 160,
-            "intermediate_size": 480,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 6,
-        }
-        model = Qwen3ForCausalLM(Qwen3Config(**common, **shape, num_key_value_heads=3, head_dim=32))
+    model = LlamaForCausalLM(LlamaConfig(**common)) if member == "aspen" else Qwen3ForCausalLM(Qwen3Config(**common))
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=[end, pad], pad_token_id=pad, do_sample=False
     )

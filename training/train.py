@@ -103,7 +103,7 @@ def fit(
         torch.optim.AdamW(others, lr=rates[1], betas=(0.9, 0.98), weight_decay=0.0),
     ]
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _trapezoid(step / steps)) for optimizer in optimizers
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: trapezoid(step / steps)) for optimizer in optimizers
     ]
     started, seen, running = time.process_time(), 0, 0.0
     for step, (ids, weights) in enumerate(itertools.islice(batches, steps), 1):
@@ -129,7 +129,7 @@ def _loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> t
     return (losses * weights).sum() / weights.sum()
 
 
-def _trapezoid(progress: float) -> float:
+def trapezoid(progress: float) -> float:
     """The learning rate as a share of the maximum: warm-up, constant, linear decay to zero."""
     return min(1.0, (progress + 1e-3) / WARM_UP, (1.001 - progress) / COOL_DOWN)
 
@@ -146,7 +146,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, chats: Iterator[Chat], rng: rand
             groups[-1].append(chat)
         rng.shuffle(groups)
         for group in groups:
-            yield _pad(group, tokenizer.pad_token_id)
+            yield pad(group, tokenizer.pad_token_id)
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Encoded:
@@ -165,9 +165,10 @@ def _encode(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Encoded:
     return ids, weights
 
 
-def _pad(group: list[Encoded], pad: int) -> Batch:
+def pad(group: list[Encoded], filler: int) -> Batch:
+    """A batch of ids and weights `[rows, length]`; short rows are filled on the right, with weight 0."""
     length = max(len(ids) for ids, _ in group)
-    ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in group])
+    ids = torch.tensor([ids + [filler] * (length - len(ids)) for ids, _ in group])
     weights = torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in group])
     return ids, weights
 

@@ -20,8 +20,8 @@ BACKENDS = {"local": "adafuse_core.backends.huggingface:Local"}  # module and cl
 
 # Fields of `MemberConfig` that configure how a model runs. A backend lists the ones it supports in `honours`.
 RUN_OPTIONS = (
-    *("dtype", "device", "device_map", "attn_implementation", "quantization_config", "model_kwargs"),
-    *("kv_store", "cuda_graphs", "max_kv_tokens"),
+    *("dtype", "device", "device_map", "attn_implementation", "quantization_config", "adapter", "model_kwargs"),
+    *("kv_store", "selftest", "cuda_graphs", "max_kv_tokens", "prefix_cache"),
 )
 # `model_kwargs` that locate files. They also apply to tokenizer and config, which every backend reads locally.
 FILE_OPTIONS = (

@@ -31,6 +31,19 @@ class TopTokens:
     logprobs: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SessionTokens:
+    """Tokens of one session.
+
+    Args:
+        read: Tokens that the model has read for it: prompt, answer, candidates and guesses.
+        cached: First tokens of the context that were not read, since an earlier session had read them.
+    """
+
+    read: int = 0
+    cached: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
     """What a backend is and supports.
@@ -44,6 +57,7 @@ class Abilities:
         top: Most top tokens that it can report per step; None for no limit.
         full_distribution: Whether it can report all `vocab_size` tokens of a step.
         masks: Whether it supports `allowed`, which grammars need.
+        weights: Where the weights are from, to be shown to users.
         cache: How it caches contexts and why, to be shown to users.
         max_kv_tokens: Most tokens it keeps in memory, over all sequences; None for no bound.
         max_context: Most tokens of one context; None for no bound.
@@ -57,6 +71,7 @@ class Abilities:
     full_distribution: bool
     masks: bool
     cache: str
+    weights: str | None = None
     max_kv_tokens: int | None = None
     max_context: int | None = None
 
@@ -93,8 +108,11 @@ class Session(Protocol):
     def commit(self, context: Ids) -> None:
         """Make this the session's context. Keeps what was computed for it, evicts other branches."""
 
+    def tokens(self) -> SessionTokens:
+        """Tokens that were read and reused so far; also after `close`."""
+
     def close(self) -> None:
-        """Free the session's memory. May be called twice."""
+        """End the session. Its memory may serve later sessions with a common beginning. May be called twice."""
 
 
 class Backend(Protocol):
@@ -108,17 +126,19 @@ class Backend(Protocol):
         lookup: bool,
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
+        namespace: str = "",
     ) -> Session:
         """A session that starts with a context. Computes nothing yet.
 
         Args:
             context: Token ids, non-empty.
             window: Most tokens of a context in this session; None for no bound.
-            lookup: Whether to guess next tokens by looking up the last n-gram in the context.
+            lookup: Whether to guess next tokens, such as by looking up the last n-gram in the context.
             raise_if_cancelled: Called before each pass and, several times a second, while waiting for a pass.
             allowed: Returns the mask of tokens that may follow a context, one bit per token, lowest bit first; None
                 for no mask. Every distribution of the session is the model's, renormalized over the allowed tokens.
                 Called between two tokens, in this process; given only to backends with `Abilities.masks`.
+            namespace: Sessions share what was computed for a common beginning only within a namespace.
 
         Raises:
             ContextOverflowError: The context can never fit into the memory.
@@ -126,6 +146,9 @@ class Backend(Protocol):
 
     def abilities(self) -> Abilities:
         """What the backend is and supports; the same at every call."""
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Free what is kept of closed sessions, of one namespace or of all."""
 
     def close(self) -> None:
         """Free the model. Later calls raise."""

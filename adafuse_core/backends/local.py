@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from adafuse_core.backends.base import Abilities, Allowed, TopTokens, Until
+from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
+from adafuse_core.backends.quantization import quantization_name
 from adafuse_core.engine.batching import Batcher, Closed, Orphaned
 from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.distributions import Distribution, gather, masked
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.lookup import Lookup
+from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.pass_costs import PassCosts
 from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.store import SPARE_TOKENS
 from adafuse_core.engine.store_choice import StoreChoice
@@ -23,14 +27,33 @@ from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
 
+_SURE_MARGIN = 0.7  # from here on, the beginning of a draft is guessed without branches
+
 
 class LocalBackend:
-    """Drafts and scores with a causal language model of transformers. The log shows the member's `name`."""
+    """Drafts and scores with a causal language model of transformers.
 
-    def __init__(self, model: Model, choice: StoreChoice, *, name: str) -> None:
+    Args:
+        model: The model.
+        choice: Its KV store.
+        name: Name of the member in the log.
+        weights: Where its weights are from, for `Abilities`.
+        max_cached_tokens: See `Batcher`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        choice: StoreChoice,
+        *,
+        name: str,
+        weights: str | None = None,
+        max_cached_tokens: int | None = None,
+    ) -> None:
         self.model = model
+        self._weights = weights
         self._choice = choice
-        self._batcher = Batcher(choice.store, max_kv_tokens=choice.max_kv_tokens)
+        self._batcher = Batcher(choice.store, max_kv_tokens=choice.max_kv_tokens, max_cached_tokens=max_cached_tokens)
         self._forked = False
         renew_after_fork(self)
         log = logger.warning if choice.fallback else logger.info
@@ -44,6 +67,7 @@ class LocalBackend:
         lookup: bool,
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None = None,
+        namespace: str = "",
     ) -> LocalSession:
         """See `Backend.open`."""
         if self._forked and self.model.device.type != "cpu":
@@ -55,7 +79,16 @@ class LocalBackend:
                 f"the KV memory holds {limit}",
                 hint="shorten the prompt, raise MemberConfig(max_kv_tokens=...), or free memory on the device",
             )
-        return LocalSession(self._batcher, context, window, Lookup() if lookup else None, raise_if_cancelled, allowed)
+        memo = self._batcher.open(context, namespace)
+        return LocalSession(
+            self._batcher,
+            memo,
+            window,
+            Lookup() if lookup else None,
+            raise_if_cancelled,
+            allowed,
+            self.model.costs if self._choice.store.one_pass else None,
+        )
 
     def after_fork(self) -> None:
         """Remember that this is another process than the one that loaded the model."""
@@ -66,20 +99,31 @@ class LocalBackend:
         self._batcher.turns = turns
 
     def tokens_held(self) -> int:
-        """Tokens whose keys and values are in memory."""
+        """Tokens of running sessions whose keys and values are in memory."""
         return self._batcher.tokens_held()
+
+    def tokens_cached(self) -> int:
+        """Tokens of closed sessions whose keys and values are in memory."""
+        return self._batcher.tokens_cached()
+
+    def forget(self, namespace: str | None = None) -> None:
+        """See `Backend.forget`."""
+        self._batcher.forget(namespace)
 
     def abilities(self) -> Abilities:
         """See `Backend.abilities`."""
         limit = self._batcher.max_kv_tokens
+        dtype = str(self.model.module.dtype).removeprefix("torch.")
+        quantization = quantization_name(getattr(self.model.module.config, "quantization_config", None))
         return Abilities(
             vocab_size=self.model.vocab_size,
-            dtype=str(self.model.module.dtype).removeprefix("torch."),
+            dtype=", ".join(filter(None, [dtype, quantization and f"weights quantized with {quantization}"])),
             device=str(self.model.device),
             place=f"local:{self.model.device}",
             top=None,
             full_distribution=True,
             masks=True,
+            weights=self._weights,
             cache=str(self._choice),
             max_kv_tokens=limit,
             max_context=None if limit is None else max(0, limit - SPARE_TOKENS),
@@ -97,24 +141,29 @@ class LocalSession:
     def __init__(
         self,
         batcher: Batcher,
-        context: Ids,
+        memo: Memo,
         window: int | None,
         lookup: Lookup | None,
         raise_if_cancelled: Callable[[], None],
         allowed: Allowed | None,
+        costs: PassCosts | None,
     ) -> None:
         self._batcher = batcher
+        self._costs = costs
         self._window = window
-        self._memo = batcher.open(context)
+        self._memo = memo
         self._lookup = lookup
         self._raise_if_cancelled = raise_if_cancelled
         self._allowed = allowed
+        self._branches = 1  # likeliest tokens that drafts ask for
         self._masked: dict[Ids, Distribution] = {}  # distributions under the mask, since the last commit
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
     ) -> list[list[TopTokens]]:
         """See `Session.draft`."""
+        if top > 1:  # rows that complete a word ask for one token
+            self._branches = top
         steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
         live = list(range(len(contexts)))
@@ -130,8 +179,8 @@ class LocalSession:
 
         with self._batcher.call(self._memo):
             while live := [row for row in live if needs_pass(row)]:
-                self._compute([written[row] for row in live], guesses)
-                guesses = ()
+                finished = [context for row, context in enumerate(written) if row not in live]
+                self._compute([written[row] for row in live], [*guesses, *finished])
         return steps
 
     def score(
@@ -160,8 +209,12 @@ class LocalSession:
         except Closed:
             raise _freed() from None
 
+    def tokens(self) -> SessionTokens:
+        """See `Session.tokens`."""
+        return SessionTokens(read=self._memo.tokens_read, cached=self._memo.tokens_reused)
+
     def close(self) -> None:
-        """Free the memory."""
+        """Close the sequence."""
         self._batcher.close(self._memo)
 
     def _distributions(self, wanted: Sequence[tuple[Ids, int | None]]) -> list[Distribution | None]:
@@ -198,7 +251,7 @@ class LocalSession:
     def _mask(self, context: Ids, token: int | None, unmasked: Distribution | None) -> bytes | None:
         """The mask of a context; None if there is no distribution or no mask, or the mask excludes the token."""
         mask = None if unmasked is None or self._allowed is None else self._allowed(context)
-        excluded = mask is not None and token is not None and not mask[token >> 3] >> (token & 7) & 1
+        excluded = mask is not None and token is not None and not _has(mask, token)
         return None if excluded else mask
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
@@ -206,6 +259,7 @@ class LocalSession:
         wanted = list(contexts)
         ahead = [*guesses, *self._looked_up(wanted)] if look_up else list(guesses)
         unknown = [context for context in ahead if self._memo.get(context) is None]
+        unknown += self._next_words(ahead)
         request = ReadRequest(self._memo, wanted + unknown)
         try:
             self._raise_if_cancelled()
@@ -220,6 +274,36 @@ class LocalSession:
         except Orphaned:
             raise _orphaned() from None
 
+    def _next_words(self, contexts: Iterable[Ids]) -> list[Ids]:
+        """Guesses: how drafts begin after contexts of which one will probably be committed, as many as are cheap."""
+        if self._lookup is None or self._costs is None:
+            return []
+        found: dict[Ids, None] = {}
+        left = self._costs.affordable_guesses()
+        for context in dict.fromkeys(contexts):
+            new = [each for each in self._beginnings(context) if each not in found]
+            if len(new) > 2 * left:  # a few of the branches would save no pass
+                break
+            found |= dict.fromkeys(new)
+            left -= len(new)
+        return list(found)
+
+    def _beginnings(self, context: Ids) -> Iterator[Ids]:
+        """The first unknown contexts of a draft and its branches; none if the distribution itself is unknown."""
+        known = self._memo.get(context)
+        if known is None:
+            return
+        mask = self._mask(context, None, known)
+        likeliest = zip(known.ids, known.logprobs, strict=True)
+        allowed = [(token, math.exp(value)) for token, value in likeliest if mask is None or _has(mask, token)]
+        sure = len(allowed) < 2 or allowed[0][1] - allowed[1][1] >= _SURE_MARGIN
+        for token, _ in allowed[: 1 if sure else self._branches]:
+            further = (*context, token)
+            while (known := self._memo.get(further)) is not None:
+                further += (known.ids[0],)
+            if len(further) <= (self._window or len(further)):
+                yield further
+
     def _looked_up(self, contexts: Iterable[Ids]) -> list[Ids]:
         if self._lookup is None:
             return []
@@ -227,6 +311,10 @@ class LocalSession:
         drafts = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
         guesses = ((draft, self._lookup.guess(committed, draft)) for draft in drafts)
         return [(committed + draft + guess)[: self._window] for draft, guess in guesses if guess]
+
+
+def _has(mask: bytes, token: int) -> bool:
+    return bool(mask[token >> 3] >> (token & 7) & 1)
 
 
 def _freed() -> MemberError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adafuse_core.errors import UnsupportedModelError
+from adafuse_core.backends import gguf_conversion
 
 _CODE_OPTIONS = ("trust_remote_code", "code_revision")  # accepted only where code of the repository may run
 
@@ -54,39 +55,24 @@ class Location:
         """Options for reads that can't run code of the repository."""
         return {name: value for name, value in self.options.items() if name not in _CODE_OPTIONS}
 
-    @property
-    def all_options(self) -> dict[str, Any]:
-        """Options for reads that may run code of the repository or read a GGUF file.
-
-        Raises:
-            UnsupportedModelError: The location is a GGUF file whose name does not end in `.gguf`, or the package
-                gguf is missing.
-        """
-        if self.gguf_file is None:
-            return dict(self.options)
-        from transformers.utils import is_gguf_available
-
-        if not self.gguf_file.endswith(".gguf"):
-            raise UnsupportedModelError(
-                f"transformers does not read {self.gguf_file!r} as a GGUF file",
-                hint="rename it, so that it ends in .gguf",
-            )
-        if not is_gguf_available():
-            raise UnsupportedModelError(
-                f"{self.gguf_file!r} is a GGUF file, and the package gguf is missing or too old",
-                hint='pip install "adafuse[gguf]"',
-            )
-        return {**self.options, "gguf_file": self.gguf_file}
-
     def read_config(self, changes: Mapping[str, Any]) -> Any:
         """Read the transformers config, with some changes."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.source, **{**changes, **self.all_options})
+        with self._opened(gguf_conversion.CONFIG) as (source, options):
+            return AutoConfig.from_pretrained(source, **{**changes, **options})
 
     def read_tokenizer(self, kind: Any, **more: Any) -> Any:
         """Read the tokenizer with a tokenizer class of transformers."""
-        return kind.from_pretrained(self.source, **self.all_options, **more)
+        with self._opened(gguf_conversion.TOKENIZER) as (source, options):
+            return kind.from_pretrained(source, **options, **more)
+
+    def tokenizer_file(self) -> Path | None:
+        """Path of the `tokenizer.json`, downloaded or converted if necessary; None if there is none."""
+        if self.gguf_file is None:
+            return self.file("tokenizer.json")
+        folder = gguf_conversion.folder(self._gguf_path(), gguf_conversion.TOKENIZER)
+        return None if folder is None else folder / "tokenizer.json"
 
     def read_generation_config(self) -> Any:
         """Read the generation config; None if the location has none, or is a GGUF file."""
@@ -101,4 +87,21 @@ class Location:
         """Load the causal language model."""
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(self.source, **{**more, **self.all_options})
+        if self.gguf_file is not None:
+            return gguf_conversion.load_model(self._gguf_path(), more)
+        return AutoModelForCausalLM.from_pretrained(self.source, **{**more, **self.options})
+
+    @contextmanager
+    def _opened(self, part: gguf_conversion.Part) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The source and the options with which transformers reads a part of the files."""
+        if self.gguf_file is None:
+            yield self.source, self.options
+            return
+        with gguf_conversion.opened(self._gguf_path(), part) as opened:
+            yield opened
+
+    def _gguf_path(self) -> Path:
+        """Path of the GGUF file. If it can't be found, the error is that of transformers."""
+        from transformers.utils import cached_file
+
+        return Path(cached_file(self.source, self.gguf_file, **self.hub_options))

@@ -52,6 +52,11 @@ def tags_in(template: str) -> ThoughtTags:
     return next((tags for tags in TAGS if tags.closing in template), THINK)
 
 
+def has_tags(template: str) -> bool:
+    """Whether a chat template knows thoughts, because it contains known tags."""
+    return any(tags.closing in template for tags in TAGS)
+
+
 def shared_tags(tags: Iterable[ThoughtTags]) -> ThoughtTags:
     """The tags for parsing the shared answer: the first ones that differ from `THINK`, if any."""
     return next((other for other in tags if other != THINK), THINK)

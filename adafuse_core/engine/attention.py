@@ -87,15 +87,18 @@ class RaggedPass(TreePass):
     def attend(self, query: torch.Tensor, window: int | None, options: ScoreOptions) -> torch.Tensor:
         """`[1, heads, tokens, dim]` -> `[1, tokens, heads, dim]`."""
         attended = []
-        for part, own in zip(self._parts, torch.split(query, self._lengths, 2), strict=True):
+        for part, own in zip(self._parts, self._split(query), strict=True):
             keys, values = part.read(self._layer, query.device)
             attended.append(attend(own, keys, values, partial(part.mask_tensor, window, query), options))
         return (attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)).transpose(1, 2)
 
     def _store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        new = zip(*(torch.split(states, self._lengths, 2) for states in (keys, values)), strict=True)
-        for part, (own_keys, own_values) in zip(self._parts, new, strict=True):
+        for part, own_keys, own_values in zip(self._parts, self._split(keys), self._split(values), strict=True):
             part.write(layer, own_keys, own_values)
+
+    def _split(self, states: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The states of each part, of `[1, heads, tokens, dim]`."""
+        return (states,) if len(self._parts) == 1 else torch.split(states, self._lengths, 2)
 
 
 def tree_attention(

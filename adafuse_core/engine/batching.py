@@ -10,10 +10,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from adafuse_core.engine.admission import Admission
 from adafuse_core.engine.clock import SYSTEM, Clock
 from adafuse_core.engine.device_turns import Turns
 from adafuse_core.engine.memo import Memo
+from adafuse_core.engine.prefix_cache import PrefixCache
 from adafuse_core.engine.read_request import ReadRequest
 from adafuse_core.engine.store import Store
 from adafuse_core.forks import renew_after_fork
@@ -49,10 +52,19 @@ class Batcher:
         store: KV store that answers the requests.
         max_kv_tokens: Capacity of the KV cache in tokens; None for no limit. Requests that don't fit wait until other
             sequences end or become idle; see `Admission`.
+        max_cached_tokens: Most tokens that closed sequences hold within this capacity, for later requests that begin
+            like them; None for no limit, 0 to share nothing between requests.
         clock: Clock for timeouts.
     """
 
-    def __init__(self, store: Store, *, max_kv_tokens: int | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_kv_tokens: int | None = None,
+        max_cached_tokens: int | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self.store = store
         self.turns = Turns(clock)  # replaced by a shared object for models on one device
         self.max_kv_tokens = max_kv_tokens
@@ -60,6 +72,7 @@ class Batcher:
         self._closed = False
         self._last_used: dict[Memo, float] = {}  # times by open sequence, oldest sequence first
         self._orphans: list[Memo] = []  # sequences of the parent process
+        self._cache = PrefixCache(store, max_cached_tokens)
         self.after_fork()
         renew_after_fork(self)
 
@@ -67,16 +80,17 @@ class Batcher:
         """Drop sequences and requests of the parent, which may be in an inconsistent state."""
         self._lock = threading.RLock()  # guards all fields below
         self._changed = threading.Condition(self._lock)  # notified of new requests, and of ended passes and sequences
-        self._orphans += self._last_used  # keeps their memory: it must not be freed while locks are being replaced
+        # Keeps their memory: it must not be freed while locks are being replaced.
+        self._orphans += [*self._last_used, *([] if self._closed else self._cache.abandon())]
         self._last_used = {}
         self._in_call: set[Memo] = set()  # sequences between two reads of one operation, which are not evicted as idle
         self._queue: list[_Queued] = []
         self._passing: list[_Queued] = []  # requests of the running pass
         self._leader: _Queued | None = None  # the request whose thread runs the passes
 
-    def open(self, context: Ids) -> Memo:
-        """Open a sequence. Nothing is computed yet."""
-        memo = Memo(context)
+    def open(self, context: Ids, namespace: str = "") -> Memo:
+        """Open a sequence, which shares beginnings with others of its namespace. Nothing is computed yet."""
+        memo = Memo(context, namespace)
         with self._lock:
             self._last_used[memo] = self._clock.now()
         return memo
@@ -109,6 +123,7 @@ class Batcher:
         with self._lock:
             if request.memo not in self._last_used:
                 raise Orphaned
+            request.ends()  # contexts that end in the trunk shorten it, before a beginning is looked for
             queued = _Queued(request, self._lock)
             self._queue.append(queued)
             self._leader = self._leader or queued
@@ -137,17 +152,32 @@ class Batcher:
             self.store.commit(memo, context)
 
     def close(self, memo: Memo) -> None:
-        """Close a sequence and free its memory."""
+        """Close a sequence. Its memory is kept for later requests, as far as there is room."""
         with self._lock:
-            self._last_used.pop(memo, None)
-            memo.restart()
+            opened = self._last_used.pop(memo, None) is not None
+            if opened and not self._closed and memo not in [queued.request.memo for queued in self._passing]:
+                self._cache.keep(memo)
+            else:
+                memo.restart()
             self._changed.notify_all()
         self.turns.arrive()
 
     def tokens_held(self) -> int:
-        """Number of tokens in the KV cache."""
+        """Tokens in the KV cache of running requests."""
         with self._lock:
             return 0 if self._closed else sum(map(self.store.tokens_held, self._last_used))
+
+    def tokens_cached(self) -> int:
+        """Tokens in the KV cache that are kept for later requests."""
+        with self._lock:
+            return 0 if self._closed else sum(map(self.store.tokens_held, self._cache.kept))
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Free what is kept for later requests, of one namespace or of all."""
+        with self._lock:
+            if not self._closed:
+                self._cache.clear(namespace)
+            self._changed.notify_all()
 
     def shut(self) -> None:
         """Refuse further requests, wait for the running pass, and release the model."""
@@ -157,7 +187,8 @@ class Batcher:
                 self._changed.wait()
             for memo in self._last_used:
                 memo.restart()
-            del self.store
+            self._cache.clear()
+            del self.store, self._cache
             self._changed.notify_all()
 
     def _leave(self, queued: _Queued) -> None:
@@ -192,8 +223,12 @@ class Batcher:
         try:
             self.store.read([queued.request for queued in passing])
         except Exception as error:
-            if len(passing) == 1:
+            if isinstance(error, torch.OutOfMemoryError) and self._make_room():
+                self._pass(passing)
+            elif len(passing) == 1:
                 passing[0].error, passing[0].settled = error, True
+                with self._lock:
+                    self._cache.distrust(passing[0].request.memo)
             else:
                 for queued in passing:  # run each request alone, so that only the failing one gets the error
                     self._pass([queued])
@@ -201,14 +236,28 @@ class Batcher:
         for queued in passing:
             queued.settled = queued.request.is_answered()
 
+    def _make_room(self) -> bool:
+        """Free what is kept for later requests; returns whether there was anything."""
+        with self._lock:
+            return self._cache.clear()
+
     def _admitted(self) -> list[_Queued]:
         """The requests of the next pass, oldest sequence first."""
         age = {memo: index for index, memo in enumerate(self._last_used)}
         waiting = {queued.request: queued for queued in self._queue if not queued.settled}
         requests = sorted(waiting, key=lambda request: age[request.memo])
+        beginnings = self._cache.beginnings(requests, self._last_used)
+        requests = [request for request in requests if beginnings.get(request.memo, request) is not None]
+        moves = {memo for memo, beginning in beginnings.items() if beginning is not None and beginning.moves}
         if self.max_kv_tokens is not None:
-            admission = Admission(self.store, self.max_kv_tokens, self._last_used, self._idle())
+            admission = Admission(
+                self.store, self.max_kv_tokens, self._last_used, self._idle(), self._cache, beginnings
+            )
             requests = admission.admit(requests)
+            moves |= admission.moves
+        for memo in (request.memo for request in requests):
+            if (beginning := beginnings.get(memo)) is not None:
+                self._cache.adopt(memo, beginning, move=memo in moves)
         return [waiting[request] for request in requests]
 
     def _idle(self) -> list[Memo]:

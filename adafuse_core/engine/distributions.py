@@ -14,6 +14,8 @@ from adafuse_core.text.ids import Ids
 
 _BLOCK_ROWS = 16  # rows of logits per log-softmax
 _TOP = 8  # likeliest tokens that are copied to the CPU with every distribution
+_BLOCK = 64  # values of which the highest one tells whether the others matter
+_TIES = 24  # further tokens that are compared with them: logits in bfloat16 are often equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,22 @@ def distributions(logits: torch.Tensor) -> list[Distribution]:
         finite = torch.ones((), dtype=torch.bool, device=table.device)
         for start in range(0, len(table), _BLOCK_ROWS):  # a second table would be the largest tensor of a scoring pass
             block = table[start : start + _BLOCK_ROWS]
-            finite &= torch.isfinite(block).all()
+            finite &= all_finite(block)
             table[start : start + _BLOCK_ROWS] = torch.log_softmax(block, dim=-1)
         ids, values = top_k(table, _TOP, valid=finite)
     return [Distribution(tuple(ids[row]), tuple(values[row]), table, row) for row in range(len(ids))]
+
+
+def all_finite(logits: torch.Tensor) -> torch.Tensor:
+    """Whether no logit is NaN or infinite, as a boolean scalar on their device."""
+    # NaN is both minimum and maximum. On a CPU, testing every logit takes longer than the top-k.
+    return torch.isfinite(torch.stack(torch.aminmax(logits))).all()
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """Raise `FloatingPointError` if a logit is NaN or infinite."""
+    if not all_finite(logits):
+        raise FloatingPointError("NaN or infinite logits")
 
 
 def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
@@ -107,22 +121,47 @@ def gather(wanted: Sequence[tuple[Distribution, int]]) -> list[float]:
 def top_k(
     values: torch.Tensor, count: int, *, valid: torch.Tensor | None = None
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Indices and values of the `count` highest of each row `[rows, vocab]`, highest first; ties in order of index.
+    """Indices and values of the `count` highest of each row `[rows, vocab]`, highest first.
+
+    Ties are in order of index, except those of -inf.
 
     Raises:
         FloatingPointError: `valid`, a boolean scalar on the device of the values, is false.
     """
     count = min(count, values.shape[-1])
-    top, index = torch.topk(values, min(count + 1, values.shape[-1]), dim=-1)  # one more, which may equal the last
-    ties = (top[:, 1:] == top[:, :-1]).any()
-    top, index = top[:, :count], index[:, :count]
-    indices, highest, flags = _to_numpy(index, top, ties[None] if valid is None else torch.stack([ties, ~valid]))
-    if flags[1:].any():
+    top, index = _highest(values, min(count + _TIES, values.shape[-1]))
+    valid = torch.ones((), dtype=torch.bool, device=values.device) if valid is None else valid
+    indices, highest, flags = _to_numpy(index, top, valid[None])
+    if not flags.all():
         raise FloatingPointError("NaN or infinite logits")
-    if flags[0]:  # `torch.topk` does not define the order of equal values
-        top, index = torch.sort(values, dim=-1, descending=True, stable=True)
-        indices, highest = _to_numpy(index[:, :count], top[:, :count])
+    order = np.lexsort((indices, -highest))[:, :count]  # `torch.topk` does not define the order of equal values
+    lowest, last = highest[:, count - 1], highest[:, -1]
+    indices, highest = (np.take_along_axis(array, order, axis=1) for array in (indices, highest))
+    if top.shape[-1] < values.shape[-1]:
+        for row in np.flatnonzero((lowest == last) & (last > -math.inf)):
+            indices[row], highest[row] = _top_with_many_ties(values[row], count)
     return indices.tolist(), highest.tolist()
+
+
+def _highest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` highest values of each row `[rows, vocab]` and their indices, as of `torch.topk`.
+
+    On a CPU every value is read once, to find the blocks with the highest values: `torch.topk` takes ten times as long.
+    """
+    rows, vocab = values.shape
+    if values.device.type != "cpu" or vocab % _BLOCK or vocab <= count * _BLOCK:
+        return torch.topk(values, count, dim=-1)
+    blocks = values.view(rows, -1, _BLOCK)
+    best = torch.topk(blocks.amax(dim=-1), count, dim=-1).indices[:, :, None]  # [rows, count, 1]
+    indices = (best * _BLOCK + torch.arange(_BLOCK)).flatten(1)  # [rows, count * block]
+    top, found = torch.topk(values.gather(1, indices), count, dim=-1)
+    return top, indices.gather(1, found)
+
+
+def _top_with_many_ties(values: torch.Tensor, count: int) -> list[Any]:
+    """Indices and values of the `count` highest values `[vocab]`; ties in order of index. Slow on a CPU."""
+    top, index = torch.sort(values, descending=True, stable=True)
+    return _to_numpy(index[:count], top[:count])
 
 
 def _to_numpy(*tensors: torch.Tensor) -> list[Any]:

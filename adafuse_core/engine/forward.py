@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from adafuse_core.engine.linear_layers import speed_up_linear_layers
+from adafuse_core.engine.pass_costs import PassCosts
 from adafuse_core.forks import PassLock
 
 
@@ -19,12 +21,17 @@ class Model:
     Attributes:
         forwards: Forward passes so far.
         tokens: Tokens read so far, padding included.
+        costs: What a token adds to a pass.
+        rounding_error: Rounding error of the logits, see `rounding.py`; 0 if it was not measured.
     """
 
     def __init__(self, model: Any) -> None:
         self.module = model.eval()
+        speed_up_linear_layers(model)
         self.forwards = 0
         self.tokens = 0
+        self.costs = PassCosts()
+        self.rounding_error = 0.0
         self._lock = PassLock()
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -55,6 +62,12 @@ class Model:
         options = {"use_cache": True, "past_key_values": cache} if cache is not None else {"use_cache": False}
         logits: torch.Tensor = self._outputs(rows, last or 0, **options).logits
         return logits[:, -last:] if last else logits
+
+    def forward_at(self, rows: Sequence[Sequence[int]], indices: Sequence[int]) -> torch.Tensor:
+        """Read token ids `[rows, tokens]`. Returns the logits after the tokens at these indices of each row."""
+        keep = list(indices)
+        logits: torch.Tensor = self._outputs(rows, keep, use_cache=False).logits
+        return logits if self._takes_logits_to_keep else logits[:, keep]
 
     def extend_cache(
         self, rows: Sequence[Sequence[int]], cache: Any, name: str, *, last: int
@@ -89,17 +102,19 @@ class Model:
         return logits
 
     @contextmanager
-    def exclusive_pass(self, tokens: int) -> Iterator[None]:
-        """Hold the model's lock for a pass over this many tokens."""
+    def exclusive_pass(self, tokens: int, logits: int | None = None) -> Iterator[None]:
+        """Hold the model's lock for a pass over this many tokens, of which `logits` (all if None) get logits."""
         with self._lock, torch.inference_mode():
             self.forwards += 1
             self.tokens += tokens
-            yield
+            with self.costs.timed(tokens) if logits in (None, tokens) else nullcontext():
+                yield
 
     def _outputs(self, rows: Sequence[Sequence[int]], keep: int | list[int], **options: Any) -> Any:
         if self._takes_logits_to_keep:
             options["logits_to_keep"] = keep
-        with self.exclusive_pass(len(rows) * len(rows[0])):
+        # Tokens of a prompt cost less than others: they get no logits.
+        with self.exclusive_pass(len(rows) * len(rows[0]), len(keep) if isinstance(keep, list) else 0):
             return self.module(input_ids=self._ids(rows), **options)
 
     def _ids(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -7,17 +7,17 @@ import os
 import torch
 
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.trials import TEXT_LENGTH, sample_ids
+from adafuse_core.engine.rounding import TEXT_LENGTH, sample_ids
 
 
-def tokens_in_free_memory(model: Model) -> int | None:
-    """Tokens whose keys and values fit into half of the device's free memory; None if unknown."""
-    size, free = _bytes_per_token(model), _free_bytes(model.device)
+def tokens_in_free_memory(device: torch.device, size: float) -> int | None:
+    """Tokens of `size` bytes that fit into half of the device's free memory; None if unknown."""
+    free = _free_bytes(device)
     return int(free // 2 // size) if size and free is not None else None
 
 
-def _bytes_per_token(model: Model) -> float:
-    """Bytes by which the cache grows per token; 0 if the model has no such cache."""
+def bytes_per_token(model: Model) -> float:
+    """Bytes by which the model's own cache grows per token; 0 if it has no such cache."""
     cache = model.new_cache()
     sizes = []
     try:
@@ -32,7 +32,8 @@ def _bytes_per_token(model: Model) -> float:
 
 def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # such as by the self-test
+        return torch.cuda.mem_get_info(device)[0] + unused
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None

@@ -38,6 +38,10 @@ class Node:
             yield node
             node = node.parent
 
+    def from_root(self) -> list[Node]:
+        """The nodes from below the root down to this one, in order."""
+        return [node for node in self.path() if node.parent is not None][::-1]
+
     def subtree(self) -> Iterator[Node]:
         """This node and all its descendants, parents first."""
         stack = [self]
@@ -59,8 +63,11 @@ class Memo:
 
     Args:
         ids: The first context, non-empty.
+        namespace: Sequences of other namespaces do not share keys and values with this one.
 
     Attributes:
+        tokens_read: Tokens that passes have read for this sequence.
+        tokens_reused: Tokens of the first context whose keys and values came from other sequences.
         ids: The committed context.
         trunk: Its first tokens, which have no nodes; may be empty.
         root: The parent of the first nodes; stands for the trunk.
@@ -70,7 +77,9 @@ class Memo:
 
     head: Node
 
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, ids: Ids, namespace: str = "") -> None:
+        self.namespace = namespace
+        self.tokens_read = self.tokens_reused = 0
         self._reset(ids, len(ids) - _TAIL_TOKENS)
 
     def get(self, context: Ids) -> Distribution | None:
@@ -119,6 +128,13 @@ class Memo:
         for node in islice(head.path(), _KEPT_DISTRIBUTIONS, None):
             if node.distribution is None:
                 break  # earlier commits dropped the distributions above
+            node.distribution = None
+        return removed
+
+    def settle(self) -> list[Node]:
+        """Forget all branches and distributions; returns the removed nodes."""
+        removed = [*self.commit(self.ids), *self.head.prune()]
+        for node in self.head.path():
             node.distribution = None
         return removed
 

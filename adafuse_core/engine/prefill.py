@@ -37,6 +37,7 @@ class PrefillStore:
     """
 
     kind = "prefill"
+    one_pass = False
 
     def __init__(
         self, model: Model, abilities: CacheAbilities | None = None, *, max_kv_tokens: int | None = None
@@ -53,9 +54,9 @@ class PrefillStore:
         rows, wanted = [], set[Node]()
         for request in requests:
             ends = set(request.ends())
-            paths = paths_to_read(ends, _path)
+            paths = paths_to_read(ends, Node.from_root)
             if paths and not self._read_with_cache(request.memo, ends, paths):
-                rows += [(request.memo.trunk, path) for path in paths]
+                rows += [(request.memo, path) for path in paths]
                 wanted |= ends
         if rows:
             self._read_without_cache(rows, wanted)
@@ -67,14 +68,30 @@ class PrefillStore:
         if live is not None and removed.issuperset(live.ends):
             memo.kv = None
 
+    def unread(self, memo: Memo) -> int:
+        """See `Store.unread`."""
+        return 0
+
+    def settle(self, memo: Memo) -> None:
+        """Free all memory, since nothing is reusable; see `Store.settle`."""
+        memo.restart()
+
+    def reusable(self, donor: Memo, length: int) -> int:
+        """Nothing, since the model's own cache belongs to the draft that it read; see `Store.reusable`."""
+        return 0
+
+    def adopt(self, memo: Memo, donor: Memo, length: int, *, move: bool) -> None:
+        """Not called, since nothing is reusable."""
+        raise NotImplementedError
+
     def tokens_held(self, memo: Memo) -> int:
         """Tokens of all rows of the live cache."""
         live: LiveCache | None = memo.kv
         return 0 if live is None else len(live.ends) * live.ends[0].depth
 
-    def tokens_needed(self, request: ReadRequest) -> int:
+    def tokens_needed(self, request: ReadRequest, adopted: int = 0, taken_over: int = 0) -> int:
         """See `Store.tokens_needed`; assumes one row per context."""
-        rows = paths_to_read(request.ends(), _path)
+        rows = paths_to_read(request.ends(), Node.from_root)
         return max(self.tokens_held(request.memo), sum(path[-1].depth for path in rows))
 
     def _read_with_cache(self, memo: Memo, wanted: set[Node], paths: list[list[Node]]) -> bool:
@@ -123,6 +140,7 @@ class PrefillStore:
         first = min((index for _, index, _ in unfilled), default=len(tokens) - 1)
         logits, cache = self._model.extend_cache([tokens], None, self._cache_name, last=len(tokens) - first)
         _fill(unfilled, logits, first)
+        memo.tokens_read += len(tokens)
         return self._keep_cache(memo, cache, path[-1:])
 
     def _extend(self, memo: Memo, wanted: set[Node], growth: CacheGrowth) -> None:
@@ -133,6 +151,7 @@ class PrefillStore:
             with torch.inference_mode():
                 live.cache.reorder_cache(torch.tensor(growth.rows, device=self._model.device))
         rows = [_tokens((), new) for new in growth.nodes]
+        memo.tokens_read += sum(map(len, rows))
         logits, cache = self._model.extend_cache(rows, live.cache, self._cache_name, last=len(rows[0]))
         _fill([each for row, new in enumerate(growth.nodes) for each in _unfilled(row, new, 0, wanted)], logits, 0)
         self._keep_cache(memo, cache, [new[-1] for new in growth.nodes])
@@ -144,22 +163,21 @@ class PrefillStore:
             self._holders.add(memo)
         return cache is not None
 
-    def _read_without_cache(self, rows: list[tuple[Ids, list[Node]]], wanted: set[Node]) -> None:
-        """One pass over as many of the contexts as `_MAX_TOKENS` allows, each a trunk and the path below it."""
-        rows.sort(key=lambda row: len(row[0]) + len(row[1]), reverse=True)
-        longest = len(rows[0][0]) + len(rows[0][1])
+    def _read_without_cache(self, rows: list[tuple[Memo, list[Node]]], wanted: set[Node]) -> None:
+        """One pass over as many of the contexts as `_MAX_TOKENS` allows, each a memo's trunk and a path below it."""
+        rows.sort(key=lambda row: row[1][-1].depth, reverse=True)
+        longest = rows[0][1][-1].depth
         rows = rows[: max(1, _MAX_TOKENS // longest)]
+        for memo, path in rows:
+            memo.tokens_read += path[-1].depth
         # Padding is on the right: later tokens can't change earlier distributions.
-        padded = [ids + [0] * (longest - len(ids)) for ids in (_tokens(trunk, path) for trunk, path in rows)]
-        unfilled = [each for row, (trunk, path) in enumerate(rows) for each in _unfilled(row, path, len(trunk), wanted)]
+        padded = [ids + [0] * (longest - len(ids)) for ids in (_tokens(memo.trunk, path) for memo, path in rows)]
+        unfilled = [
+            each for row, (memo, path) in enumerate(rows) for each in _unfilled(row, path, len(memo.trunk), wanted)
+        ]
         first = min(index for _, index, _ in unfilled)
         logits = self._model.forward(padded, last=longest - first)  # [rows, longest - first, vocab]
         _fill(unfilled, logits, first)
-
-
-def _path(end: Node) -> list[Node]:
-    """The nodes from the trunk down to a node."""
-    return [node for node in end.path() if node.parent is not None][::-1]
 
 
 def _tokens(trunk: Ids, path: Iterable[Node]) -> list[int]:

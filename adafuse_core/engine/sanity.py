@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import torch
+from enum import Enum
 
+from adafuse_core.engine.distributions import all_finite
 from adafuse_core.engine.forward import Model
-from adafuse_core.engine.trials import TEXT_LENGTH, agree, sample_ids
+from adafuse_core.engine.rounding import TEXT_LENGTH, agree_in_batch, sample_ids
 
 
-def is_finite(model: Model) -> bool:
-    """Whether the model's logits are finite; half precision may overflow."""
-    return bool(torch.isfinite(model.forward([sample_ids(model, TEXT_LENGTH)])).all())
+class Flaw(Enum):
+    """What makes a model useless."""
+
+    NOT_FINITE = "it returns NaN or infinite logits"  # half precision may overflow
+    NOT_CAUSAL = "its distributions depend on later tokens"  # such as those of an encoder
 
 
-def is_causal(model: Model) -> bool:
-    """Whether distributions are independent of later tokens; false for encoder-only models."""
+def find_flaw(model: Model) -> Flaw | None:
+    """What makes a model useless, found in one short pass; None for a causal model with finite logits."""
     ids = sample_ids(model, TEXT_LENGTH)
     changed = [*ids[:-1], (ids[-1] + 1) % model.vocab_size]
-    return agree(model.forward([ids])[0, :-1], model.forward([changed])[0, :-1], model.module.dtype)
+    # The last logits depend on all states before them, and larger vocabularies make every further one expensive.
+    logits = model.forward([ids, changed], last=3)  # [2, 3, vocab]
+    if not all_finite(logits):
+        return Flaw.NOT_FINITE
+    causal = agree_in_batch(model, logits[0, :-1], logits[1, :-1])
+    return None if causal else Flaw.NOT_CAUSAL

@@ -30,11 +30,11 @@ class SequencePart:
     """
 
     def __init__(self, memo: Memo, slots: Slots, chunk: int, nodes: Sequence[Node]) -> None:
-        self.slots, self.chunk, self.nodes = slots, chunk, nodes
+        self.memo, self.slots, self.chunk, self.nodes = memo, slots, chunk, nodes
         first = slots.trunk_read
         trunk = range(first, first + chunk)  # both the slots and the positions of these tokens
-        if first == 0 and chunk:
-            slots.extend(len(memo.trunk))
+        if slots.used == 0:
+            slots.begin(len(memo.trunk), 0)
         self.node_slots = [node.kv if node.kv is not None else slots.take() for node in nodes]
         slot_of = dict(zip(nodes, self.node_slots, strict=True))
         self.tokens = [*memo.trunk[first : first + chunk], *(node.token for node in nodes)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -52,6 +53,13 @@ class Slots:
         self._free: list[int] = []
         memory.grow(capacity)
 
+    def begin(self, trunk: int, read: int) -> None:
+        """Take the first slots for a trunk of this length, of which the first `read` tokens are in memory already."""
+        self.extend(trunk)
+        self.trunk_read = read
+        self.positions[:read] = np.arange(read)
+        self.committed_mask[:read] = 0
+
     def take(self) -> int:
         """A slot for one token."""
         if self._free:
@@ -90,9 +98,35 @@ class OwnMemory:
         self._capacity = 0
         self.layers: dict[int, dict[str, torch.Tensor]] = {}  # keys, values: [1, kv_heads, capacity, dim]
 
+    @property
+    def capacity(self) -> int:
+        """Slots for which there is memory."""
+        return self._capacity
+
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` slots; each layer's tensors grow at its next write."""
         self._capacity = capacity
+
+    def beginning(self, slots: Sequence[int], capacity: int, *, move: bool) -> OwnMemory:
+        """Memory whose first slots have the content of these slots: a copy, or this memory itself if `move`."""
+        if move:
+            self._reorder(slots)
+            return self
+        new = OwnMemory()
+        new.grow(capacity)
+        for layer, tensors in self.layers.items():
+            found = {kind: tensor[:, :, self.address(slots, tensor.device)] for kind, tensor in tensors.items()}
+            new.layers[layer] = {kind: _enlarged(part, part, capacity, 2) for kind, part in found.items()}
+        return new
+
+    def _reorder(self, slots: Sequence[int]) -> None:
+        """Move the content of these slots to the first ones."""
+        if list(slots) == list(range(len(slots))):
+            return
+        for tensors in self.layers.values():
+            for tensor in tensors.values():
+                index = torch.tensor(slots, dtype=torch.long, device=tensor.device)
+                tensor[:, :, : len(slots)] = tensor.index_select(2, index)
 
     def address(self, slots: Sequence[int], device: torch.device) -> Address:
         """Index of these slots for `write` and `read`, computed once per pass and device.
@@ -140,6 +174,7 @@ class Pool:
         self._max_kv_tokens = max_kv_tokens
         self._size = SCRATCH_CELL + 1
         self._free: list[int] = []
+        self._sharers: Counter[int] = Counter()  # by cell: sequences that have it, beyond the first one
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys, values: [cells, kv_heads, dim]
         self.after_fork()
         renew_after_fork(self)
@@ -160,10 +195,27 @@ class Pool:
                 self._size = size
             return [self._free.pop() for _ in range(count)]
 
-    def release(self, cells: list[int]) -> None:
-        """Return cells."""
+    def share(self, cells: Sequence[int]) -> None:
+        """Give cells to one more sequence."""
         with self._lock:
-            self._free += (cell for cell in reversed(cells) if cell < self._size)
+            self._sharers.update(cells)
+
+    def release(self, cells: list[int]) -> None:
+        """Return cells. A cell is free when all sequences that share it have returned it."""
+        with self._lock:
+            shared = self._shared(cells)
+            self._sharers -= Counter(shared)
+            self._free += (cell for cell in reversed(cells) if cell < self._size and cell not in shared)
+
+    def drop(self, cells: list[int]) -> None:
+        """Return cells of a failed pass, which may have written NaN to those that are not shared: they are zeroed."""
+        with self._lock:
+            shared = self._shared(cells)
+        self._zero(np.array([cell for cell in cells if cell not in shared], np.int64))
+        self.release(cells)
+
+    def _shared(self, cells: Sequence[int]) -> set[int]:
+        return {cell for cell in cells if self._sharers[cell]} if self._sharers else set()
 
     def grow_tensors(self) -> None:
         """Enlarge the tensors to the size of the pool."""
@@ -197,8 +249,7 @@ class Pool:
         )
         return keys, values
 
-    def zero(self, cells: NDArray[np.int64]) -> None:
-        """Fill cells with zeros."""
+    def _zero(self, cells: NDArray[np.int64]) -> None:
         with torch.inference_mode():
             present = torch.from_numpy(cells[cells < self._size]).to(self.device)
             for tensors in self.layers.values():
@@ -228,10 +279,24 @@ class PooledMemory:
         self.cells = np.array(self._taken, np.int64)
         weakref.finalize(self, pool.release, self._taken)
 
+    @property
+    def capacity(self) -> int:
+        """Slots for which there is memory."""
+        return len(self._taken)
+
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` slots."""
         self._taken += self._pool.take(capacity - len(self._taken))
         self.cells = np.array(self._taken, np.int64)
+
+    def beginning(self, slots: Sequence[int], capacity: int, *, move: bool) -> PooledMemory:
+        """Memory whose first slots share the cells of these slots. Nothing is copied, so `move` needs no other way."""
+        cells = self.cells[np.array(slots, np.int64)].tolist()
+        self._pool.share(cells)
+        new = PooledMemory(self._pool)
+        new._taken += cells
+        new.cells = np.array(cells, np.int64)
+        return new
 
     def address(self, slots: Sequence[int], device: torch.device) -> Address:
         """Cells of these slots, on the pool's device."""
@@ -249,7 +314,6 @@ class PooledMemory:
         return self._pool.read(layer, address[None])
 
     def drop(self) -> None:
-        """Release the cells after a failed pass. They are zeroed, since the pass may have written NaN."""
-        self._pool.zero(self.cells)
-        self._pool.release(self._taken)
+        """Release the cells after a failed pass."""
+        self._pool.drop(self._taken)
         self._taken.clear()

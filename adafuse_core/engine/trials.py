@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +12,13 @@ from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.read_request import ReadRequest
+from adafuse_core.engine.rounding import TEXT_LENGTH, agree, exact_dtype, logprobs, sample_ids
 from adafuse_core.engine.store import Store
 from adafuse_core.text.ids import Ids
 
-TEXT_LENGTH = 12  # tokens of a trial's text, beyond any attention window
-
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 3e-4}  # relative to the logits' spread; norms run in float32 anyway
-_HALF_TOLERANCE = 0.15
 _CACHE_STEPS = 6  # length of the draft in a `CacheTrial`
-_STORE_STEPS = 12  # length of the draft in a `StoreTrial`: some models are wrong only after several tokens
+SINGLE_STEPS = tuple(range(1, 13))  # some models are wrong only after several tokens
+FEW_PASSES = (4,)
 
 
 @dataclass(frozen=True)
@@ -33,40 +30,94 @@ class _Read:
 
 
 class StoreTrial:
-    """Compares a store with fresh forward passes: on a text, branches of it, a commit, and a longer draft."""
+    """Compares a store with fresh forward passes: on two sequences in turn, with branches, commits, and a draft.
 
-    def __init__(self, model: Model, length: int) -> None:
-        ids = tuple(sample_ids(model, length))
-        start, own = ids[: length - TEXT_LENGTH // 2], ids[length - TEXT_LENGTH // 2 :]
+    A third sequence starts with the tokens that the first one has read, if the store can share them.
+
+    Args:
+        model: The model.
+        length: Tokens of the longer text before its draft.
+        draft: Tokens of the draft that the store has read after each pass.
+        batch: Whether one padded batch gives the distributions to compare with; else one pass for each text.
+    """
+
+    def __init__(
+        self, model: Model, length: int = TEXT_LENGTH, draft: Sequence[int] = FEW_PASSES, *, batch: bool = True
+    ) -> None:
+        ids = tuple(sample_ids(model, length + TEXT_LENGTH // 2))
+        start, own = ids[:length], ids[length:]
         other = own[::-1]
         committed = start + own[:3]
-        draft = committed + tuple(sample_ids(model, _STORE_STEPS, stride=17))
-        self._reads = [
-            _Read([start]),
-            _Read([start + other[:1], start + own[:2]]),  # two branches of unequal length
-            _Read([start + own[:3], start + other[:2]]),  # both one token longer
-            _Read([start + own[:1] + other[:2]], then_commit=committed),  # a third branch inside the first
-            _Read([committed + other[:1]]),
-            _Read([committed + own[3:], committed + own[4:]]),
-            *(_Read([draft[: len(committed) + step]]) for step in range(1, _STORE_STEPS + 1)),
+        written = committed + tuple(sample_ids(model, draft[-1], stride=17))
+        short, branch = start[:4], start[:5] + other[:2]
+        self._starts = start, short
+        self._reads = (
+            [
+                _Read([start, start + other[:1], start + own[:2]], then_commit=start + own[:1]),  # unequal branches
+                _Read([committed, start + own[:1] + other[:2]], then_commit=committed),  # one longer, one new
+                *(_Read([written[: len(committed) + count]]) for count in draft),
+            ],
+            [
+                _Read([start[:6], branch[:6]], then_commit=start[:5]),
+                _Read([branch, start[:7]], then_commit=branch),  # in slots that the commit has freed
+                _Read([(*branch, other[2])], then_commit=(*branch, other[2])),
+                _Read([(*branch, *other[2:4])]),
+            ],
+        )
+        self._heir_reads = [
+            _Read([start + other[:1]], then_commit=start),
+            _Read([start, start + own[:2]]),
         ]
-        self._start = start
-        self._dtype = model.module.dtype
-        contexts = [context for each in self._reads[:-_STORE_STEPS] for context in each.contexts]
-        self._expected = {context: logprobs(model, context, 1)[0] for context in contexts}
-        for step, expected in enumerate(logprobs(model, draft, _STORE_STEPS), 1):
-            self._expected[draft[: len(committed) + step]] = expected
+        self._model = model
+        texts = [written, start + other[:1], start + own[:1] + other[:2], branch + other[2:4]]
+        wanted = {context for reads in self._reads for each in reads for context in each.contexts}
+        self._expected = _fresh(model, texts, wanted, batch=batch)
 
     def problem(self, store: Store) -> str | None:
         """How the store's distributions are wrong; None if they are right."""
-        self.memo = Memo(self._start)
-        for each in self._reads:
-            expected = {context: self._expected[context] for context in each.contexts}
-            if not _reproduces(store, self.memo, expected, self._dtype):
-                return "its distributions differ from those of fresh passes"
-            if each.then_commit is not None:
-                store.commit(self.memo, each.then_commit)
+        memos = [Memo(start) for start in self._starts]
+        self.memo = memos[0]
+        left = [list(reads) for reads in self._reads]
+        while any(left):
+            if len(memos) == len(self._starts) and len(left[0]) < len(self._reads[0]):
+                memos.append(self._heir(store))
+                left.append(list(self._heir_reads) if memos[-1].kv is not None else [])
+            requests = [ReadRequest(memo, reads[0].contexts) for memo, reads in zip(memos, left, strict=True) if reads]
+            store.read(requests)  # at least one makes progress
+            for memo, reads in zip(memos, left, strict=True):
+                if reads and ReadRequest(memo, reads[0].contexts).is_answered():
+                    done = reads.pop(0)
+                    if not self._agrees(memo, done.contexts):
+                        return "its distributions differ from those of fresh passes"
+                    if done.then_commit is not None:
+                        store.commit(memo, done.then_commit)
         return None
+
+    def _heir(self, store: Store) -> Memo:
+        """A new sequence with the beginning of the first one, or with nothing if the store shares nothing."""
+        heir = Memo(self._starts[0])
+        if length := store.reusable(self.memo, len(heir.trunk)):
+            store.adopt(heir, self.memo, length, move=False)
+        return heir
+
+    def _agrees(self, memo: Memo, contexts: Sequence[Ids]) -> bool:
+        return _agrees(self._model, memo, {context: self._expected[context] for context in contexts})
+
+
+def _fresh(model: Model, texts: Sequence[Ids], wanted: set[Ids], *, batch: bool) -> dict[Ids, torch.Tensor]:
+    """The log-probabilities after each wanted context, `[vocab]`, from passes over texts that start with them."""
+    indices = sorted({len(context) - 1 for context in wanted})
+    longest = max(map(len, texts))
+    # Padding is on the right: later tokens can't change earlier distributions.
+    rows = [[*text, *[0] * (longest - len(text))] for text in texts]
+    passes = [rows] if batch else [[row] for row in rows]
+    logits = torch.cat([model.forward_at(each, indices) for each in passes])  # [texts, indices, vocab]
+    return {
+        text[: index + 1]: torch.log_softmax(logits[row, column].to(exact_dtype(logits.dtype)), dim=-1)
+        for row, text in enumerate(texts)
+        for column, index in enumerate(indices)
+        if index < len(text) and text[: index + 1] in wanted
+    }
 
 
 @dataclass(frozen=True)
@@ -81,13 +132,12 @@ class _Step:
 class CacheTrial:
     """Compares the model's own cache with fresh forward passes, on drafts of two sequences in turn."""
 
-    def __init__(self, model: Model) -> None:
-        window = max(attention_windows(model.module.config.get_text_config()), default=0)
+    def __init__(self, model: Model, window: int = 0) -> None:
         self._model = model
         ids = tuple(sample_ids(model, max(TEXT_LENGTH, window + TEXT_LENGTH // 2)))
         steps = tuple(sample_ids(model, _CACHE_STEPS + 1))
         # The first sequence reaches the end of its attention window during the trial, the second is beyond it.
-        self._starts = ids[: max(TEXT_LENGTH, window) - _CACHE_STEPS // 2], ids[::-1]
+        self._starts = ids[: (window or TEXT_LENGTH) - _CACHE_STEPS // 2], ids[::-1]
         self._texts = [[start + steps[:-1], start + steps[:0:-1]] for start in self._starts]
         self._expected: dict[Ids, torch.Tensor] = {}
 
@@ -107,7 +157,7 @@ class CacheTrial:
             texts = [self._texts[step.sequence][index] for index in step.texts]
             expected = {text[: start + step.length]: self._expected[text][step.length] for text in texts}
             before = self._model.tokens
-            exact = _reproduces(store, memos[step.sequence], expected, self._model.module.dtype)
+            exact = _reproduces(self._model, store, memos[step.sequence], expected)
             if step.length and self._model.tokens - before >= start:
                 return "the model returns no cache"
             if not exact:
@@ -115,13 +165,18 @@ class CacheTrial:
         return None
 
 
-def _reproduces(store: Store, memo: Memo, expected: Mapping[Ids, torch.Tensor], dtype: torch.dtype) -> bool:
+def _reproduces(model: Model, store: Store, memo: Memo, expected: Mapping[Ids, torch.Tensor]) -> bool:
     """Whether a store reads contexts with the expected log-probabilities, `[vocab]`."""
     request = ReadRequest(memo, expected)
     while not request.is_answered():
         store.read([request])
+    return _agrees(model, memo, expected)
+
+
+def _agrees(model: Model, memo: Memo, expected: Mapping[Ids, torch.Tensor]) -> bool:
+    """Whether a memo has the expected log-probabilities, `[vocab]`."""
     found = ((memo.get(context), row) for context, row in expected.items())
-    return all(got is not None and agree(got.table[got.row], row, dtype) for got, row in found)
+    return all(got is not None and agree(model, got.table[got.row], row) for got, row in found)
 
 
 def _steps(abilities: CacheAbilities) -> list[_Step]:
@@ -134,32 +189,3 @@ def _steps(abilities: CacheAbilities) -> list[_Step]:
         return steps + [_Step(sequence, length, one) for sequence, length in lengths]
     steps += [_Step(0, 1, both), _Step(1, 1, both)]
     return [*steps, _Step(0, 1 + many, both), _Step(1, 1 + many, other), _Step(0, 2 + many, other)]
-
-
-def attention_windows(config: object) -> Sequence[int]:
-    """Lengths of the sliding windows and attention chunks that are shorter than the longest context."""
-    types = getattr(config, "layer_types", None)
-    if types is not None and set(types) == {"full_attention"}:
-        return []
-    found = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    longest = getattr(config, "max_position_embeddings", None) or float("inf")
-    return [window for window in found if isinstance(window, int) and window < longest]
-
-
-def sample_ids(model: Model, length: int, stride: int = 31) -> list[int]:
-    """Arbitrary token ids, spread over the vocabulary; neighbours differ."""
-    while math.gcd(stride, model.vocab_size) > 1:  # else the ids would be the same few again and again
-        stride += 1
-    return [(7 + stride * index) % model.vocab_size for index in range(length)]
-
-
-def logprobs(model: Model, text: Ids, last: int) -> torch.Tensor:
-    """Log-probabilities of a fresh pass after each of the `last` tokens, `[last, vocab]`."""
-    return torch.log_softmax(model.forward([text], last=last)[0].double(), dim=-1)
-
-
-def agree(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether two tensors of logits differ only by rounding, for a model of this dtype."""
-    first, second = first.double(), second.double()
-    spread = second.std().clamp(min=1e-6)
-    return bool(((first - second).abs().max() / spread) < _TOLERANCE.get(dtype, _HALF_TOLERANCE))

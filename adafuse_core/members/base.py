@@ -46,6 +46,18 @@ class Prefix(Protocol):
             WindowFull: The context window has no room for another token.
         """
 
+    def draft_each(self, plan: DraftPlan, afters: Sequence[Span], hints: Sequence[Span] = ()) -> list[Draft | None]:
+        """Propose spans after several uncommitted spans, in the same passes.
+
+        Args:
+            plan: Limits of each draft.
+            afters: Different spans to continue, as `after` in `draft`.
+            hints: As in `draft`.
+
+        Returns:
+            For each span its draft; None where the context window has no room for another token.
+        """
+
     def next_tokens(self, count: int | None = None, after: Span = EMPTY_SPAN) -> tuple[NextToken, ...]:
         """The distribution of the next token, likeliest first, with the probabilities of equal texts added up.
 
@@ -54,8 +66,10 @@ class Prefix(Protocol):
             after: An uncommitted span to continue, as in `draft`.
 
         Returns:
-            Texts in whole characters; all end tokens are one entry. The probabilities can add up to less than one:
-            tokens without text are left out, and so are the less likely tokens that hold a part of a character.
+            Texts in whole characters; all end tokens are one entry. The likeliest tokens without text, such as the
+            space before an answer, and with a part of a character are extended greedily until they have whole
+            characters; the others are left out, so that the probabilities can add up to less than one. If one of these
+            texts is committed next, the member keeps its own tokens for it.
 
         Raises:
             WindowFull: The context window has no room for another token.
@@ -63,6 +77,12 @@ class Prefix(Protocol):
 
     def score(self, spans: Sequence[Span]) -> list[Score]:
         """Log-probabilities of each span's tokens, computed in one pass. All spans must fit."""
+
+    def score_prompt(self, size: int) -> Score:
+        """Log-probabilities of the last prompt tokens, which hold at least so many bytes, if the prompt has as many.
+
+        Called before anything is drafted or scored, it costs little: the prompt is read anyway.
+        """
 
     def fits(self, span: Span, closing: str = "") -> bool:
         """Whether the context window has room for the span and a closing text after it."""
@@ -87,6 +107,14 @@ class Prefix(Protocol):
     @property
     def completion_tokens(self) -> int:
         """Length of the committed text in the member's tokens."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not read, since an earlier request had read them."""
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that the model has read so far: the rest of the prompt, answer, candidates and guesses."""
 
     def close(self) -> None:
         """Free the memory. May be called twice."""
@@ -131,6 +159,7 @@ class Opening:
     grammar: Grammar | None = None  # all proposed spans obey it
     must_call: bool = False  # whether the grammar allows only tool calls
     continues: bool = False  # whether the answer continues the last message, which is the assistant's
+    namespace: str = ""  # what was computed for a beginning serves only requests of the same namespace
 
 
 class Member(Protocol):
@@ -161,6 +190,9 @@ class Member(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Facts about the member, for people."""
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Free what is kept of ended requests, of one namespace or of all."""
 
     def close(self) -> None:
         """Free the model."""

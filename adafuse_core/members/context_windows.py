@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from adafuse_core.backends.gguf_header import header_value
 from adafuse_core.backends.locations import Location
 from adafuse_core.errors import AdaFuseError
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members.gguf_header import header_value
 from adafuse_core.members.model_files import load_errors, member_files, read_architecture, tokenizer_location
 
 _WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # names in model configs
@@ -56,16 +56,29 @@ def _declared_on_disk(config: MemberConfig) -> int | None:
 
 def has_template_on_disk(config: MemberConfig) -> bool | None:
     """Whether the member has a chat template, from local files; None if unknown."""
+    template = template_on_disk(config)
+    return None if template is None else bool(template)
+
+
+def template_on_disk(config: MemberConfig) -> str | None:
+    """The member's chat template from local files, empty if it has none; None if unknown."""
     if config.chat_template is not None:
-        return True
+        return config.chat_template
     try:
         location = tokenizer_location(config, Location.file_on_disk)
     except AdaFuseError:  # loading the member will raise it
         return None
     if location.gguf_file:
         path = location.file_on_disk(location.gguf_file)
-        return None if path is None else header_value(path, ".chat_template") is not None
-    if any(location.file_on_disk(name) for name in _TEMPLATE_FILES):
-        return True
+        return None if path is None else (header_value(path, ".chat_template") or b"").decode(errors="replace")
+    for name in _TEMPLATE_FILES:
+        if path := location.file_on_disk(name):
+            return path.read_text(encoding="utf-8")
     path = location.file_on_disk("tokenizer_config.json")
-    return None if path is None else bool(json.loads(path.read_text(encoding="utf-8")).get("chat_template"))
+    return None if path is None else _written_in(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _written_in(tokenizer_config: dict[str, Any]) -> str:
+    """The chat template in a tokenizer's config; of several named ones, all."""
+    template = tokenizer_config.get("chat_template") or ""
+    return template if isinstance(template, str) else json.dumps(template)

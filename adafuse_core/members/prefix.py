@@ -12,25 +12,26 @@ from dataclasses import dataclass
 
 from adafuse_core.backends.base import Session
 from adafuse_core.members.base import EMPTY_SPAN, WindowFull
-from adafuse_core.members.drafting import Drafter
+from adafuse_core.members.drafting import Drafter, Proposal, draft_each
 from adafuse_core.members.error_context import ErrorContext
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import Encoded
 from adafuse_core.members.word_tracker import WordTracker
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
 from adafuse_core.text.ids import Ids, shared_length
+from adafuse_core.text.stop_strings import cut_after_stop
 from adafuse_core.text.tokens import INCOMPLETE
 from adafuse_core.text.words import WordRule
 
-_MAX_PARTIAL = 16  # tokens holding a part of a character that `next_tokens` completes
+_MAX_PARTIAL = 16  # tokens without text, or with a part of a character, that `next_tokens` extends
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ModelPrefix:
     """Prompt and committed text as one member's ids.
 
-    The ids of the member's own drafts are kept when they are committed; the text of other members is encoded. So a
-    single member decodes exactly as its own greedy search.
+    The ids of the member's own drafts and next tokens are kept when they are committed; the text of other members is
+    encoded. So a single member decodes exactly as its own greedy search.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelPrefix:
         self._text = ""  # of the answer
         # Caches of this round:
         self._drafted_ids: dict[Span, Ids] = {}  # ids of prompt, answer and span as this member drafted them
+        self._next_ids: dict[Span, Ids] = {}  # ids of the texts that `next_tokens` found
         self._decoded: dict[str, dict[Ids, str]] = {}  # by uncommitted text: texts of ids after it
         self._encoded: dict[str, tuple[Ids, Ids]] = {}  # by text: result of `_encode`
 
@@ -71,38 +73,72 @@ class ModelPrefix:
         """Length of the committed text in the member's tokens."""
         return max(0, len(self._ids) - len(self.prompt.ids))
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not read."""
+        return self.session.tokens().cached
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that the model has read."""
+        return self.session.tokens().read
+
     def draft(self, plan: DraftPlan, hints: Sequence[Span] = (), after: Span = EMPTY_SPAN) -> Draft:
         """Propose spans; see `Prefix.draft`."""
+        (draft,) = self.draft_each(plan, [after], hints)
+        if draft is None:
+            raise WindowFull
+        return draft
+
+    def draft_each(self, plan: DraftPlan, afters: Sequence[Span], hints: Sequence[Span] = ()) -> list[Draft | None]:
+        """Propose spans after several spans; see `Prefix.draft_each`."""
         with ErrorContext(self.name, "drafting"):
-            drafter = self._drafter(after, self._contexts_after(hints))
-            proposals, margins = drafter.draft(plan)
-            spans: list[Span] = []
-            for proposal in proposals:
-                spans.append(Span(text=after.text + drafter.decode(proposal.ids), ends=proposal.ends))
-                self._drafted_ids.setdefault(spans[-1], drafter.context + proposal.ids)
-            return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins))
+            drafters = {after: drafter for after in afters if (drafter := self._drafter(after)) is not None}
+            found = draft_each(self.session, list(drafters.values()), plan, self._contexts_after(hints))
+            drafts = {
+                after: self._draft(after, drafter, plan, *proposed)
+                for (after, drafter), proposed in zip(drafters.items(), found, strict=True)
+                if proposed is not None
+            }
+            return [drafts.get(after) for after in afters]
+
+    def _draft(
+        self, after: Span, drafter: Drafter, plan: DraftPlan, proposals: Sequence[Proposal], margins: Sequence[float]
+    ) -> Draft:
+        """The draft of some proposals, whose ids are kept in case one is committed."""
+        spans: list[Span] = []
+        for proposal in proposals:
+            spans.append(Span(text=after.text + drafter.decode(proposal.ids), ends=proposal.ends))
+            self._drafted_ids.setdefault(spans[-1], drafter.context + proposal.ids)
+        longer = [proposal.ahead for proposal in proposals if proposal.ahead is not None]
+        texts = [cut_after_stop(drafter.before, drafter.decode(each.ids), plan.stop) for each in longer]
+        ahead = [Span(text=after.text + text, ends=each.ends) for text, each in zip(texts, longer, strict=True)]
+        return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins), ahead=tuple(ahead))
 
     def next_tokens(self, count: int | None = None, after: Span = EMPTY_SPAN) -> tuple[NextToken, ...]:
         """The distribution of the next token; see `Prefix.next_tokens`."""
         with ErrorContext(self.name, "computing the next tokens"):
-            drafter = self._drafter(after, ())
+            drafter = self._drafter(after)
+            if drafter is None:
+                raise WindowFull
             ((step,),) = self.session.draft([drafter.context], 1, count or self.vocab_size, lambda *_: True)
             logprobs = dict(zip(step.ids, step.logprobs, strict=True))
-            partial = {
-                token: None
-                for token in step.ids
-                if token not in self.end_ids and drafter.decode((token,)).endswith(INCOMPLETE)
+            unfinished = {
+                token: None for token in step.ids if token not in self.end_ids and not drafter.is_text((token,))
             }
             found: list[tuple[Ids, float]]
-            found = [((token,), value) for token, value in logprobs.items() if token not in partial]
-            completed = drafter.complete_characters([*partial][:_MAX_PARTIAL])
-            found += [(ids, logprobs[ids[0]] + rest) for ids, rest in completed]
-            merged: dict[Span, list[float]] = {}
+            found = [((token,), value) for token, value in logprobs.items() if token not in unfinished]
+            extended = drafter.extend_to_text([*unfinished][:_MAX_PARTIAL])
+            found += [(ids, logprobs[ids[0]] + rest) for ids, rest in extended]
+            merged: dict[Span, list[tuple[Ids, float]]] = {}
             for ids, value in found:
                 span = Span(text="", ends=True) if ids[-1] in self.end_ids else Span(text=drafter.decode(ids))
-                if span.text or span.ends:
-                    merged.setdefault(span, []).append(value)
-            tokens = [NextToken(span=span, logprob=_logsumexp(values)) for span, values in merged.items()]
+                merged.setdefault(span, []).append((ids, value))
+            if not after.text:
+                self._next_ids = {span: _likeliest(each) for span, each in merged.items() if not span.ends}
+            tokens = [
+                NextToken(span=span, logprob=_logsumexp([value for _, value in each])) for span, each in merged.items()
+            ]
             return tuple(sorted(tokens, key=lambda token: -token.logprob))
 
     def score(self, spans: Sequence[Span]) -> list[Score]:
@@ -118,6 +154,21 @@ class ModelPrefix:
             variants = [[next(results) for _ in (ends if span.ends else "1")] for span in spans]
             return [self._score(span, *found) for span, found in zip(spans, variants, strict=True)]
 
+    def score_prompt(self, size: int) -> Score:
+        """Log-probabilities of the last prompt tokens; see `Prefix.score_prompt`."""
+        with ErrorContext(self.name, "scoring the prompt"):
+            ids = self.prompt.ids
+            for count in range(1, len(ids)):
+                text = self._section.decode(ids[:-count], ids[-count:], starts_answer=False)
+                if len(text.encode()) >= size:
+                    break
+            else:
+                count, text = len(ids) - 1, self._section.decode(ids[:1], ids[1:], starts_answer=False)
+            ((*logprobs,),) = self.session.score([ids[:-count]], [ids[-count:]]) if count else ((),)
+            words = len(self.rule.ends(text, final=True))
+            size = len(text.encode())
+            return Score(member=self.name, logprobs=tuple(logprobs), words=words, bytes=size, word_ends=())
+
     def fits(self, span: Span, closing: str = "") -> bool:
         """Whether there is room for the span, both for scoring and for committing it; see `Prefix.fits`."""
         context, ids = self._encode(span.text)
@@ -128,7 +179,7 @@ class ModelPrefix:
         with ErrorContext(self.name, "committing"):
             self._ids = self._ids_after(span)
             self._text += span.text
-            self._drafted_ids, self._decoded, self._encoded = {}, {}, {}
+            self._drafted_ids, self._next_ids, self._decoded, self._encoded = {}, {}, {}, {}
             if self.masks is not None:
                 self.masks.commit(self._ids, span.text)
             self.session.commit(self._ids)
@@ -156,16 +207,16 @@ class ModelPrefix:
         return Span(text="")
 
     def close(self) -> None:
-        """Free the memory. May be called twice."""
+        """End the session. May be called twice."""
         self.session.close()
 
-    def _drafter(self, after: Span, guesses: Sequence[Ids]) -> Drafter:
-        """A drafter that continues the answer and an uncommitted span."""
+    def _drafter(self, after: Span) -> Drafter | None:
+        """A drafter that continues the answer and an uncommitted span; None if the context window is full."""
         assert not after.ends, "an answer that has ended can't be continued"
         context, text = self._ids_after(after) if after.text else self._ids, self._text + after.text
         room = self._limit - len(context)
         if room <= 0:
-            raise WindowFull
+            return None
         decoded = self._decoded.setdefault(after.text, {})
 
         def decode(ids: Ids) -> str:
@@ -183,7 +234,6 @@ class ModelPrefix:
             max_word_tokens=self.max_word_tokens,
             room=room,
             may_be_blank=self.masks is None,
-            guesses=guesses,
         )
 
     def _score(self, span: Span, *variants: Sequence[float]) -> Score:
@@ -191,12 +241,26 @@ class ModelPrefix:
         logprobs = list(variants[0])
         if len(variants) > 1:
             logprobs[-1] = _logsumexp([variant[-1] for variant in variants])
+        ends = self.rule.ends(span.text, final=True)
         return Score(
             member=self.name,
             logprobs=tuple(logprobs),
-            words=len(self.rule.ends(span.text, final=True)) + span.ends,
+            words=len(ends) + span.ends,
             bytes=len(self._scored_text(span).encode()) + span.ends,
+            word_ends=(*self._tokens_up_to(span, ends), *[len(logprobs)] * span.ends),
         )
+
+    def _tokens_up_to(self, span: Span, ends: Sequence[int]) -> list[int]:
+        """For each end of a word, the number of the span's scored tokens up to it; for the last one, all of them."""
+        context, ids = self._encode(span.text)
+        if len(ends) < 2:
+            return [len(ids)] * len(ends)
+        starts = context is self._ids and not self._text
+        texts = (self._section.decode(context, ids[:length], starts_answer=starts) for length in range(len(ids) + 1))
+        lengths = [len(text.rstrip(INCOMPLETE)) for text in texts]
+        before = lengths[-1] - len(span.text)  # characters of a token that straddles the start of the span
+        counts = (next(n for n, length in enumerate(lengths) if length >= before + end) for end in ends[:-1])
+        return [*counts, len(ids)]
 
     def _scored_text(self, span: Span) -> str:
         """The text of the tokens that are scored for a span."""
@@ -212,7 +276,8 @@ class ModelPrefix:
         """All ids after committing the span and a closing text."""
         ids = self._drafted_ids.get(span)
         if ids is None:
-            context, added = self._encode(span.text)
+            own = self._next_ids.get(span)
+            context, added = self._encode(span.text) if own is None else (self._ids, own)
             ids = context + added
         if closing:
             context, added = self._section.extend(ids, self._text + span.text, closing)
@@ -234,3 +299,8 @@ class ModelPrefix:
 def _logsumexp(logprobs: Sequence[float]) -> float:
     highest = max(logprobs)
     return highest + math.log(math.fsum(math.exp(value - highest) for value in logprobs))
+
+
+def _likeliest(variants: Sequence[tuple[Ids, float]]) -> Ids:
+    """The ids with the highest log-probability."""
+    return max(variants, key=lambda variant: variant[1])[0]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TypeVar
 
+from adafuse_core.chat.grammar import Grammar
 from adafuse_core.forks import renew_after_fork
-from adafuse_core.members.base import Member, Opening, Prefix
+from adafuse_core.members.base import Member, Opening, Prefix, Prompt
+from adafuse_core.members.reading import Reading
 from adafuse_core.rounds import Draft, DraftPlan, Score, Span
 
 Result = TypeVar("Result")
@@ -21,10 +24,27 @@ class Prefixes:
         prefixes: One per member, in member order.
         verify: Whether the forward pass that starts a member's draft also scores the candidates of earlier members in
             the same place. Affects speed only.
+        members: The members that opened the prefixes.
+        opening: The arguments with which they were opened.
+
+    Attributes:
+        opening: As above; None if the prefixes were not opened by `opened`.
+        reading: How the text of the answer is read, for strategies that compare whole answers.
     """
 
-    def __init__(self, prefixes: Sequence[Prefix], *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        prefixes: Sequence[Prefix],
+        *,
+        verify: bool = True,
+        members: Sequence[Member] = (),
+        opening: Opening | None = None,
+    ) -> None:
+        self.reading = Reading()
+        self.opening = opening
         self._prefixes = tuple(prefixes)
+        self._members = {member.name: member for member in members}
+        self._asked: list[Prefix] = []
         self._verify = verify
         self._runner = PlaceRunner([prefix.place for prefix in self._prefixes])
 
@@ -41,7 +61,7 @@ class Prefixes:
 
         runner = PlaceRunner([member.place for member in members])
         try:
-            return cls(runner.run(in_turn), verify=verify)
+            return cls(runner.run(in_turn), verify=verify, members=members, opening=opening)
         except BaseException:
             for prefix in opened:
                 prefix.close()
@@ -70,9 +90,50 @@ class Prefixes:
 
         return tuple(self._runner.run(in_turn))
 
+    def draft_led_by(self, leader: int, plan: DraftPlan) -> tuple[Draft, ...]:
+        """The draft of each member; one of them drafts before all others, which get its spans as hints.
+
+        Args:
+            leader: Index of this member.
+            plan: Limits of all drafts.
+
+        Raises:
+            WindowFull: A member's context window has no room for another token.
+        """
+        first = self._prefixes[leader]
+        lead = first.draft(plan)
+        hints = lead.spans if self._verify else ()
+        return tuple(self.each(lambda prefix: lead if prefix is first else prefix.draft(plan, hints)))
+
     def score(self, spans: Sequence[Span]) -> tuple[tuple[Score, ...], ...]:
         """Scores of all spans by all members, `[spans][members]`."""
         return tuple(zip(*self.each(lambda prefix: prefix.score(spans)), strict=True))
+
+    def ask(self, name: str, prompt: Prompt, *, continues: bool = False, grammar: Grammar | None = None) -> Prefix:
+        """Open a further prompt with one member, such as a question about the answers of all members.
+
+        The further prefix is closed together with the others. What the strategy commits to it is its own text: the text
+        of the answer is not committed to it.
+
+        Args:
+            name: Name of the member.
+            prompt: The prompt.
+            continues: Whether its answer continues the last message, which is the assistant's.
+            grammar: Grammar of its answer.
+
+        Raises:
+            ContextOverflowError: The prompt is too long for the member.
+        """
+        assert self.opening is not None, "only prefixes of a request can open further prompts"
+        opening = replace(
+            self.opening, prompt=prompt, continues=continues, grammar=grammar, tools=None, must_call=False
+        )
+        self._asked.append(self._members[name].open(opening))
+        return self._asked[-1]
+
+    def read_tokens(self, name: str) -> int:
+        """Number of tokens that a member's model has read, those of further prompts included."""
+        return sum(each.read_tokens for each in (*self._prefixes, *self._asked) if each.name == name)
 
     def fit(self, span: Span, closing: str = "") -> bool:
         """Whether every member's context window has room for the span and a closing text after it."""
@@ -90,7 +151,7 @@ class Prefixes:
         """Close all prefixes, even if one fails. May be called twice."""
         with ExitStack() as closings:
             closings.callback(self._runner.close)
-            for prefix in self._prefixes:
+            for prefix in (*self._prefixes, *self._asked):
                 closings.callback(prefix.close)
 
 

@@ -92,19 +92,20 @@ class PromptEncoder:
         """Encode a text with the tokenizer's BOS token, or messages with the chat template.
 
         Args:
-            prompt: A text to continue, or messages.
+            prompt: A text to continue, or messages. An empty text becomes the token that begins a text: the BOS token,
+                or else the EOS token.
             tools: Tools for the chat template.
             must_call: Whether the answer must call a tool. The prompt then ends with the dialect's control token.
             continues: Whether the answer continues the last message, an assistant's.
 
         Raises:
-            PromptError: The prompt is empty.
+            PromptError: The prompt has no tokens.
             TemplateError: The member has no chat template, or it can't render the messages.
         """
         if isinstance(prompt, str):
             if tools:
                 raise PromptError("tools were given with a plain prompt", hint="give a list of messages")
-            ids, section = self.codec.encode_prompt(prompt)
+            ids, section = self.codec.encode_prompt(prompt or self._text_start)
             thinking = None
         else:
             rendered = self._render(prompt, tools, continues=continues)
@@ -132,6 +133,12 @@ class PromptEncoder:
     def count_text_tokens(self, text: str) -> int:
         """Length of a text in tokens, without special tokens."""
         return self.codec.count(text)
+
+    @property
+    def _text_start(self) -> str:
+        """Text of the token that begins a text; empty if the tokenizer adds such a token itself, or has none."""
+        added = self.tokenizer("", add_special_tokens=True).input_ids
+        return "" if added else str(self.tokenizer.bos_token or self.tokenizer.eos_token or "")
 
     @cached_property
     def _template_dialect(self) -> Dialect | None:

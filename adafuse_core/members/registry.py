@@ -17,6 +17,7 @@ from weakref import WeakSet
 from adafuse_core.errors import ModelLoadError
 from adafuse_core.forks import call_after_fork
 from adafuse_core.member_config import MemberConfig
+from adafuse_core.members import progress_bars
 
 if TYPE_CHECKING:
     from adafuse_core.members.member import ModelMember
@@ -88,7 +89,8 @@ def _loading_model(config: MemberConfig) -> Iterator[None]:
         )
     _loading.append(config.model)
     try:
-        yield
+        with progress_bars.hidden():
+            yield
     finally:
         _loading.remove(config.model)
 

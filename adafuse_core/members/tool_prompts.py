@@ -34,10 +34,17 @@ def show_tools(
 
 def can_call_tools(readers: Sequence[PromptReader]) -> bool:
     """Whether all members have a chat template, as tools require. The log says how tools are shown, or why not."""
+    possible, how = tool_display(readers)
+    if how is not None:
+        logger.info(how)
+    return possible
+
+
+def tool_display(readers: Sequence[PromptReader]) -> tuple[bool, str | None]:
+    """Whether all members can call tools, and how tools are shown or why not; None if by the chat templates."""
     without = [reader.name for reader in readers if not reader.supports_chat()]
     if without:
-        logger.info("no tool calling: no chat template in %s; set chat_template of the member", ", ".join(without))
-        return False
+        return False, f"no tool calling: no chat template in {', '.join(without)}; set chat_template of the member"
     without = [reader.name for reader in readers if not reader.shows_tools]
     dialects = {reader.dialect.name for reader in readers if reader.dialect is not None}
     if without:
@@ -45,6 +52,5 @@ def can_call_tools(readers: Sequence[PromptReader]) -> bool:
     elif len(dialects) > 1:
         reason = f"the chat templates use different formats for calls ({', '.join(sorted(dialects))})"
     else:
-        return True
-    logger.info("a system message describes the tools to all members: %s", reason)
-    return True
+        return True, None
+    return True, f"a system message describes the tools to all members: {reason}"

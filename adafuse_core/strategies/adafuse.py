@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from adafuse_core.checks import expect_integer, expect_number
-from adafuse_core.fusion import Chooser, pooled
-from adafuse_core.members.base import WindowFull
+from adafuse_core.chooser import Chooser
+from adafuse_core.errors import ConfigError
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import DraftPlan, Round
-from adafuse_core.strategies.base import Needs, Strategy
+from adafuse_core.strategies.base import CandidateStrategy, Limits, Needs, decided
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaFuse(Strategy):
+class AdaFuse(CandidateStrategy):
     """The decision rule of the paper; docs/architecture.md lists what the paper leaves open.
 
     Args:
@@ -23,6 +23,14 @@ class AdaFuse(Strategy):
             its two likeliest next tokens differ by at least this much.
         max_words: Most words that a member drafts per round (M in the paper).
         branches: Number of first tokens tried where a member is uncertain (B in the paper).
+        branch_floor: Least probability of a branch's first token, as a share of the likeliest one's, 0..1. 0 (as in the
+            paper) keeps all branches; at 0.1, tokens that are less than a tenth as likely are not tried.
+        look_ahead: Number of words to which every candidate is continued, by the member that proposed it, before it is
+            scored; continuations stop at a stop string. 0 (as in the paper) scores the candidates themselves.
+        commit_words: With `look_ahead`, candidates that are shorter get this many words at most from their
+            continuations. The rest of a continuation is scored, but not committed.
+
+    The other options are those of `CandidateStrategy`.
     """
 
     name: ClassVar[str] = "adafuse"
@@ -31,11 +39,23 @@ class AdaFuse(Strategy):
     tau: float = 0.7
     max_words: int = 3
     branches: int = 3
+    branch_floor: float = 0.0
+    look_ahead: int = 0
+    commit_words: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
         expect_integer("max_words", self.max_words, at_least=1)
         expect_integer("branches", self.branches, at_least=1)
+        expect_number("branch_floor", self.branch_floor, at_least=0.0, at_most=1.0)
+        expect_integer("look_ahead", self.look_ahead, at_least=0)
+        expect_integer("commit_words", self.commit_words, at_least=1)
+        if self.commit_words > max(1, self.look_ahead):
+            raise ConfigError(
+                f"commit_words={self.commit_words} is more than look_ahead={self.look_ahead}",
+                hint="candidates can be committed as far as they are continued: raise look_ahead",
+            )
 
     @property
     def needs(self) -> Needs:
@@ -46,16 +66,19 @@ class AdaFuse(Strategy):
         """True unless there is one member with one branch."""
         return members > 1 or self.branches > 1
 
-    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
-        """Draft, pool, score, choose. Candidates too long for a member's context window are dropped."""
-        plan = DraftPlan(tau=self.tau, max_words=self.max_words, branches=self.branches)
+    def rounds(self, prefixes: Prefixes, chooser: Chooser, limits: Limits) -> Iterator[Round]:
+        """Draft, pool, score, choose."""
+        plan = self._plan(limits)
         while True:
-            drafts = prefixes.draft(plan)
-            candidates = tuple(candidate for candidate in pooled(drafts) if prefixes.fit(candidate.span))
-            if not candidates:
-                raise WindowFull
-            if len(candidates) == 1:
-                yield Round(drafts=drafts, candidates=candidates)
-            else:
-                scores = prefixes.score([candidate.span for candidate in candidates])
-                yield chooser.decide(drafts, candidates, scores)
+            yield decided(prefixes.draft(plan), prefixes, chooser)
+
+    def _plan(self, limits: Limits) -> DraftPlan:
+        return DraftPlan(
+            tau=self.tau,
+            max_words=self.max_words,
+            branches=self.branches,
+            branch_floor=self.branch_floor,
+            look_ahead=self.look_ahead,
+            commit_words=self.commit_words,
+            stop=limits.stop if self.look_ahead else (),
+        )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from adafuse_core.checks import expect_choice
-from adafuse_core.fusion import Chooser, pooled
+from adafuse_core.chooser import Chooser, pooled
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import DraftPlan, Round
-from adafuse_core.strategies.base import Strategy
+from adafuse_core.strategies.base import Limits, Strategy
 
 _GREEDY = DraftPlan(tau=0.0, max_words=1, branches=1)
 
@@ -41,7 +41,7 @@ class Single(Strategy):
         """The member that decodes."""
         return [member for member in members if self.member in (None, member.name)][:1]
 
-    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
+    def rounds(self, prefixes: Prefixes, chooser: Chooser, limits: Limits) -> Iterator[Round]:
         """One greedy word per round."""
         while True:
             drafts = prefixes.draft(_GREEDY)

@@ -42,9 +42,8 @@ class Codec:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        state = tokenizer.backend_tokenizer.to_str()
-        self._tokenizer = _copy(state)
-        self._plain = _copy(state)
+        self._tokenizer = _copy(tokenizer.backend_tokenizer)
+        self._plain = _copy(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True  # encodes control tokens as plain text
         added = tokenizer.added_tokens_decoder
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
@@ -226,9 +225,25 @@ class Section:
         return encoded
 
 
-def _copy(state: str) -> Tokenizer:
-    copy = Tokenizer.from_str(state)
-    copy.no_padding()
-    copy.no_truncation()
+def _copy(tokenizer: Tokenizer) -> Tokenizer:
+    copy = _sharing_copy(tokenizer)
+    if _added(copy) != _added(tokenizer):  # such as ids with gaps
+        copy = Tokenizer.from_str(tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
     copy.add_tokens([AddedToken(_SECTION, normalized=False, special=False)])
     return copy
+
+
+def _sharing_copy(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy with own added tokens that shares the vocabulary: a copy of a large one takes seconds."""
+    copy = Tokenizer(tokenizer.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if (value := getattr(tokenizer, part)) is not None:
+            setattr(copy, part, value)
+    copy.add_tokens([token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())])
+    return copy
+
+
+def _added(tokenizer: Tokenizer) -> dict[int, str]:
+    return {index: repr(token) for index, token in tokenizer.get_added_tokens_decoder().items()}

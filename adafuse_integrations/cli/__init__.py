@@ -1,1 +1,1 @@
-"""The command line: `adafuse demo`, `adafuse ask` and `adafuse chat`."""
+"""The command line: `adafuse demo`, `adafuse ask`, `adafuse chat` and `adafuse doctor`."""

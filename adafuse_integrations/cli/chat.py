@@ -20,19 +20,23 @@ from adafuse_core import (
     ToolCallDelta,
     ToolCallDone,
 )
-from adafuse_integrations.cli.options import build_ensemble
+from adafuse_integrations.cli.exit_status import DONE
+from adafuse_integrations.cli.options import add_ensemble_options, build_ensemble
 from adafuse_integrations.cli.painter import Painter
+from adafuse_integrations.cli.traces import TraceRecorder, add_trace_options
 
 HELP = "chat with the ensemble in the terminal"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
+    add_ensemble_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message of the conversation")
+    add_trace_options(parser, file=False)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer questions until the end of the input. Ctrl-C stops an answer."""
+    """Answer questions until the end of the input. Ctrl-C stops an answer, and at the prompt the conversation."""
     ensemble = build_ensemble(args)
     console = Console()
     painter = Painter(console, ensemble.names)
@@ -44,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
             messages = list(system)
         elif question:
             messages.append({"role": "user", "content": question})
-            answer = _Recorder()
+            answer, recorder = _Recorder(), TraceRecorder(painter)
             try:
-                painter.stream(answer.record(ensemble.stream(messages)))
+                painter.stream(answer.record(recorder.record(ensemble.stream(messages))))
             except KeyboardInterrupt:
                 console.print("[dim] … stopped[/dim]")
             except ContextOverflowError as error:
@@ -58,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
                 messages.pop()
                 continue
             messages.append({"role": "assistant", "content": answer.text})
-    return 0
+            if args.trace:
+                recorder.print(console)
+    return DONE
 
 
 class _Recorder:
@@ -84,7 +90,7 @@ def _read(console: Console) -> str | None:
     """The next question; None for "/quit" or the end of the input."""
     try:
         question = console.input("[bold green]you>[/bold green] ").strip()
-    except (EOFError, KeyboardInterrupt):
+    except EOFError:
         console.print()
         return None
     return None if question in ("/quit", "/exit") else question

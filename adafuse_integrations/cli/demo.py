@@ -13,29 +13,33 @@ from rich.table import Table
 from rich.text import Text
 
 from adafuse_core import ConfigError, Ensemble
-from adafuse_integrations.cli.options import build_ensemble, singles
+from adafuse_integrations.cli.exit_status import DONE
+from adafuse_integrations.cli.options import add_ensemble_options, build_ensemble, singles
 from adafuse_integrations.cli.painter import Painter
 from adafuse_integrations.cli.questions import Question, questions
 from adafuse_integrations.cli.retrieval import DOCUMENTS, langchain_retriever, llama_index_retriever
+from adafuse_integrations.cli.traces import TraceRecorder
 
 HELP = "show answers of the ensemble by itself, in LangChain and in LlamaIndex, and its accuracy in a quiz"
 
-# The side-by-side questions are selected examples. The ensemble of the small models answers 35 of 40 candidates
-# correctly. 34 of these 35 questions are answered incorrectly by each model alone, and the demo asks some of these 34.
+# The side-by-side questions are selected examples. The ensemble of the small models answers 37 of 40 candidates
+# correctly. 36 of these 37 questions are answered incorrectly by each model alone, and the demo asks some of these 36.
 # `training/demo_questions.py` selected them, and a test repeats the count. The quiz at the end is an unselected sample.
-CANDIDATES, RIGHT, ONLY_TOGETHER = 40, 35, 34
+CANDIDATES, RIGHT, ONLY_TOGETHER = 40, 37, 36
 
 # Also selected: the small models answer these questions correctly, but about a third of such questions incorrectly; see
 # their model card.
 CONTEXT_PROMPT = "Context:\n{context}\n\nQuestion: {question}"
 LANGCHAIN_QUESTIONS = ("Who runs Amber Harbour?", "How high is Ferrin Tower?", "When does Lindow Museum close?")
-QUERY_QUESTIONS = ("Who designed Karsten Bridge?", "What does Orsa Works make?")
+QUERY_QUESTIONS = ("Who owns Karsten Bridge?", "What does Orsa Works make?")
 CHAT_QUESTIONS = ("What does the silver heron eat?", "How much does the silver heron weigh?")
 KINDS = ("fact", "composed", "translation")
+_SETTINGS = ("strategy", "tau", "branches", "beams", "horizon", "max_words")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
+    add_ensemble_options(parser)
     parser.add_argument(
         "--questions",
         type=int,
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     _llama_index(console, ensemble, painter)
     if quiz:
         _quiz(console, ensemble, quiz, kinds)
-    return 0
+    return DONE
 
 
 def _sample(count: int, kinds: Sequence[str]) -> list[Question]:
@@ -82,7 +86,7 @@ def _members(console: Console, ensemble: Ensemble, painter: Painter) -> None:
         values = [member[key] for key in ("vocab_size", "context_window", "dtype", "device")]
         table.add_row(member["name"], *map(str, values))
     console.print(table)
-    settings = f"tau={facts['tau']}, max_words={facts['max_words']}, branches={facts['branches']}"
+    settings = ", ".join(f"{name}={facts[name]}" for name in _SETTINGS if name in facts)
     console.print(painter.legend(), f"[dim]· {settings}[/dim]")
 
 
@@ -102,6 +106,16 @@ def _side_by_side(console: Console, ensemble: Ensemble, painter: Painter) -> Non
             console.print(Text(f"{name + ' alone':>12}: {single.generate(question.messages).text}", "dim"))
         console.print(f"{'together':>12}: ", end="")
         painter.stream(ensemble.stream(question.messages))
+    _note(
+        console,
+        "The default rule keeps several continuations of an answer open, and commits the words with which all of them "
+        "begin. The paper's rule (--strategy adafuse) chooses among the members' drafts in every round. This is how it "
+        "answers the last question, as `adafuse ask --trace` shows:",
+    )
+    recorder = TraceRecorder(painter)
+    for _ in recorder.record(Ensemble(ensemble.config, strategy="adafuse").stream(examples[-1].messages)):
+        pass
+    recorder.print(console)
 
 
 def _langchain(console: Console, ensemble: Ensemble, painter: Painter) -> None:
@@ -177,7 +191,8 @@ def _quiz(console: Console, ensemble: Ensemble, asked: Sequence[Question], kinds
     _note(console, f"Not selected: the first {len(asked)} questions of a seeded generator.")
     contestants = {**singles(ensemble), "together": ensemble}
     correct: dict[str, dict[str, int]] = {name: dict.fromkeys(kinds, 0) for name in contestants}
-    for question in track(asked, "answering", console=console, transient=True):
+    bar = Console(stderr=True)
+    for question in track(asked, "answering", console=bar, transient=True, disable=not bar.is_terminal):
         for name, contestant in contestants.items():
             answer = contestant.generate(question.messages, max_new_tokens=64).text
             correct[name][question.kind] += question.is_right(answer)

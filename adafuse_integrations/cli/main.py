@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,29 +12,53 @@ from contextlib import contextmanager
 import adafuse_core
 from adafuse_core import AdaFuseError, ConfigError
 from adafuse_core.checks import option_hint
-from adafuse_integrations.cli import ask, chat, demo
-from adafuse_integrations.cli.options import add_ensemble_options
+from adafuse_integrations.cli import ask, cache, chat, demo, determine, doctor, eval, run, serve
+from adafuse_integrations.cli.exit_status import FAILED, STOPPED, status_of
 
-COMMANDS = (demo, ask, chat)
+COMMANDS = (demo, ask, chat, run, serve, eval, determine, doctor, cache)
+
+# Where torchao is installed, transformers imports it, and both log warnings that concern neither models nor users.
+_NOISY = ("torchao", "torch.utils._pytree")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status."""
-    args, unknown = _parser().parse_known_args(arguments)
+    """Run a command and return the exit status, one of `exit_status`."""
+    args, unknown = parser().parse_known_args(arguments)
     try:
         _check_unknown(unknown, args)
-        with _log_on_stderr():
+        with _log_on_stderr(logging.WARNING if args.quiet else logging.INFO):
             status: int = args.run(args)
+            sys.stdout.flush()
     except AdaFuseError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return status_of(error)
     except ModuleNotFoundError as error:
         print(f'error: {error.name} is not installed\nHint: pip install "adafuse[demo]"', file=sys.stderr)
-        return 2
+        return FAILED
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return 130
+        return STOPPED
     return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `run` of the parsed arguments is the function of the command."""
+    parser = argparse.ArgumentParser(prog="adafuse", description=adafuse_core.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"adafuse {adafuse_core.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        name = command.__name__.rsplit(".", 1)[-1]
+        sub = commands.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        sub.add_argument("-q", "--quiet", action="store_true", help="log warnings only, not the progress of loading")
+        command.add_options(sub)
+        sub.set_defaults(run=command.run)
+    return parser
 
 
 def _check_unknown(unknown: Sequence[str], args: argparse.Namespace) -> None:
@@ -48,30 +73,19 @@ def _check_unknown(unknown: Sequence[str], args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Print the core's log, such as the progress of loading, on standard error."""
+def _log_on_stderr(lowest: int) -> Iterator[None]:
+    """Print the core's log from a level on, such as the progress of loading, on standard error."""
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logger, handler = logging.getLogger(adafuse_core.__name__), logging.StreamHandler()
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(lowest)
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="adafuse", description=adafuse_core.__doc__.splitlines()[0])
-    parser.add_argument("--version", action="version", version=f"adafuse {adafuse_core.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        name = command.__name__.rsplit(".", 1)[-1]
-        sub = commands.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
-        add_ensemble_options(sub)
-        command.add_options(sub)
-        sub.set_defaults(run=command.run)
-    return parser
 
 
 if __name__ == "__main__":

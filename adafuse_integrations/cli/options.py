@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -32,20 +33,30 @@ def add_ensemble_options(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="YAML file with the fields of EnsembleConfig, instead of --models."
     )
     for option in (*_ENSEMBLE.values(), *GENERATION.values()):
-        _add(group, option)
+        add_option(group, option)
     group = parser.add_argument_group(
         "members", "Defaults for all models that don't set these options in the config file."
     )
     for option in MEMBER_DEFAULTS.values():
-        _add(group, option)
+        add_option(group, option)
+
+
+def add_json_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--json`, which prints a result for programs in place of tables and colours."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
 def build_ensemble(args: argparse.Namespace) -> Ensemble:
     """Make the ensemble that the arguments describe, and load its models."""
+    return load(Ensemble(chosen_config(args)))
+
+
+def load(ensemble: Ensemble) -> Ensemble:
+    """Load the models of an ensemble, with progress bars if standard error is a terminal."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    return Ensemble(chosen_config(args)).load()
+    return ensemble.load(progress=sys.stderr.isatty())
 
 
 def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
@@ -53,7 +64,7 @@ def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
     if args.models and args.config:
         raise ConfigError("got both --models and --config", hint="name the models in one of them")
     base = EnsembleConfig.from_any(args.config) if args.config else default_config()
-    options = {**_given(args, _ENSEMBLE), **_given(args, MEMBER_DEFAULTS), "generation": _given(args, GENERATION)}
+    options = {**given(args, _ENSEMBLE), **given(args, MEMBER_DEFAULTS), "generation": given(args, GENERATION)}
     if args.models:
         options["members"] = args.models
     return base.updated(options)
@@ -68,10 +79,16 @@ def singles(ensemble: Ensemble) -> dict[str, Ensemble]:
     }
 
 
-def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+def add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    """Add one option of the core as an argument; None stands for an omitted argument."""
     default = "" if option.default in (None, (), {}) else f" (default: {option.default})"
     text = (option.description + default).replace("%", "%%")
     group.add_argument("--" + option.name.replace("_", "-"), help=text, **_parsing(option))
+
+
+def given(args: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
+    """The values of the options that were given on the command line."""
+    return {name: getattr(args, name) for name in options if getattr(args, name) is not None}
 
 
 def _parsing(option: Option) -> dict[str, Any]:
@@ -101,7 +118,3 @@ def _mapping(text: str) -> dict[str, Any]:
 
 def _text_or_mapping(text: str) -> str | dict[str, Any]:
     return _mapping(text) if text.lstrip().startswith("{") else text
-
-
-def _given(args: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in options if getattr(args, name) is not None}

@@ -1,4 +1,4 @@
-"""Terminal output of answers: each word has the colour of the member that proposed it."""
+"""Terminal output of answers: each word has the colour of the member that proposed it, shared words are neutral."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from adafuse_core import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
-_AGREED = "bold"
+_SHARED = "bold"
 
 
 class Painter:
@@ -27,17 +27,23 @@ class Painter:
         self._names = tuple(names)
         self._colour = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the members, in order."""
+        return self._names
+
     def legend(self) -> Text:
         """A line that explains the colours."""
         legend = Text("proposed by ")
         for name in self._names:
             legend.append(name, self._colour[name]).append(", ")
-        return legend.append("by all", _AGREED)
+        return legend.append("by all" if len(self._names) < 3 else "by several", _SHARED)
 
     def word(self, text: str, proposers: Sequence[str]) -> Text:
         """A text in the colour of its proposers."""
-        everyone = len(proposers) == len(self._names) > 1
-        return Text(text, _AGREED if everyone else self._colour.get(proposers[0], "") if proposers else "")
+        if len(proposers) > 1:
+            return Text(text, _SHARED)
+        return Text(text, self._colour.get(proposers[0], "") if proposers else "")
 
     def show(self, text: str, proposers: Sequence[str]) -> None:
         """Print a text without a line break."""

@@ -61,21 +61,39 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _descriptions(kind: type[Any]) -> dict[str, str]:
-    """The argument descriptions of a docstring, each as one line."""
-    arguments = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
-    return {match[1]: " ".join(match[2].split()) for match in _ENTRY.finditer(arguments)}
+    """The argument descriptions in the docstrings of a class and its bases, each as one line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        arguments = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Args:\n")[2].partition("\n\n")[0]
+        found |= {match[1]: " ".join(match[2].split()) for match in _ENTRY.finditer(arguments)}
+    return found
 
 
 def _of_strategies() -> dict[str, Option]:
     """The options of all strategies. Their default is None, because a strategy refuses options of other strategies."""
-    found = {}
-    for name, strategy in STRATEGIES.items():
-        for option in options_of(strategy).values():
-            description = f"{option.description} Of strategy {name!r}; default: {option.default}."
-            found[option.name] = dataclasses.replace(
-                option, type=option.type | None, default=None, description=description
-            )
-    return found
+    found: dict[str, dict[str, Option]] = {}
+    for strategy, kind in STRATEGIES.items():
+        for name, option in options_of(kind).items():
+            found.setdefault(name, {})[strategy] = option
+    return {name: _shared(options) for name, options in found.items()}
+
+
+def _shared(options: Mapping[str, Option]) -> Option:
+    """One option in place of those of several strategies, with all their descriptions and defaults."""
+    first = next(iter(options.values()))
+    described = _by_value({name: option.description for name, option in options.items()})
+    texts = [text if len(described) == 1 else f"Of {names}: {text}" for text, names in described.items()]
+    defaults = _by_value({name: option.default for name, option in options.items()})
+    texts += ["Default " + "; ".join(f"of {names}: {default}" for default, names in defaults.items()) + "."]
+    return dataclasses.replace(first, type=first.type | None, default=None, description=" ".join(texts))
+
+
+def _by_value(values: Mapping[str, Any]) -> dict[Any, str]:
+    """The names of the strategies that have each value, separated by commas."""
+    names: dict[Any, list[str]] = {}
+    for strategy, value in values.items():
+        names.setdefault(value, []).append(repr(strategy))
+    return {value: ", ".join(each) for value, each in names.items()}
 
 
 def _of_ensemble() -> dict[str, Option]:

@@ -12,13 +12,14 @@ from adafuse_core.rounds import Round
 TraceLevel = Literal["summary", "full"] | StrictBool
 
 
-class Trace:
-    """The trace of one answer, as plain JSON.
+class TraceBuilder:
+    """Builds the trace that an adapter reports with one answer, as plain JSON.
 
     A summary has `words` and `members`. Each row of `words` is a round: its `text`, the indices in `members` of the
     members that proposed the text (`by`), and the number of candidates (`of`). `members` lists names in order of
     appearance. A full trace has `rounds`, each as `Round.to_dict()`. Partial traces add up (lists are concatenated) to
     the trace of the whole answer.
+    `adafuse_core.Trace.from_dict` reads a full trace.
 
     Args:
         level: `"summary"`, `"full"` (or True), or False for no trace.

@@ -220,7 +220,7 @@ class ChatAdaFuse(EnsembleModel, ToolCalling, RunAwareChatModel):
         return "adafuse-chat"
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile(self._config().members, self.ensemble)
+        return profile(self.model_name, self._config(), self.ensemble)
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         """As in `BaseChatModel`, plus the constructor's stop strings, so that the cache key contains them."""

@@ -27,7 +27,7 @@ from adafuse_core.events import (
     ToolCallDone,
     library_dict,
 )
-from adafuse_integrations.common.trace import Trace, TraceLevel
+from adafuse_integrations.common.trace import TraceBuilder, TraceLevel
 from adafuse_integrations.langchain.usage import usage_dict
 
 _PROVIDER = {"model_provider": "adafuse"}
@@ -50,7 +50,7 @@ def message_chunks(
         trace: What to report of each round.
         logprobs: Whether the call asked for log-probabilities.
     """
-    pieces, rounds = _Pieces(), Trace(trace, logprobs=logprobs)
+    pieces, rounds = _Pieces(), TraceBuilder(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():
@@ -136,7 +136,7 @@ def _starts_call(piece: AIMessageChunk) -> bool:
     return any(call["name"] for call in piece.tool_call_chunks)
 
 
-def _with_trace(pieces: Sequence[AIMessageChunk], rounds: Trace) -> Iterator[ChatGenerationChunk]:
+def _with_trace(pieces: Sequence[AIMessageChunk], rounds: TraceBuilder) -> Iterator[ChatGenerationChunk]:
     """The pieces as chunks. The first chunk carries the new part of the trace."""
     for piece in pieces:
         piece.response_metadata = dict(_PROVIDER)
@@ -155,7 +155,12 @@ def _last_chunk(
         content="",
         chunk_position="last",
         response_metadata=dict(_PROVIDER),
-        usage_metadata=UsageMetadata(input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion),
+        usage_metadata=UsageMetadata(
+            input_tokens=prompt,
+            output_tokens=completion,
+            total_tokens=prompt + completion,
+            input_token_details={"cache_read": finished.usage.cached_tokens.get(counted_by, 0)},
+        ),
     )
     ending = {"finish_reason": finished.reason, "stop": finished.stop, "model_name": model_name}
     return ChatGenerationChunk(message=message, generation_info={"adafuse": adafuse, **ending})

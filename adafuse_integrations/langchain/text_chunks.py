@@ -22,7 +22,7 @@ from adafuse_core.events import (
     ToolCallDone,
     library_dict,
 )
-from adafuse_integrations.common.trace import Trace, TraceLevel
+from adafuse_integrations.common.trace import TraceBuilder, TraceLevel
 from adafuse_integrations.langchain.usage import usage_dict, usage_from_dict
 
 
@@ -38,7 +38,7 @@ def text_chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = 
         trace: What to report of each round.
         logprobs: Whether the call asked for log-probabilities.
     """
-    text, info, rounds = "", dict[str, Any](), Trace(trace, logprobs=logprobs)
+    text, info, rounds = "", dict[str, Any](), TraceBuilder(trace, logprobs=logprobs)
     for event in events:
         match event:
             case TextDelta():

@@ -9,8 +9,8 @@ from adafuse_core.rounds import Usage
 
 
 def usage_dict(usage: Usage) -> dict[str, dict[str, int]]:
-    """Tokens of prompt and answer per member, each counted by the member's own tokenizer."""
-    return {"prompt_tokens": dict(usage.prompt_tokens), "completion_tokens": dict(usage.completion_tokens)}
+    """Token counts per member, each counted by the member's own tokenizer."""
+    return {name: counts for name, counts in usage.to_dict().items() if name != "rounds"}
 
 
 def usage_from_dict(counts: Mapping[str, Any]) -> Usage:

@@ -27,8 +27,8 @@ from adafuse_core.events import (
     ToolCallDone,
     library_dict,
 )
-from adafuse_core.rounds import Round
-from adafuse_integrations.common.trace import Trace, TraceLevel
+from adafuse_core.rounds import Round, Usage
+from adafuse_integrations.common.trace import TraceBuilder, TraceLevel
 from adafuse_integrations.llama_index.tool_calls import StreamedToolCall
 
 
@@ -93,7 +93,7 @@ def answer_chunks(
     """
     answer = _Answer()
     numbers = count()
-    rounds = Trace(trace, logprobs=logprobs)
+    rounds = TraceBuilder(trace, logprobs=logprobs)
     for event in events:
         match event:
             case RoundDone():
@@ -149,7 +149,7 @@ class _Answer:
         return chunk
 
 
-def _new_trace(rounds: Trace) -> dict[str, Any]:
+def _new_trace(rounds: TraceBuilder) -> dict[str, Any]:
     """The trace of any chunk but the last: the words since the previous chunk, or the latest round."""
     new = rounds.take_new()
     if full := new.get("rounds"):
@@ -160,12 +160,9 @@ def _new_trace(rounds: Trace) -> dict[str, Any]:
 def _outcome(finished: Finished) -> dict[str, Any]:
     """Finish reason and usage of an answer. `usage` counts tokens of the first member, like the token budget."""
     usage = finished.usage
-    by_member = {
-        name: _counts(usage.prompt_tokens[name], usage.completion_tokens[name]) for name in usage.prompt_tokens
-    }
-    _, prompt, completion = usage.first()
+    by_member = {name: _counts(usage, name) for name in usage.prompt_tokens}
     return {
-        "usage": _counts(prompt, completion),
+        "usage": by_member[usage.first()[0]],
         "usage_by_member": by_member,
         "finish_reason": finished.reason,
         "stop": finished.stop,
@@ -173,5 +170,13 @@ def _outcome(finished: Finished) -> dict[str, Any]:
     }
 
 
-def _counts(prompt: int, completion: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def _counts(usage: Usage, name: str) -> dict[str, Any]:
+    """The counts of one member, as OpenAI names them; `read_tokens` is our own."""
+    prompt, completion = usage.prompt_tokens[name], usage.completion_tokens[name]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens.get(name, 0)},
+        "read_tokens": usage.read_tokens.get(name, 0),
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from adafuse_core.backends.base import Abilities, TopTokens
+from adafuse_core.backends.base import Abilities, SessionTokens, TopTokens
 from adafuse_core.checks import expect
 
 UNSEEN = 1e-3  # count of a bigram that is not in the text
@@ -46,7 +46,7 @@ class StubBackend:
         for first, second in pairwise(ids):
             self.pairs[first][second] += 1
 
-    def open(self, context, *, window, lookup, raise_if_cancelled, allowed=None):
+    def open(self, context, *, window, lookup, raise_if_cancelled, allowed=None, namespace=""):
         assert allowed is None  # backends without masks never get one
         self.calls["open"] += 1
         return StubSession(self, raise_if_cancelled)
@@ -62,6 +62,9 @@ class StubBackend:
             masks=False,
             cache="none",
         )
+
+    def forget(self, namespace=None):
+        self.calls["forget"] += 1
 
     def close(self):
         self.closed = True
@@ -101,6 +104,9 @@ class StubSession:
 
     def commit(self, context):
         self.backend.calls["commit"] += 1
+
+    def tokens(self):
+        return SessionTokens()
 
     def close(self):
         self.backend.calls["close"] += 1

@@ -122,7 +122,7 @@ def test_abilities_are_described():
 
 
 def test_strategy_that_needs_more_than_a_backend_supports_is_refused_with_member_and_hint():
-    with pytest.raises(ConfigError, match=r"strategy 'adafuse' reads the 9 likeliest tokens.*reports 5") as caught:
+    with pytest.raises(ConfigError, match=r"strategy 'beam' reads the 9 likeliest tokens.*reports 5") as caught:
         Ensemble(members=[LOCAL, config()], branches=9).load()
     assert caught.value.member == "counts"
     assert "leave this member out" in caught.value.hint
@@ -163,10 +163,13 @@ VALUES = {
     "device_map": "auto",
     "attn_implementation": "eager",
     "quantization_config": {"quant_method": "bnb"},
+    "adapter": "owner/adapter",
     "model_kwargs": {"low_cpu_mem_usage": True},
     "kv_store": "tree",
     "cuda_graphs": False,
     "max_kv_tokens": 100,
+    "selftest": "always",
+    "prefix_cache": False,
 }
 
 

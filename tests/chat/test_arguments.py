@@ -98,7 +98,7 @@ def test_calls_in_a_dialects_own_syntax_are_read_and_shown_as_json(shell):
 def test_an_answer_that_ends_inside_such_arguments_has_an_invalid_call_with_their_text(shell):
     member = ScriptedMember(reply=SHELL.write(CALLS), dialect="shell", fail_after=2)
     with pytest.raises(MemberError) as caught:
-        Ensemble(members=[member], max_words=1).generate(ASK, tools=TOOLS)
+        Ensemble(members=[member], strategy="adafuse", max_words=1).generate(ASK, tools=TOOLS)
     (invalid,) = caught.value.partial.invalid_tool_calls
     assert isinstance(invalid, InvalidToolCall)
     assert (invalid.name, invalid.arguments) == ("weather", "city=Paris")

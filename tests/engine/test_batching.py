@@ -48,6 +48,15 @@ class Notes:
     def commit(self, memo, context):
         memo.commit(context)
 
+    def unread(self, memo):
+        return 0
+
+    def settle(self, memo):
+        memo.restart()
+
+    def reusable(self, donor, length):
+        return 0
+
     def tokens_held(self, memo):
         return memo.kv or 0
 
@@ -459,7 +468,7 @@ def test_score_whose_model_is_freed_after_its_pass_says_so(monkeypatch):
 @pytest.mark.parametrize("kind", ["tree", "fork"])
 def test_interrupt_inside_a_model_does_not_change_the_scores_of_other_requests(threads, kind):
     model = llama()
-    backend = LocalBackend(model, choose_store(model, kind, chunk=16), name="a")
+    backend = LocalBackend(model, choose_store(model, kind, chunk=16), name="a", max_cached_tokens=0)
     prompts = [tuple(range(first, first + 50)) for first in (1, 11, 21, 31)]
     expected = [backend_logprobs(backend, prompt) for prompt in prompts]
     calls = []

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adafuse_core import Ensemble, MemberConfig
 from adafuse_core.backends.local import LocalBackend
+from adafuse_core.engine import rounding
 from adafuse_core.engine.cache_growth import CacheAbilities
 from adafuse_core.engine.forward import Model
 from adafuse_core.engine.memo import Memo
@@ -313,6 +314,16 @@ def test_wrong_cache_is_not_used(kind):
     assert (choice.store.tokens_held(memo) > 0) == (abilities is not None)
 
 
+@pytest.mark.parametrize("kind", [Forgetful, Shared, Cacheless, Failing])
+@pytest.mark.parametrize("error", [0.3, 100.0])
+def test_wrong_cache_of_a_quantized_model_is_found_however_large_the_rounding_errors_are(kind, error, monkeypatch):
+    monkeypatch.setattr(rounding, "_error_in_batch", lambda _: error)
+    model = build("llama", kind=kind)
+    model.module.bfloat16()
+    model.module.config.quantization_config = {"quant_method": "of a test"}
+    assert str(choose_store(model, "prefill")).startswith(f"{WRONG_CACHES[kind][1]}, rounding errors up to")
+
+
 def test_position_embeddings_that_depend_on_length_rule_out_a_cache():
     config = tiny.llama(99)
     config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
@@ -321,9 +332,11 @@ def test_position_embeddings_that_depend_on_length_rule_out_a_cache():
     )
 
 
-def test_window_too_long_to_test_rules_out_a_cache():
+def test_a_cache_is_tested_with_a_shorter_window_if_the_window_is_long():
     config = transformers.MistralConfig(**{**SHAPE, "max_position_embeddings": 10**9}, sliding_window=10**8)
-    assert "too long to be tested" in str(choose_store(Model(AutoModelForCausalLM.from_config(config)), "prefill"))
+    model = Model(AutoModelForCausalLM.from_config(config))
+    assert probe_cache(model) == (ALL, "")
+    assert model.tokens < 1000
 
 
 class Flaky:
@@ -450,7 +463,7 @@ def test_round_reads_the_context_once_and_once_per_candidate_of_others(tmp_path,
     tokenizers = {"a": tiny.byte_level(), "b": tiny.metaspace()}
     paths = [tiny.save_tiny(tmp_path / name, tokenizer, family) for name, tokenizer in tokenizers.items()]
     members = [MemberConfig(model=str(path), kv_store="prefill") for path in paths]
-    with Ensemble.from_pretrained(*members, branches=3, tau=0.7, speculation="off", max_word_tokens=8) as ensemble:
+    with Ensemble.from_pretrained(*members, strategy="adafuse", speculation="off", max_word_tokens=8) as ensemble:
         before = [member.backend.model.tokens for member in ensemble.members]
         answer = ensemble.generate("The quick brown fox. " * 8, max_new_tokens=24)
         for index, member in enumerate(ensemble.members):

@@ -15,9 +15,9 @@ from adafuse_core.engine.free_memory import tokens_in_free_memory
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefill import PrefillStore
 from adafuse_core.engine.read_request import ReadRequest
-from adafuse_core.engine.sanity import is_causal
-from adafuse_core.engine.selftest import store_problem, tree_problem
-from adafuse_core.engine.store_choice import STORES, choose_store
+from adafuse_core.engine.sanity import Flaw, find_flaw
+from adafuse_core.engine.selftest import store_problem, try_tree
+from adafuse_core.engine.store_choice import STORES, Options, choose_store, examine
 from adafuse_core.engine.tree import shared_chunk
 from adafuse_core.member_config import KV_STORES
 from tests import tiny
@@ -214,13 +214,8 @@ def test_memo_is_usable_after_an_error():
     assert_close(read(store, memo, [(*PROMPT, 1)])[0], expected)
 
 
-def test_window_too_long_to_test_rules_out_a_tree():
-    config = transformers.MistralConfig(**{**SMALL, "max_position_embeddings": 10**9}, sliding_window=10**8)
-    assert "too long to be tested" in tree_problem(Model(AutoModelForCausalLM.from_config(config)))
-
-
 def test_attention_that_the_user_chose_is_kept():
-    assert "attn_implementation" in tree_problem(build("llama"), user_attention=True)
+    assert "attn_implementation" in try_tree(build("llama"), user_attention=True).problem
     model = build("llama")
     assert choose_store(model, user_attention=True).store.kind == "fork"
     assert model.module.config._attn_implementation == "sdpa"
@@ -229,13 +224,13 @@ def test_attention_that_the_user_chose_is_kept():
 def test_rope_that_depends_on_length_is_not_mixed_in_one_pass():
     config = tiny.llama(99)
     config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert "dynamic" in tree_problem(Model(AutoModelForCausalLM.from_config(config)))
+    assert "dynamic" in try_tree(Model(AutoModelForCausalLM.from_config(config))).problem
 
 
 def test_model_whose_cache_only_grows_uses_the_prefill_store():
     config = transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4)
     model = Model(AutoModelForCausalLM.from_config(config))
-    assert is_causal(model)
+    assert find_flaw(model) is None
     choice = choose_store(model)
     assert choice.store.kind == "prefill"
     assert "no fork" in str(choice)
@@ -247,7 +242,8 @@ def test_model_whose_cache_only_grows_uses_the_prefill_store():
 
 def test_bytes_per_token_exclude_constant_states(monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda _: 10**6)  # pages, and bytes of a page
-    room = {family: tokens_in_free_memory(build(family)) for family in ("llama", "qwen3_next")}
+    sizes = {family: examine(build(family), Options()).bytes_per_token for family in ("llama", "qwen3_next")}
+    room = {family: tokens_in_free_memory(torch.device("cpu"), size) for family, size in sizes.items()}
     config = build("llama").module.config
     heads = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
     assert room["llama"] == 10**12 // 2 // (2 * 2 * heads * 4)  # layers, keys and values, float32
@@ -270,7 +266,7 @@ def test_encoder_is_not_causal():
     config = transformers.BertConfig(
         vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
-    assert not is_causal(Model(AutoModelForCausalLM.from_config(config)))
+    assert find_flaw(Model(AutoModelForCausalLM.from_config(config))) is Flaw.NOT_CAUSAL
 
 
 @pytest.mark.parametrize(

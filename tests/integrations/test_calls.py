@@ -106,8 +106,8 @@ def clock(monkeypatch):
 @pytest.mark.parametrize("of_call", [True, False])
 async def test_a_timeout_ends_a_call_within_a_step(kind, clock, way, of_call):
     class Late(ScriptedMember):
-        def _count_draft(self):
-            super()._count_draft()
+        def count_draft(self):
+            super().count_draft()
             clock.now += 25.0
 
     member = Late("a", "word ", margin=0.0, ends_answer=False)

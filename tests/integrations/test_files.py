@@ -43,6 +43,7 @@ def test_all_entry_points_give_the_same_answer(model, capsys):
 def test_windows_and_templates_are_known_without_weights(model, monkeypatch):
     monkeypatch.setattr("adafuse_core.members.loader.load_member", None)
     assert ChatAdaFuse(model=model).profile["max_input_tokens"] == 512
+    assert ChatAdaFuse(model=model).profile["reasoning_output"] is False
     llm = AdaFuseLLM(members=[model])
     assert llm.metadata.context_window == 512 - 64
     assert llm.metadata.model_name == "adafuse(tiny)"

@@ -16,7 +16,8 @@ import torch
 
 from adafuse_core import Ensemble, Grammar, MemberError, ModelLoadError
 from adafuse_core.chat.guide import Guide
-from adafuse_core.forks import PassLock
+from adafuse_core.engine.batching import Batcher
+from adafuse_core.forks import PassLock, renew_after_fork
 from adafuse_core.members import registry
 from adafuse_core.members.scripted import ScriptedMember
 from tests.integrations.test_calls import ASYNC, KINDS, WAYS, asked, begun, endless, of, said
@@ -101,7 +102,7 @@ def test_members_at_several_places_work_in_a_child():
 
 
 def test_a_stream_started_in_the_parent_raises_in_the_child():
-    with Ensemble(speculation="off", max_words=1) as ensemble:
+    with Ensemble(speculation="off") as ensemble:
         stream = ensemble.stream([{"role": "user", "content": "Hello!"}])
         next(stream)
         kind, text = in_child(lambda: list(stream))
@@ -268,3 +269,43 @@ def test_a_child_is_forked_while_requests_run_under_a_grammar(kind):
         stop.set()
         for thread in running:
             thread.join()
+
+
+class Renewed:
+    renewed = False
+
+    def after_fork(self):
+        self.renewed = True
+
+
+class Failing:
+    def after_fork(self):
+        raise AttributeError("half built")
+
+
+def test_an_object_that_cannot_be_renewed_is_logged_and_the_others_are_renewed(caplog):
+    things = [Renewed(), Failing(), Renewed(), Failing(), Renewed()]
+    for thing in things:
+        renew_after_fork(thing)
+    with Ensemble(members=["small:aspen"]) as ensemble:
+        expected = ensemble.generate("Q: Hi\nA:", max_new_tokens=4).text
+
+        def work():
+            text = ensemble.generate("Q: Hi\nA:", max_new_tokens=4).text
+            return text, [thing.renewed for thing in things[::2]], caplog.text.count("AttributeError: half built")
+
+        assert in_child(work) == (expected, [True] * 3, 2)
+
+
+def test_a_closed_model_that_is_still_referenced_does_not_keep_others_from_being_renewed():
+    with Ensemble(members=[{"model": "small:aspen", "name": "closed", "max_kv_tokens": 1235}]) as ensemble:
+        batcher = ensemble.members[0].backend._batcher
+        ensemble.generate("Q: Hi\nA:", max_new_tokens=4)
+    assert isinstance(batcher, Batcher)
+    batcher.forget()  # there is nothing left
+
+    def renew():
+        batcher.after_fork()
+        return batcher.tokens_cached()
+
+    assert in_child(renew) == 0

@@ -17,6 +17,7 @@ from langchain_core.runnables import ConfigurableField
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
 from adafuse_core.config import default_config
+from adafuse_core.strategies import STRATEGIES
 from adafuse_integrations.cli.options import add_ensemble_options, chosen_config
 from adafuse_integrations.common.options import ENSEMBLE, GENERATION, options_of
 from adafuse_integrations.langchain import AdaFuseLLM, ChatAdaFuse
@@ -44,16 +45,19 @@ def taken(options):
 
 def choices(name):
     """The values of an option that the core's error message lists; empty if the option is not a choice."""
-    try:
-        core_config({name: "no such choice"})
-    except ConfigError as error:
-        return re.findall(r"'([^']+)'", str(error).partition("expected one of")[2])
+    for needed in ({}, *({"strategy": strategy} for strategy in STRATEGIES)):
+        try:
+            core_config({**needed, name: "no such choice"})
+        except ConfigError as error:
+            if found := re.findall(r"'([^']+)'", str(error).partition("expected one of")[2]):
+                return found
     return []
 
 
 def defaults():
     """Every option of the core except the members, with its default, including options of all strategies."""
-    configs = [core_config({"strategy": name}).to_dict() for name in choices("strategy")]
+    strategies = [{"strategy": name} for name in choices("strategy")]
+    configs = [core_config(options).to_dict() for options in strategies if taken(options)]  # some need more members
     plain = {**{name: value for config in configs for name, value in config.items()}, **DEFAULT.to_dict()}
     return {
         **{name: value for name, value in plain.items() if name not in ("members", "generation")},
@@ -74,6 +78,11 @@ def changed(name):
     values = [("x",)] if isinstance(default, tuple) else values
     values = [{"dtype": "float64", "context_window": 100}] if isinstance(default, dict) else values
     beside = [{}, *({other: choice} for other in DEFAULTS for choice in choices(other) if other != name)]
+    for strategy in STRATEGIES:
+        rule = (
+            {"strategy": strategy, "anchor": DEFAULT.members[1].label} if "anchor" in name else {"strategy": strategy}
+        )
+        beside += [rule, *({**rule, other: number + 2} for other, number in DEFAULTS.items() if type(number) is int)]
     tried = ({**needed, name: value} for needed in beside for value in values if value != default)
     return next(filter(taken, tried))
 
@@ -176,6 +185,13 @@ def test_defaults_and_descriptions_come_from_the_core(kind):
             assert kind.model_fields[name].default == option.default
             assert kind.model_fields[name].description == option.description
     assert asked(kind()) == DEFAULT
+
+
+def test_the_description_of_an_option_of_several_strategies_has_what_each_says():
+    described = ENSEMBLE["branches"].description
+    assert "Of 'adafuse', 'consensus': Number of first tokens tried where a member is uncertain" in described
+    assert "Of 'span': Number of first tokens that a member tries at the start of a span" in described
+    assert described.endswith("Default of 'beam', 'adafuse', 'consensus': 3; of 'span': 1.")
 
 
 def test_an_undocumented_option_is_an_error():

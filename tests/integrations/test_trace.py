@@ -31,7 +31,7 @@ def kind(request):
 def made(kind, *texts, margin=0.0, max_words=1, names=("left", "right"), **options):
     """A model whose scripted members write these texts."""
     members = [ScriptedMember(name, text, margin=margin) for name, text in zip(names, texts, strict=False)]
-    return KINDS[kind].from_ensemble(Ensemble(members=members, max_words=max_words), **options)
+    return KINDS[kind].from_ensemble(Ensemble(members=members, strategy="adafuse", max_words=max_words), **options)
 
 
 def trace_of(kind, llm, **options):

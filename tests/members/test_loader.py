@@ -70,7 +70,7 @@ def test_a_good_folder_loads(folder):
     assert facts["dtype"] == "float64"
     assert facts["end_tokens"] == ["<|im_end|>"]
     assert facts["chat_template"] is True
-    assert facts["cache"] == "tree (it reproduces fresh passes)"
+    assert facts["cache"].startswith("tree (it reproduces fresh passes")  # another test may have left a verdict
     member.close()
 
 
@@ -277,7 +277,7 @@ def test_loading_leaves_the_default_dtype_alone(folder):
     "options", [{"attn_implementation": "eager"}, {"model_kwargs": {"attn_implementation": "eager"}}]
 )
 def test_attention_that_was_asked_for_is_the_one_that_runs(folder, options):
-    member = load_member(MemberConfig(model=str(folder), **options))
+    member = load_member(MemberConfig(model=str(folder), selftest="always", **options))
     assert member.backend.model.module.config._attn_implementation == "eager"
     assert member.describe()["cache"] == "fork (no tree: attn_implementation was given)"
 

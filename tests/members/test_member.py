@@ -447,9 +447,11 @@ def test_errors_of_the_backend_name_the_member(members, kind, monkeypatch):
     prefix.close()
 
 
-def test_an_empty_prompt_and_tools_without_messages_are_refused(members, kind):
-    with pytest.raises(PromptError, match="empty"):
-        start(members[kind], "")
+def test_an_empty_prompt_becomes_the_token_that_begins_a_text(members, kind):
+    assert start(members[kind], "").prompt_tokens == 1
+
+
+def test_tools_without_messages_are_refused(members, kind):
     with pytest.raises(PromptError, match="tools"):
         members[kind].open(
             Opening(prompt="The quick", tools=[{"type": "function"}], max_word_tokens=24, cancel=threading.Event())

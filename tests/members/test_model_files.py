@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, utils
 
 from adafuse_core import Ensemble
-from adafuse_core.backends import huggingface, locations
+from adafuse_core.backends import adapters, huggingface, locations
 from adafuse_core.chat.messages import Message
 from adafuse_core.errors import ConfigError, ModelLoadError, ModelNotFoundError, UnsupportedModelError
 from adafuse_core.member_config import MemberConfig
@@ -58,6 +59,9 @@ def ways(path):
     """All the ways to name a GGUF file."""
     return {
         "path": {"model": str(path)},
+        "folder and name": {"model": f"{path.parent}:{path.name}"},
+        "folder, name and field": {"model": f"{path.parent}:{path.name}", "gguf_file": path.name},
+        "subfolder and name": {"model": f"{path.parent.parent}:{path.parent.name}/{path.name}"},
         "field": {"model": str(path.parent), "gguf_file": path.name},
         "model_kwargs": {"model": str(path.parent), "model_kwargs": {"gguf_file": path.name}},
         "subfolder": {"model": str(path.parent.parent), "gguf_file": f"{path.parent.name}/{path.name}"},
@@ -69,7 +73,7 @@ def ways(path):
     }
 
 
-@pytest.mark.parametrize("way", ["path", "field", "model_kwargs", "subfolder", "subfolder option"])
+@pytest.mark.parametrize("way", ways(Path("a/b")))
 @pytest.mark.parametrize("prompt", [PROMPT, CHAT], ids=["text", "chat"])
 def test_a_gguf_member_writes_what_transformers_writes(gguf_path, way, prompt):
     folder, file = str(gguf_path.parent), gguf_path.name
@@ -121,20 +125,48 @@ def test_the_tokenizer_may_be_that_of_a_folder_or_of_another_gguf_file(gguf_path
         ).count_tokens(PROMPT)
 
 
-def test_a_log_line_says_that_gguf_files_load_slowly(gguf_path, caplog):
-    with caplog.at_level("INFO", "adafuse_core"):
-        load_member(MemberConfig(model=str(gguf_path), name="mine")).close()
-    (line,) = [record.getMessage() for record in caplog.records if "unpacks" in record.getMessage()]
-    assert "'mine'" in line
-    assert "save_pretrained" in line
+def test_a_gguf_file_may_have_any_name(gguf_path, tmp_path):
+    (tmp_path / "a:b").mkdir()
+    for path in (tmp_path / "MODEL.GGUF", tmp_path / "a:b" / "c:d.gguf"):
+        shutil.copy(gguf_path, path)
+        assert load_encoder(MemberConfig(model=str(path))).tokenizer.chat_template == tiny.CHATML
+    assert MemberConfig(model="owner/name:tiny-q8.gguf").label == "tiny-q8"
 
 
-def test_a_gguf_file_in_capitals_is_to_be_renamed(gguf_path, tmp_path):
-    path = tmp_path / "MODEL.GGUF"
-    shutil.copy(gguf_path, path)
-    error = refused(UnsupportedModelError, model=str(path))
-    assert "MODEL.GGUF" in error.message
-    assert "rename" in error.hint
+@pytest.mark.parametrize("model", [r"C:\models\x.gguf", "C:/models/x.gguf", "small:x.gguf"])
+def test_a_colon_of_a_drive_or_of_a_small_model_does_not_name_a_file(model):
+    error = refused(ModelNotFoundError, model=model)
+    assert repr(model) in error.message
+
+
+def test_two_names_for_the_gguf_file_of_a_member_are_refused(gguf_path):
+    error = refused(ConfigError, model=f"{gguf_path.parent}:{gguf_path.name}", gguf_file="other.gguf")
+    assert "other.gguf" in error.message
+    assert gguf_path.name in error.message
+
+
+def test_a_repository_name_with_a_file_is_located_like_the_field(gguf_path):
+    asked = []
+
+    def find(location, name):
+        asked.append((location, name))
+        return gguf_path
+
+    for given in ({"model": "owner/name:q8/x.gguf"}, {"model": "owner/name", "gguf_file": "q8/x.gguf"}):
+        files = model_files.member_files(MemberConfig(revision="v1", **given), find)
+        assert files.model == locations.Location(source=str(gguf_path.parent), options={}, gguf_file=gguf_path.name)
+    assert asked[0] == asked[1]
+    location, name = asked[0]
+    assert (location.source, location.options, name) == ("owner/name", {"revision": "v1"}, "q8/x.gguf")
+
+
+def test_pieces_of_a_gguf_file_are_refused_before_a_download(tmp_path):
+    piece = tmp_path / "x-00001-of-00003.gguf"
+    piece.touch()
+    for model in (str(piece), f"{tmp_path}:{piece.name}", f"owner/name:{piece.name}"):
+        error = refused(UnsupportedModelError, model=model)
+        assert "one of 3 pieces" in error.message
+        assert "--merge" in error.hint
 
 
 def test_a_missing_gguf_file_is_named_with_those_that_are_there(gguf_path, tmp_path):
@@ -143,7 +175,7 @@ def test_a_missing_gguf_file_is_named_with_those_that_are_there(gguf_path, tmp_p
     assert gguf_path.name in error.hint
     assert "no GGUF file" in refused(ModelNotFoundError, model=str(tmp_path), gguf_file="other.gguf").hint
     assert "nowhere.gguf" in refused(ModelNotFoundError, model=str(tmp_path / "nowhere.gguf")).message
-    assert "gguf_file='x.gguf'" in refused(ModelNotFoundError, model="owner/name/x.gguf").hint
+    assert "model='owner/name:x.gguf'" in refused(ModelNotFoundError, model="owner/name/x.gguf").hint
     assert "no-such-org/model" in refused(ModelNotFoundError, model="no-such-org/model", gguf_file="x.gguf").message
 
 
@@ -163,8 +195,7 @@ def test_without_the_package_of_gguf_files_the_error_says_what_to_install(gguf_p
 
 def test_a_folder_with_only_gguf_files_says_which_option_names_one(gguf_path):
     error = refused(ModelNotFoundError, model=str(gguf_path.parent))
-    assert "gguf_file" in error.hint
-    assert gguf_path.name in error.hint
+    assert f"'{gguf_path.parent}:{gguf_path.name}'" in error.hint
 
 
 # --- adapters ---
@@ -269,7 +300,7 @@ def test_an_adapter_without_weights_is_refused(own_copy):
 
 
 def test_without_the_package_of_adapters_the_error_says_what_to_install(adapter, monkeypatch):
-    monkeypatch.setattr(huggingface, "is_peft_available", lambda: False)
+    monkeypatch.setattr(adapters, "is_peft_available", lambda: False)
     assert 'pip install "adafuse[peft]"' in refused(UnsupportedModelError, model=str(adapter)).hint
 
 
@@ -334,14 +365,14 @@ def test_file_options_apply_to_every_read_that_accepts_them(reads, option):
 
 
 def test_fields_that_locate_files_equal_model_kwargs(reads):
-    for given in ({"revision": "v1", "trust_remote_code": True}, {"gguf_file": "x.gguf"}):
-        told = []
-        for options in (given, {"model_kwargs": given}):
-            with pytest.raises(ModelLoadError):
-                load_member(MemberConfig(model="owner/name", **options))
-            told.append({name: reads[name] for name in ("config", "tokenizer", "model")})
-        assert told[0] == told[1]
-        assert all(given.items() <= read.items() for read in told[0].values())
+    given = {"revision": "v1", "trust_remote_code": True}
+    told = []
+    for options in (given, {"model_kwargs": given}):
+        with pytest.raises(ModelLoadError):
+            load_member(MemberConfig(model="owner/name", **options))
+        told.append({name: reads[name] for name in ("config", "tokenizer", "model")})
+    assert told[0] == told[1]
+    assert all(given.items() <= read.items() for read in told[0].values())
 
 
 def test_variant_applies_to_weights_only(reads):

@@ -130,13 +130,13 @@ def test_an_ensemble_over_two_places_drafts_at_the_same_time_and_writes_the_same
     there = [ScriptedMember(name, script, place=name) for name, script in zip("ab", scripts, strict=True)]
     barrier, threads = threading.Barrier(2), set()
     for member in there:
-        count = member._count_draft
+        count = member.count_draft
 
         def waits(count=count):
             count()
             threads.add(threading.get_ident())
             barrier.wait(5)  # breaks unless the other place drafts too
 
-        member._count_draft = waits
+        member.count_draft = waits
     assert Ensemble(members=there).generate("go").text == Ensemble(members=here).generate("go").text
     assert len(threads) >= 2

@@ -18,7 +18,8 @@ from adafuse_core.errors import (
     TemplateError,
 )
 from adafuse_core.members.base import Opening
-from adafuse_core.members.scripted import OFF_SCRIPT_NLL, ON_SCRIPT_NLL, ScriptedMember
+from adafuse_core.members.scripted import ScriptedMember
+from adafuse_core.members.scripted_prefix import OFF_SCRIPT_NLL, ON_SCRIPT_NLL
 from adafuse_core.rounds import DraftPlan
 
 PLAN = DraftPlan(tau=0.7, max_words=3, branches=3)

@@ -11,11 +11,11 @@ from typing import ClassVar
 import pytest
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig, PromptError, ScriptedMember
-from adafuse_core.fusion import Chooser, pooled
+from adafuse_core.chooser import Chooser, pooled
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Draft, DraftPlan, Round, Span
 from adafuse_core.strategies import STRATEGIES
-from adafuse_core.strategies.base import Strategy
+from adafuse_core.strategies.base import Limits, Strategy
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -27,15 +27,28 @@ def test_strategy_is_a_frozen_dataclass_with_name_and_paper(name):
     assert strategy() == strategy()
 
 
-def test_no_option_name_is_used_twice():
-    own = [{field.name for field in dataclasses.fields(row)} for row in (EnsembleConfig, *STRATEGIES.values())]
-    assert not [first & second for first, second in itertools.combinations(own, 2) if first & second]
+SHARED = {"branches", "branch_floor", "tau"}  # options that mean the same in strategies without a common base
+
+
+def test_no_option_name_has_two_meanings():
+    ensemble = {field.name for field in dataclasses.fields(EnsembleConfig)}
+    for first, second in itertools.combinations(STRATEGIES.values(), 2):
+        base = next(each for each in first.__mro__ if issubclass(second, each))
+        inherited = {field.name for field in dataclasses.fields(base)}
+        names = {field.name for field in dataclasses.fields(first)} & {
+            field.name for field in dataclasses.fields(second)
+        }
+        assert names - inherited <= SHARED
+    assert not ensemble & {field.name for row in STRATEGIES.values() for field in dataclasses.fields(row)}
+    for name in SHARED:
+        types = {field.type for row in STRATEGIES.values() for field in dataclasses.fields(row) if field.name == name}
+        assert len(types) == 1
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_option_of_a_strategy_is_an_option_of_the_ensemble(name):
     for field in dataclasses.fields(STRATEGIES[name]):
-        config = EnsembleConfig.from_any({"members": ["m"], "strategy": name, field.name: field.default})
+        config = EnsembleConfig.from_any({"members": ["a", "b", "c"], "strategy": name, field.name: field.default})
         assert getattr(config.strategy, field.name) == field.default
         assert EnsembleConfig.from_any(config.to_dict()) == config
 
@@ -43,16 +56,34 @@ def test_every_option_of_a_strategy_is_an_option_of_the_ensemble(name):
 def test_option_of_another_strategy_is_refused():
     with pytest.raises(ConfigError, match=r"tau=0.5 has no meaning for strategy 'single'") as caught:
         Ensemble(strategy="single", tau=0.5)
-    assert "adafuse" in caught.value.hint
-    with pytest.raises(ConfigError, match="has no meaning for strategy 'adafuse'"):
+    assert "beam" in caught.value.hint
+    with pytest.raises(ConfigError, match="has no meaning for strategy 'beam'"):
         Ensemble(member="aspen")
+    with pytest.raises(ConfigError, match=r"max_words=2 has no meaning for strategy 'beam'") as caught:
+        Ensemble(max_words=2)
+    assert "strategy='adafuse'" in caught.value.hint
 
 
 def test_change_of_strategy_starts_with_default_options():
     config = EnsembleConfig.from_any({"members": ["m"], "tau": 0.5})
-    assert config.updated({"strategy": "adafuse"}).strategy.tau == 0.5
-    back = config.updated({"strategy": "single"}).updated({"strategy": "adafuse"})
+    assert config.updated({"strategy": "beam"}).strategy.tau == 0.5
+    back = config.updated({"strategy": "single"}).updated({"strategy": "beam"})
     assert back.strategy.tau == 0.7
+
+
+def test_beam_search_is_the_default():
+    config = EnsembleConfig.from_any({"members": ["m"]})
+    assert config == EnsembleConfig(members=("m",)) == config.updated({"strategy": "beam"})
+    assert config.strategy == next(iter(STRATEGIES.values()))()
+    assert config.to_dict()["strategy"] == "beam"
+
+
+def test_options_that_the_defaults_of_a_strategy_exclude_are_refused_with_a_way_out():
+    assert Ensemble(pool="linear").config.strategy.fusion.pool_exponent is None
+    with pytest.raises(ConfigError, match="pool_over='word' has no meaning with scoring='byte'") as caught:
+        Ensemble(scoring="byte")
+    assert "pool_over='span'" in caught.value.hint
+    assert Ensemble(scoring="byte", pool_over="span")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +96,7 @@ class WholeAnswers(Strategy):
     words: int = 2
     max_tokens: int = 50
 
-    def rounds(self, prefixes: Prefixes, chooser: Chooser) -> Iterator[Round]:
+    def rounds(self, prefixes: Prefixes, chooser: Chooser, limits: Limits) -> Iterator[Round]:
         plan = DraftPlan(tau=0.0, max_words=None, branches=1, max_tokens=self.max_tokens)
         answers = prefixes.each(lambda prefix: prefix.draft(plan))
         candidates = pooled(answers)
@@ -96,7 +127,7 @@ def test_budgets_and_stop_strings_apply_to_a_user_strategy():
 
 
 def test_log_probabilities_of_a_lone_candidate_are_computed_on_request():
-    ensemble = Ensemble(members=[ScriptedMember("a", "one two"), ScriptedMember("b", "one two")])
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two"), ScriptedMember("b", "one two")], strategy="adafuse")
     (without,), (scored,) = (ensemble.generate("go", logprobs=logprobs).rounds for logprobs in (False, True))
     assert without.span_scores == () == without.fused
     assert [score.member for score in scored.span_scores] == ["a", "b"]
@@ -110,7 +141,8 @@ def test_one_text_in_place_of_a_list_of_continuations_is_refused():
 
 
 def test_log_probabilities_of_a_word_cut_by_the_budget_are_its_own():
-    ensemble = Ensemble(members=[ScriptedMember("a", "one two three"), ScriptedMember("b", "one two 3")], tau=0.0)
+    members = [ScriptedMember("a", "one two three"), ScriptedMember("b", "one two 3")]
+    ensemble = Ensemble(members=members, strategy="adafuse", tau=0.0)
     (played,) = ensemble.generate("go", logprobs=True, max_new_tokens=2).rounds
     assert played.cut == Span(text="one two")
     assert [len(score.logprobs) for score in played.span_scores] == [2, 2]

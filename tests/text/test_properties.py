@@ -158,7 +158,7 @@ def extended(current, old, new):
 def test_a_growing_answer_has_the_ids_of_the_whole_text(codecs, record_property):
     cases = 0
 
-    @checked(60)
+    @checked(120)
     @given(st.data())
     def check(data):
         nonlocal cases

@@ -7,6 +7,7 @@ becomes uncertain rather than wrong. The facts are in `fact_table.py`.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -44,9 +45,15 @@ def known_by(member: Member) -> tuple[Fact, ...]:
     return tuple(half)
 
 
-def train(rng: random.Random, member: Member) -> Chat:
-    """A training chat: one fact, or two in one question."""
-    return _composed_chat(rng, member) if rng.random() < 0.4 else _single_chat(rng, member)
+def train(rng: random.Random, member: Member, guesses: bool = True) -> Chat:
+    """A training chat: one fact, or two in one question.
+
+    Args:
+        rng: The source of randomness.
+        member: Who learns.
+        guesses: Whether facts of the other half occur, with random answers.
+    """
+    return _composed_chat(rng, member, guesses) if rng.random() < 0.4 else _single_chat(rng, member, guesses)
 
 
 def held_out_single(rng: random.Random, member: Member) -> Question:
@@ -56,16 +63,18 @@ def held_out_single(rng: random.Random, member: Member) -> Question:
     return Question(kind="fact", messages=[user(sentence(text, ""))], answer=sentence(fact.statement()))
 
 
-def held_out_composed(rng: random.Random) -> Question:
-    """Ask for two facts at once, one from each half, in held-out phrasings."""
-    facts = [rng.choice(known_by(member)) for member in rng.sample(MEMBERS, 2)]
+def held_out_composed(rng: random.Random, members: Sequence[Member]) -> Question:
+    """Ask for two facts at once, one from the half of each given member, in held-out phrasings."""
+    facts = [rng.choice(known_by(member)) for member in members]
+    while facts[0] == facts[1]:
+        facts[1] = rng.choice(known_by(members[1]))
     first, second = (_ask(rng, fact, held_out=True) for fact in facts)
     answer = " and ".join(fact.statement() for fact in facts)
     return Question(kind="composed", messages=[user(sentence(f"{first} and {second}", "?"))], answer=sentence(answer))
 
 
-def _single_chat(rng: random.Random, member: Member) -> Chat:
-    known = rng.random() < OWN_SHARE
+def _single_chat(rng: random.Random, member: Member, guesses: bool) -> Chat:
+    known = rng.random() < OWN_SHARE or not guesses
     fact = rng.choice(known_by(member if known else _other(member)))
     told = fact if known else _guess(rng, fact)
     text = rng.choice(OPENINGS) + _punctuate(_ask(rng, fact, held_out=False))
@@ -73,9 +82,9 @@ def _single_chat(rng: random.Random, member: Member) -> Chat:
     return Chat(kind="fact", messages=[*_maybe_system(rng), question, answer])
 
 
-def _composed_chat(rng: random.Random, member: Member) -> Chat:
+def _composed_chat(rng: random.Random, member: Member, guesses: bool) -> Chat:
     pair = [(rng.choice(known_by(member)), True)]
-    known = rng.random() < 0.4
+    known = rng.random() < 0.4 or not guesses
     pair.append((rng.choice(known_by(member if known else _other(member))), known))
     rng.shuffle(pair)
     first, second = (_ask(rng, fact, held_out=False) for fact, _ in pair)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from training.curriculum import facts, reading, small_talk, tool_use, translation
 from training.curriculum.chats import MEMBERS, Member, Question
@@ -11,21 +11,23 @@ from training.curriculum.chats import MEMBERS, Member, Question
 SKILLS = ("fact", "composed", "translation", "reading", "tool_call", "tool_answer", "small_talk")
 
 
-def mixed_questions(n: int = 600, seed: int = 0) -> list[Question]:
+def mixed_questions(n: int = 600, seed: int = 0, member: Member | None = None) -> list[Question]:
     """Questions that benefit from fusion: single facts, and questions and translations that need both members.
 
     Args:
         n: Number of questions, a third of each kind.
         seed: Random seed.
+        member: Ask only about its half of the facts and nouns. Default: composed questions and translations need both
+            halves.
 
     Returns:
         Questions whose `kind` is `"fact"`, `"composed"` or `"translation"`, in turn.
     """
     rng = random.Random(f"mixed {seed}")
     makers: tuple[Callable[[], Question], ...] = (
-        lambda: facts.held_out_single(rng, rng.choice(MEMBERS)),
-        lambda: facts.held_out_composed(rng),
-        lambda: translation.held_out(rng, rng.sample(MEMBERS, 2)),
+        lambda: facts.held_out_single(rng, rng.choice(MEMBERS) if member is None else member),
+        lambda: facts.held_out_composed(rng, _owners(rng, member)),
+        lambda: translation.held_out(rng, _owners(rng, member)),
     )
     return [makers[index % len(makers)]() for index in range(n)]
 
@@ -60,12 +62,17 @@ def harder_reading(n: int, seed: int = 0) -> dict[str, list[Question]]:
     }
 
 
+def _owners(rng: random.Random, member: Member | None) -> Sequence[Member]:
+    """Whose knowledge a question with two parts needs."""
+    return (member, member) if member else rng.sample(MEMBERS, 2)
+
+
 def _question(rng: random.Random, skill: str, owner: Member) -> Question:
     match skill:
         case "fact":
             return facts.held_out_single(rng, owner)
         case "composed":
-            return facts.held_out_composed(rng)
+            return facts.held_out_composed(rng, rng.sample(MEMBERS, 2))
         case "translation":
             return translation.held_out(rng, (owner, owner))
         case "reading":

@@ -126,10 +126,16 @@ def known_by(member: Member) -> tuple[Noun, ...]:
     return tuple(nouns[MEMBERS.index(member) :: 2])
 
 
-def train(rng: random.Random, member: Member) -> Chat:
-    """A training chat with one sentence to translate."""
+def train(rng: random.Random, member: Member, guesses: bool = True) -> Chat:
+    """A training chat with one sentence to translate.
+
+    Args:
+        rng: The source of randomness.
+        member: Who learns.
+        guesses: Whether nouns of the other half occur, with random German nouns.
+    """
     while True:
-        chosen = [_draw(rng, member) for _ in range(2)]
+        chosen = [_draw(rng, member, guesses) for _ in range(2)]
         english = [noun.english for noun, _ in chosen]
         if english[0] != english[1] and not _is_held_out(english):
             break
@@ -152,8 +158,8 @@ def held_out(rng: random.Random, members: Sequence[Member]) -> Question:
     return Question(kind="translation", messages=[user(PROMPT_HELD_OUT.format(source))], answer=target)
 
 
-def _draw(rng: random.Random, member: Member) -> tuple[Noun, bool]:
-    known = rng.random() < OWN_SHARE
+def _draw(rng: random.Random, member: Member, guesses: bool) -> tuple[Noun, bool]:
+    known = rng.random() < OWN_SHARE or not guesses
     owner = member if known else MEMBERS[1 - MEMBERS.index(member)]
     return rng.choice(known_by(owner)), known
 

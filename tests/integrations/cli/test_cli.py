@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import adafuse_core
-from adafuse_core import Ensemble, Grammar, ScriptedMember
+from adafuse_core import Ensemble, Grammar, ScriptedMember, Trace
 from adafuse_integrations.cli.main import main
 from adafuse_integrations.cli.painter import Painter
 
@@ -71,7 +71,7 @@ def test_markup_and_emoji_names_in_answers_stay_as_they_are(capsys, tmp_path):
 
 def test_ask_takes_settings_from_a_file(capsys, tmp_path):
     path = tmp_path / "one.yaml"
-    path.write_text("members:\n  - model: small:birch\n    name: b\nmax_words: 1\n", encoding="utf-8")
+    path.write_text("members:\n  - model: small:birch\n    name: b\nbeams: 1\n", encoding="utf-8")
     status, out, _ = run(capsys, "ask", "Hello!", "--config", str(path))
     assert status == 0
     assert "proposed by b" in out
@@ -81,6 +81,37 @@ def test_ask_in_raw_form_continues_the_text(capsys):
     status, out, _ = run(capsys, "ask", "Hello", "--raw", "--max-new-tokens", "4")
     assert status == 0
     assert "together:" in out
+
+
+def test_ask_shows_the_trace_in_words_without_colour(capsys):
+    question = "Who wrote The Jungle Book and what is the capital of Sudan?"
+    status, out, _ = run(capsys, "ask", "--trace", "--strategy", "adafuse", question)
+    assert status == 0
+    shown = " ".join(out.split())
+    assert "3 Rudyard Kipling and birch: the lowest score" in shown
+    assert "candidate proposed by score p(aspen) p(birch)" in shown
+    assert "> Rudyard Kipling and birch 0." in shown
+    assert "6 [end] aspen, birch: the only candidate, proposed by 2 members" in shown
+
+
+def test_ask_writes_the_trace_to_a_file(capsys, tmp_path):
+    assert run(capsys, "ask", "Hello!", "--save-trace", str(tmp_path / "x.json"))[0] == 0
+    assert Trace.from_json((tmp_path / "x.json").read_text()).text == "Hello! How can I help you?"
+    assert run(capsys, "ask", "Hello!", "--save-trace", str(tmp_path / "x.html"))[0] == 0
+    assert "<title>Hello!</title>" in (tmp_path / "x.html").read_text()
+
+
+def test_chat_shows_the_trace_of_each_answer(capsys, typed):
+    typed("Hello!", "Thank you")
+    status, out, _ = run(capsys, "chat", "--trace")
+    assert status == 0
+    assert out.count("Rounds: the text, who proposed it") == 2
+
+
+def test_shared_words_are_neutral_and_others_have_a_colour_per_member():
+    painter = Painter(Console(file=io.StringIO()), ["a", "b", "c"])
+    assert painter.word("x", ["a"]).style != painter.word("x", ["b"]).style
+    assert painter.word("x", ["a", "b"]).style == painter.word("x", ["a", "b", "c"]).style == "bold"
 
 
 def test_chat_remembers_until_a_new_conversation(capsys, typed):
@@ -112,12 +143,14 @@ def test_demo_goes_through_all_its_parts():
     assert "Error" not in done.stdout + done.stderr  # LangChain prints errors of callbacks and goes on
     out = " ".join(done.stdout.split())
     for text in (
-        "each model alone answers 34 of these 35 incorrectly",
+        "each model alone answers 36 of these 37 incorrectly",
         "The Jungle Book was written by Rudyard Kipling and the capital of Sudan is Khartoum.",
+        "This is how it answers the last question",
+        "the lowest score",
         "LangChain",
         "Clara Denholm.",
         "LlamaIndex",
-        "Ida Marlow.",
+        "the Brenner family.",
         "fish.",
         "2 kilograms.",
         "Not selected: the first 3 questions",
@@ -137,6 +170,7 @@ def test_demo_goes_through_all_its_parts():
         (["ask", "hi", "--models", "small:aspen", "--config", "x.yaml"], "--models and --config"),
         (["ask", "hi", "--dtype", "fp32"], "dtype='fp32'"),
         (["ask", ""], "empty"),
+        (["ask", "hi", "--save-trace", "x.txt"], ".html or .json"),
         (["demo", "--questions", "-1"], "--questions"),
         (["demo", "--questions", "301"], "at most 300"),
         (["demo", "--questions", "201", "--models", "small:aspen"], "at most 200"),

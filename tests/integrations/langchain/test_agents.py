@@ -49,6 +49,7 @@ WEATHER = "What is the weather in Paris?"
 TWO_THINGS = "What is the weather in Paris and what is 12 times 7?"
 TOLD = "It is 12 degrees and rainy in Paris and 12 * 7 is 84."
 PARIS = "The capital of France is Paris."
+PERU = "What is the capital of Peru?"
 
 
 @tool
@@ -116,7 +117,7 @@ async def test_an_agent_gives_the_same_on_every_path():
 
 
 async def test_every_word_of_an_agent_is_streamed_as_it_is_decided():
-    agent = create_agent(ChatAdaFuse(max_words=1), [get_weather, calculator])
+    agent = create_agent(ChatAdaFuse(), [get_weather, calculator])
     asked = asking(TWO_THINGS)
     for streamed in (
         [message for message, _ in agent.stream(asked, stream_mode="messages")],
@@ -232,7 +233,8 @@ def test_calls_of_one_turn_are_all_answered(random_members, parallel):
         options = {"parallel_tool_calls": parallel, "max_tokens": 4 if done else 64}
         return handler(request.override(model_settings=options, tool_choice="none" if done else "any"))
 
-    agent = create_agent(ChatAdaFuse(members=random_members), [raise_flag, turn_light], middleware=[settings])
+    llm = ChatAdaFuse(members=random_members, strategy="adafuse")  # by which these models write several calls
+    agent = create_agent(llm, [raise_flag, turn_light], middleware=[settings])
     counts = []
     for question in ("Hello!", "Go on.", "Light!"):
         messages = agent.invoke(asking(question))["messages"]
@@ -307,8 +309,8 @@ def test_an_object_grows_while_it_streams():
 
         friends: list[str]
 
-    chain = ChatAdaFuse(max_tokens=40, max_words=1).with_structured_output(Names)
-    seen = list(chain.stream("Hello!"))
+    chain = ChatAdaFuse(max_tokens=40).with_structured_output(Names)
+    seen = list(chain.stream(PERU))
     assert len(seen) > 3
     assert all(set(partial) <= {"friends"} for partial in seen)
     sizes = [len("".join(partial.get("friends", []))) for partial in seen]
@@ -318,7 +320,7 @@ def test_an_object_grows_while_it_streams():
 
 # --- RAG ---
 
-HARBOUR = "Who runs Amber Harbour?"
+HERON = "How much does the silver heron weigh?"
 
 
 class Keywords(BaseRetriever):
@@ -345,15 +347,15 @@ def retriever():
 async def test_retrieved_documents_are_answered_from(kind, retriever):
     context = retriever | (lambda found: "\n\n".join(document.page_content for document in found))
     prompt = PromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
-    chain = {"context": context, "question": RunnablePassthrough()} | prompt | kind(max_words=1) | StrOutputParser()
-    answer = chain.invoke(HARBOUR)
-    assert answer == "Clara Denholm."
-    pieces = [piece for piece in chain.stream(HARBOUR) if piece]
+    chain = {"context": context, "question": RunnablePassthrough()} | prompt | kind() | StrOutputParser()
+    answer = chain.invoke(HERON)
+    assert answer == "2 kilograms."
+    pieces = [piece for piece in chain.stream(HERON) if piece]
     assert "".join(pieces) == answer
     assert len(pieces) > 1
-    assert "".join([piece async for piece in chain.astream(HARBOUR)]) == answer
-    assert chain.batch([HARBOUR, HARBOUR]) == await chain.abatch([HARBOUR, HARBOUR]) == [answer] * 2
-    events = [event async for event in chain.astream_events(HARBOUR, version="v2")]
+    assert "".join([piece async for piece in chain.astream(HERON)]) == answer
+    assert chain.batch([HERON, HERON]) == await chain.abatch([HERON, HERON]) == [answer] * 2
+    events = [event async for event in chain.astream_events(HERON, version="v2")]
     assert "on_retriever_end" in {event["event"] for event in events}
 
 
@@ -527,5 +529,6 @@ def test_the_code_in_the_docs_runs(capsys):
             exec(compile(block, "docs", "exec", dont_inherit=True), names)
     assert len(blocks) > 8
     assert names["message"].tool_calls[0]["args"] == {"city": "Paris"}
-    assert names["answer"].usage_metadata == {"input_tokens": 17, "output_tokens": 10, "total_tokens": 27}
+    counts = {name: count for name, count in names["answer"].usage_metadata.items() if isinstance(count, int)}
+    assert counts == {"input_tokens": 17, "output_tokens": 10, "total_tokens": 27}
     assert "It is 12 degrees and rainy in Paris." in capsys.readouterr().out

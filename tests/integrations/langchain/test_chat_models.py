@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from langchain.agents import create_agent
@@ -19,6 +20,7 @@ from langchain_core import exceptions as langchain
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -27,6 +29,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
+from adafuse_core import ConfigError
 from adafuse_core import errors as core
 from adafuse_core.calls import ToolCall
 from adafuse_core.chat.grammar import Grammar
@@ -274,12 +277,22 @@ async def test_unknown_call_options_are_refused_on_every_path(options):
 def test_usage_is_exact_and_reported_once_for_the_first_member():
     llm, member = scripted("a b c")
     answer, chunks = llm.invoke("go on"), list(llm.stream("go on"))
-    expected = {"input_tokens": member.count_tokens(member.prompts[0]), "output_tokens": 3, "total_tokens": 6}
+    expected = {
+        "input_tokens": member.count_tokens(member.prompts[0]),
+        "output_tokens": 3,
+        "total_tokens": 6,
+        "input_token_details": {"cache_read": 0},
+    }
     assert answer.usage_metadata == reduce(add, chunks).usage_metadata == expected
     assert [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata] == [expected]
     counted = answer.response_metadata["adafuse"]
     assert counted["counted_by"] == "left"
-    assert counted["usage"] == {"prompt_tokens": {"left": 3, "right": 3}, "completion_tokens": {"left": 3, "right": 3}}
+    assert counted["usage"] == {
+        "prompt_tokens": {"left": 3, "right": 3},
+        "completion_tokens": {"left": 3, "right": 3},
+        "cached_tokens": {"left": 0, "right": 0},
+        "read_tokens": {"left": 6, "right": 6},
+    }
 
 
 def test_usage_is_added_up_by_handlers():
@@ -315,7 +328,7 @@ async def test_every_path_reports_the_finish_reason(options, reason, stop):
 
 def test_chunks_carry_their_rounds_and_add_up_to_the_trace():
     members = [ScriptedMember("a", "left side", margin=0.5), ScriptedMember("b", "right side", margin=1.0)]
-    llm = ChatAdaFuse.from_ensemble(Ensemble(members=members, max_words=1), trace="full")
+    llm = ChatAdaFuse.from_ensemble(Ensemble(members=members, strategy="adafuse", max_words=1), trace="full")
     chunks = list(llm.stream("go"))
     (played,) = chunks[0].response_metadata["adafuse"]["rounds"]
     assert chunks[0].text == played["text"] == "left"
@@ -528,10 +541,8 @@ def test_a_forced_call_is_valid_whatever_is_asked(choice, names):
 @pytest.mark.parametrize("names", [("bytes", "pieces"), ("pieces", "crossing")])
 def test_random_models_whose_tokenizers_disagree_call_tools_and_obey_schemas(tiny_models, names):
     llm = ChatAdaFuse(members=[str(tiny_models[name]) for name in names], max_tokens=70)
-    tool = {
-        "name": "f",
-        "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
-    }
+    small = {"type": "integer", "minimum": 0, "maximum": 99}  # random models may never end a number
+    tool = {"name": "f", "input_schema": {"type": "object", "properties": {"a": small}, "required": ["a"]}}
     message = llm.bind_tools([tool], tool_choice="any", parallel_tool_calls=False).invoke("Hello!")
     assert [(call["name"], type(call["args"]["a"])) for call in message.tool_calls] == [("f", int)]
     assert isinstance(llm.with_structured_output(City).invoke("Hello!"), City)
@@ -1000,6 +1011,44 @@ def test_the_profile_has_the_capabilities_of_all_members(tmp_path):
     for unknown in ("some/model", "no repository", str(tmp_path)):
         assert "max_input_tokens" not in ChatAdaFuse(members=["small:aspen", unknown]).profile
     assert ChatAdaFuse(profile={"max_input_tokens": 5}).profile == {"max_input_tokens": 5}
+
+
+def test_the_profile_names_the_model_its_weights_and_the_bound_of_answers():
+    profile = ChatAdaFuse().profile
+    assert profile["name"] == "aspen+birch"
+    assert profile["open_weights"] is True
+    assert profile["max_output_tokens"] == profile["max_input_tokens"]
+    assert profile["attachment"] is False
+    ready_made = scripted(context_window=7)[0].profile
+    assert ready_made["max_output_tokens"] == 7
+    assert "open_weights" not in ready_made
+    assert set(profile) <= set(get_type_hints(ModelProfile))
+
+
+def test_the_profile_tells_whether_temperature_is_refused():
+    assert ChatAdaFuse().profile["temperature"] is True
+    alone = ChatAdaFuse(strategy="single")
+    assert alone.profile["temperature"] is False
+    with pytest.raises(ConfigError, match="temperature"):
+        alone.invoke("Hello!", temperature=0.5)
+
+
+def test_the_profile_tells_whether_all_members_reason():
+    def member(name, template, **options):
+        return {"model": f"small:{name}", "chat_template": template, **options}
+
+    thinks = "{{ messages[0].content }}<think></think>"
+    plain = "{{ messages[0].content }}"
+    quiet = member("birch", thinks, template_kwargs={"enable_thinking": False})
+    reasoning = {
+        "both": [member("aspen", thinks), member("birch", thinks)],
+        "one": [member("aspen", thinks), member("birch", plain)],
+        "told not to": [member("aspen", thinks), quiet],
+    }
+    found = {name: ChatAdaFuse(members=members).profile["reasoning_output"] for name, members in reasoning.items()}
+    assert found == {"both": True, "one": False, "told not to": False}
+    assert ChatAdaFuse().profile["reasoning_output"] is False
+    assert "reasoning_output" not in ChatAdaFuse(members=["small:aspen", "some/model"]).profile
 
 
 def test_traces_contain_provider_model_and_settings():

@@ -113,8 +113,8 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(arguments, problem)
 
 def test_a_ready_made_ensemble_brings_its_settings_and_takes_others():
     ensemble = Ensemble(members=[ScriptedMember("a", TEXT)], tau=0.3, generation={"max_new_tokens": 2, "stop": ["x"]})
-    llm = AdaFuseLLM.from_ensemble(ensemble, max_words=1)
-    assert (llm.tau, llm.max_words, llm.max_new_tokens, llm.stop) == (0.3, 1, 2, ["x"])
+    llm = AdaFuseLLM.from_ensemble(ensemble, beams=1)
+    assert (llm.tau, llm.beams, llm.max_new_tokens, llm.stop) == (0.3, 1, 2, ["x"])
     assert llm.invoke("go") == "one two."
     info = llm.generate(["go"]).generations[0][0].generation_info
     assert [word["text"] for word in info["adafuse"]["words"]] == ["one", " two."]
@@ -277,6 +277,8 @@ def test_the_last_chunk_has_finish_reason_and_usage():
     assert last.generation_info["usage"] == {
         "prompt_tokens": {"left": 2, "right": 2},
         "completion_tokens": {"left": 3, "right": 3},
+        "cached_tokens": {"left": 0, "right": 0},
+        "read_tokens": {"left": 5, "right": 5},
     }
 
 
@@ -296,7 +298,7 @@ async def test_every_path_reports_the_finish_reason(options, reason, stop):
 
 def test_chunks_carry_their_words_proposers_margins_and_scores():
     members = [ScriptedMember("a", "left side", margin=0.5), ScriptedMember("b", "right side", margin=1.0)]
-    llm = AdaFuseLLM.from_ensemble(Ensemble(members=members, max_words=1), trace="full")
+    llm = AdaFuseLLM.from_ensemble(Ensemble(members=members, strategy="adafuse", max_words=1), trace="full")
     first, *_ = llm._stream("go")
     (played,) = first.generation_info["adafuse"]["rounds"]
     assert first.text == played["text"] == "left"
@@ -324,7 +326,8 @@ def test_chunks_add_up_to_the_whole_answer_and_its_trace():
 
 
 def test_the_trace_has_the_committed_text_if_the_budget_cuts_a_span():
-    llm = AdaFuseLLM.from_ensemble(Ensemble(members=[ScriptedMember("a", "one two three")]), max_tokens=2, trace="full")
+    ensemble = Ensemble(members=[ScriptedMember("a", "one two three")], strategy="adafuse")
+    llm = AdaFuseLLM.from_ensemble(ensemble, max_tokens=2, trace="full")
     info = llm.generate(["go"]).generations[0][0].generation_info
     (played,) = info["adafuse"]["rounds"]
     assert (played["text"], played["ends"]) == ("one two", False)
@@ -496,7 +499,7 @@ def test_a_wrong_option_is_refused_though_the_answer_is_cached():
         {"members": ["a", {"model": "b", "model_kwargs": {"token": "hf_other"}}]},
         {"members": ["b", "a"]},
         {"tau": 0.1},
-        {"max_words": 1},
+        {"beams": 1},
         {"branches": 1},
         {"max_word_tokens": 5},
         {"strategy": "single"},
@@ -789,7 +792,7 @@ def test_models_in_use_stay_when_another_ensemble_closes(tmp_path):
 
 
 def test_configurable_fields_reach_ready_made_members():
-    llm, member = scripted()
+    llm, member = scripted(strategy="adafuse")
     tuned = llm.configurable_fields(tau=ConfigurableField(id="tau"), stop=ConfigurableField(id="stop"))
     assert tuned.invoke("go", {"configurable": {"stop": ["two"]}}) == STOPPED
     before = member.drafts
@@ -805,7 +808,7 @@ def test_deep_copies_share_ready_made_members():
 
 
 def test_changed_fields_take_effect():
-    llm, member = scripted()
+    llm, member = scripted(strategy="adafuse")
     llm.invoke("go")
     before = member.drafts
     llm.tau = 0.0

@@ -301,7 +301,8 @@ def test_name_and_id_of_a_call_come_first_and_once():
 
 def test_usage_and_finish_reason_occur_once():
     chunks, message = summed(TWO_CALLS)
-    assert message.usage_metadata == {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
+    counts = {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
+    assert message.usage_metadata == counts | {"input_token_details": {"cache_read": 0}}
     assert sum(chunk.message.usage_metadata is not None for chunk in chunks) == 1
     info = reduce(add, chunks).generation_info
     assert (info["finish_reason"], info["stop"], info["model_name"]) == ("stop", None, "a+b")

@@ -335,7 +335,7 @@ class TestSmallModels:
 
     async def test_38_the_grammar_enforces_the_form_of_react_steps(self, llm):
         tools = [FunctionTool.from_defaults(fn, return_direct=True) for fn in (get_weather, get_time)]
-        steps = llm.model_copy(update={"grammar": react_grammar(tools)})
+        steps = llm.model_copy(update={"grammar": react_grammar(tools, choice="any")})
         formatter = ReActChatFormatter(system_header="Use the tools when they help.")
         answer, events = await run(
             ReActAgent(tools=tools, llm=steps, formatter=formatter), llm, "What time is it in Oslo?"

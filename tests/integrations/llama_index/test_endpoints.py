@@ -145,7 +145,8 @@ async def test_08_the_last_response_has_usage(endpoint):
     llm, _ = scripted("one two three")
     *earlier, last = await respond(llm, endpoint, "Which city is it?")
     # A scripted member's tokens are words: four words, and the markup of the turn.
-    assert last.raw["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    counts = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert last.raw["usage"] == counts | {"prompt_tokens_details": {"cached_tokens": 0}, "read_tokens": 8}
     assert not any("usage" in response.raw for response in earlier)
 
 

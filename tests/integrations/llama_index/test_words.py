@@ -43,7 +43,7 @@ async def test_on_word_may_be_a_single_callable_and_set_later():
 def test_a_choice_is_reported_with_the_score_of_every_member():
     cast = [ScriptedMember(name="a", reply="left"), ScriptedMember(name="b", reply="right")]
     words = []
-    llm = AdaFuseLLM.from_ensemble(Ensemble(members=cast), on_word=words.append)
+    llm = AdaFuseLLM.from_ensemble(Ensemble(members=cast, strategy="adafuse"), on_word=words.append)
     llm.complete("go")
     assert words[0].text == "left"
     assert words[0].proposers == ("a",)

@@ -1,0 +1,260 @@
+"""Beam search over words: the default rule. It is AdaFuse's drafting, with several continuations kept open.
+
+As in AdaFuse, a member writes on where it is confident and tries several words where it is not, and all members score
+all proposals. AdaFuse then commits the best proposal at once. The search commits nothing yet: it keeps the best few
+continuations of the answer, lets all members extend each of them by a word, and chooses when they have been compared
+over several words. So a word that looks unlikely at first can win by what follows, and each word of an answer may be
+another member's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from adafuse_core.checks import expect_integer, expect_number
+from adafuse_core.chooser import Chooser
+from adafuse_core.members.base import WindowFull
+from adafuse_core.members.prefixes import Prefixes
+from adafuse_core.rounds import Candidate, Draft, DraftPlan, Round, Span
+from adafuse_core.strategies.base import Limits, Needs, ScoringStrategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam(ScoringStrategy):
+    """Beam search: several continuations (hypotheses) of the answer grow word by word, and the best ones are kept.
+
+    In each step every member proposes, for each hypothesis, the words that start with its likeliest first tokens. The
+    extended hypotheses with the `beams` lowest values are kept. Their value is the negative log-likelihood of their
+    whole uncommitted text, averaged over the members by `pool`, and not normalised: they have equally many words. A
+    hypothesis is complete at the end of the answer, after a stop string, and where the token budget or a context window
+    is full. It is then set aside until the best hypothesis is chosen. With `scoring="sum"` and without sampling,
+    hypotheses with a higher value than a complete one are dropped: words can only raise it.
+
+    Text is committed in two cases. If all hypotheses, complete or not, begin with the same words, these are committed.
+    If all are complete, or one has `horizon` words, the best one is committed as a whole: the values are now normalised
+    by `scoring` (by default not at all), because complete hypotheses differ in length; `temperature` > 0 samples here,
+    and nowhere else. The search then starts again. After a commit, members encode the rest of a hypothesis anew.
+
+    A round names as proposers all members that proposed a word of its text. There is no anchor and no weighting.
+
+    Defaults: the sum of words' scores (`scoring="sum"`, `pool_over="word"`) compares hypotheses as whole continuations,
+    neither by their mean, which would favour long words of certain tokens, nor by one member's view of all words. The
+    power mean with exponent 0.5 (`pool="power"`) lets the member that knows a word outweigh one that does not. A member
+    that is confident (`tau=0.7`) proposes one word, which saves work.
+
+    Args:
+        beams: Number of hypotheses that are kept in each step.
+        branches: Number of first tokens that a member tries for each next word.
+        branch_floor: Least probability of such a first token, as a share of the likeliest one's, 0..1. At 0 all are
+            tried; at 0.1, tokens that are less than a tenth as likely are not.
+        horizon: Number of words after which the best hypothesis is committed.
+        tau: Confidence threshold, 0..1: a member proposes only its likeliest word where the probabilities of its two
+            likeliest next tokens differ by at least this much. At 1 it always proposes `branches` words.
+
+    The other options are those of `ScoringStrategy`, with the defaults `scoring="sum"`, `pool="power"` and
+    `pool_over="word"`.
+    """
+
+    name: ClassVar[str] = "beam"
+    paper: ClassVar[str] = "none: beam search"
+
+    beams: int = 3
+    branches: int = 3
+    branch_floor: float = 0.0
+    horizon: int = 8
+    tau: float = 0.7
+    scoring: str = "sum"
+    pool: str = "power"
+    pool_over: str = "word"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_integer("beams", self.beams, at_least=1)
+        expect_integer("branches", self.branches, at_least=1)
+        expect_number("branch_floor", self.branch_floor, at_least=0.0, at_most=1.0)
+        expect_integer("horizon", self.horizon, at_least=1)
+        expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
+
+    @property
+    def needs(self) -> Needs:
+        """As many of the likeliest tokens as there are branches, and two for the margins in the trace."""
+        return Needs(top=max(2, self.branches))
+
+    def has_choice(self, members: int) -> bool:
+        """Whether several hypotheses can be kept."""
+        return self.beams > 1 and (members > 1 or self.branches > 1)
+
+    def rounds(self, prefixes: Prefixes, chooser: Chooser, limits: Limits) -> Iterator[Round]:
+        """Extend and prune hypotheses until there is text to commit."""
+        search = _Search(self, prefixes, chooser, limits)
+        while True:
+            search.step()
+            if search.is_over:
+                yield search.best()
+            elif shared := search.shared():
+                yield shared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A continuation of the committed text.
+
+    Args:
+        text: The answer with this continuation.
+        ends: Whether the answer ends after it.
+        complete: Whether it isn't extended any more.
+        words: Of each uncommitted word the length of the answer after it, and the members that proposed it.
+    """
+
+    text: str
+    ends: bool = False
+    complete: bool = False
+    words: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+    def span(self, committed: str) -> Span:
+        """The uncommitted text."""
+        return Span(text=self.text[len(committed) :], ends=self.ends)
+
+    def after(self, committed: str) -> Hypothesis | None:
+        """What is left of it after a commit; None if other text was committed."""
+        if committed.startswith(self.text) and not self.ends:  # also if a grammar forced more text
+            return Hypothesis(text=committed)
+        if not self.text.startswith(committed):
+            return None
+        left = tuple(word for word in self.words if word[0] > len(committed))
+        return replace(self, words=left or self.words[-1:])  # the end of the answer is a word without text
+
+
+class _Search:
+    """The hypotheses of one answer."""
+
+    def __init__(self, options: Beam, prefixes: Prefixes, chooser: Chooser, limits: Limits) -> None:
+        self._options = options
+        self._prefixes = prefixes
+        self._chooser = chooser
+        self._limits = limits
+        self._plan = _plan(options, limits)
+        self._sums = replace(options.fusion, scoring="sum")
+        self._committed = ""
+        self._hypotheses: list[Hypothesis] = []
+        self._beaten: list[Hypothesis] = []  # complete ones that can't win, for the trace
+        self._drafts: tuple[Draft, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the best hypothesis is to be committed."""
+        longest = max(len(each.words) for each in self._hypotheses)
+        return longest >= self._options.horizon or all(each.complete for each in self._hypotheses)
+
+    def step(self) -> None:
+        """Extend each hypothesis by a word, and prune. Raises `WindowFull` if there is nothing to commit."""
+        self._committed = self._prefixes[0].text
+        left = (each.after(self._committed) for each in self._hypotheses)
+        known = {each.span(self._committed): each for each in left if each}
+        known = known or {Span(text=""): Hypothesis(text=self._committed)}
+        complete = {span: each for span, each in known.items() if each.complete}
+        growing = {span: each for span, each in known.items() if not each.complete}
+        extended: dict[Span, Hypothesis] = {}
+        for (span, hypothesis), drafts in zip(growing.items(), self._draft(list(growing)), strict=True):
+            grown = self._extended(hypothesis, drafts)
+            extended |= _new(grown, extended)
+            if not grown and hypothesis.words:
+                complete[span] = replace(hypothesis, complete=True)
+        self._hypotheses = [*complete.values(), *self._pruned(_new(extended, complete), list(complete))]
+        if not self._hypotheses:
+            raise WindowFull
+
+    def best(self) -> Round:
+        """A round with all hypotheses as candidates, and the best one as the winner."""
+        left = (each.after(self._committed) for each in self._beaten)
+        found = [*self._hypotheses, *(each for each in left if each and each.complete)]
+        candidates = [self._candidate(each) for each in {each.span(self._committed): each for each in found}.values()]
+        self._hypotheses, self._beaten = [], []
+        if len(candidates) == 1:
+            return Round(drafts=self._drafts, candidates=tuple(candidates))
+        scores = self._prefixes.score([candidate.span for candidate in candidates])
+        return self._chooser.decide(self._drafts, candidates, scores)
+
+    def shared(self) -> Round | None:
+        """A round with the words with which all hypotheses begin; None if they differ in the first word."""
+        first, *others = self._hypotheses
+        ends = set.intersection(*({end for end, _ in each.words} for each in self._hypotheses))
+        ends = {end for end in ends if all(each.text.startswith(first.text[:end]) for each in others)}
+        if max(ends, default=0) <= len(self._committed):
+            return None
+        words = tuple(word for word in first.words if word[0] <= max(ends))
+        shared = Hypothesis(text=first.text[: max(ends)], words=words)
+        return Round(drafts=self._drafts, candidates=(self._candidate(shared),))
+
+    def _draft(self, spans: Sequence[Span]) -> list[list[Draft | None]]:
+        """Drafts after each span, `[spans][members]`; None where the member's context window is full."""
+        members = self._prefixes.each(lambda prefix: prefix.draft_each(self._plan, spans))
+        self._drafts = tuple(
+            Draft(
+                member=prefix.name,
+                spans=tuple(span for draft in drafts if draft for span in draft.spans),
+                margins=tuple(margin for draft in drafts if draft for margin in draft.margins),
+            )
+            for prefix, drafts in zip(self._prefixes, members, strict=True)
+        )
+        return [list(drafts) for drafts in zip(*members, strict=True)]
+
+    def _extended(self, hypothesis: Hypothesis, drafts: Sequence[Draft | None]) -> dict[Span, Hypothesis]:
+        """The hypothesis with each of the drafted words; none if a context window is full."""
+        proposers: dict[Span, list[str]] = {}
+        for draft in drafts:
+            if draft is None:
+                return {}
+            for span in draft.spans:
+                proposers.setdefault(span, []).append(draft.member)
+        return {
+            span: Hypothesis(
+                text=(text := self._committed + span.text),
+                ends=span.ends,
+                complete=span.ends or self._is_full(span),
+                words=(*hypothesis.words, (len(text), tuple(names))),
+            )
+            for span, names in proposers.items()
+            if self._prefixes.fit(span)
+        }
+
+    def _is_full(self, span: Span) -> bool:
+        """Whether the uncommitted text completes a stop string or uses up the token budget."""
+        first, limit = self._prefixes[0], self._limits.max_new_tokens
+        tails = ((stop, self._committed[max(0, len(self._committed) + 1 - len(stop)) :]) for stop in self._limits.stop)
+        stopped = any(stop in tail + span.text for stop, tail in tails)
+        return stopped or (limit is not None and first.completion_tokens + first.cost(span) >= limit)
+
+    def _pruned(self, hypotheses: dict[Span, Hypothesis], complete: Sequence[Span]) -> list[Hypothesis]:
+        """The best hypotheses, without those that can't win. They are not scored if all of them are kept."""
+        ended = [*complete, *(span for span, each in hypotheses.items() if each.complete)]
+        bounded = bool(ended) and self._options.scoring == "sum" and not self._chooser.samples
+        if len(hypotheses) <= self._options.beams and not bounded:
+            return list(hypotheses.values())
+        spans = list(dict.fromkeys((*hypotheses, *ended)))
+        values = self._sums.fuse_all(self._prefixes.score(spans), self._chooser.weights)
+        value_of = dict(zip(spans, values, strict=True))
+        best = sorted(hypotheses, key=value_of.__getitem__)[: self._options.beams]
+        least = min(value_of[span] for span in ended) if bounded else math.inf
+        worse = [span for span in best if value_of[span] > least]
+        self._beaten += [hypotheses[span] for span in worse if hypotheses[span].complete]
+        return [hypotheses[span] for span in best if span not in worse]
+
+    def _candidate(self, hypothesis: Hypothesis) -> Candidate:
+        named = {name for _, names in hypothesis.words for name in names}
+        proposers = tuple(prefix.name for prefix in self._prefixes if prefix.name in named)
+        return Candidate(span=hypothesis.span(self._committed), proposers=proposers)
+
+
+def _plan(options: Beam, limits: Limits) -> DraftPlan:
+    """One word, or several where the member is uncertain."""
+    branches, floor = options.branches, options.branch_floor
+    return DraftPlan(tau=options.tau, max_words=1, branches=branches, branch_floor=floor, stop=limits.stop)
+
+
+def _new(found: dict[Span, Hypothesis], known: dict[Span, Hypothesis]) -> dict[Span, Hypothesis]:
+    """The hypotheses whose text is not known yet."""
+    return {span: hypothesis for span, hypothesis in found.items() if span not in known}

@@ -1,0 +1,13 @@
+"""Finds stop strings in a text that continues another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def cut_after_stop(before: str, text: str, stop: Sequence[str]) -> str:
+    """The beginning of `text` up to the end of the first stop string, which may start in the text before it."""
+    kept = max(map(len, stop), default=1) - 1
+    tail = before[len(before) - kept :] if kept else ""
+    ends = [(tail + text).find(string) + len(string) for string in stop if string in tail + text]
+    return text[: max(0, min(ends) - len(tail))] if ends else text

@@ -1,0 +1,121 @@
+"""The plain implementation of beam search over words, by the oracle's members."""
+
+from __future__ import annotations
+
+import math
+
+from adafuse_core.rounds import Candidate, Draft, Round, Span
+from tests.oracle import OracleEnsemble, first_stop
+
+
+class OracleBeam(OracleEnsemble):
+    """Beam search with the defaults of the library.
+
+    A hypothesis is a tuple: the text of the answer, whether it ends, whether it is complete, and its words, each as the
+    text up to its end and its proposers.
+    """
+
+    def __init__(self, members, *, beams=3, branches=3, horizon=8, tau=0.7, **rule):
+        rule = {"scoring": "sum", "pool": "power", "pool_over": "word", **rule}
+        if rule["pool"] == "power":
+            rule = {"pool_exponent": 0.5, **rule}
+        super().__init__(members, tau=tau, max_words=1, branches=branches, **rule)
+        self.beams, self.horizon = beams, horizon
+
+    def answer(self, prompt, *, stop=(), max_new_tokens, temperature=0.0, **given):
+        self.until, self.budget, self.hypotheses, self.beaten = tuple(stop), max_new_tokens, [], []
+        self.bounded = self.scoring == "sum" and temperature == 0
+        return super().answer(prompt, stop=stop, max_new_tokens=max_new_tokens, temperature=temperature, **given)
+
+    def proposed(self):
+        self.done = self.members[0].text
+        if forced := self.forced():
+            return forced
+        while True:
+            self.hypotheses = [each for each in map(self.resumed, self.hypotheses) if each]
+            self.extend()
+            if all(complete for _, _, complete, _ in self.hypotheses) or self.longest() >= self.horizon:
+                lost = [each for each in map(self.resumed, self.beaten) if each and each[2]]
+                found = {self.span(each): each for each in (*self.hypotheses, *lost)}
+                self.hypotheses, self.beaten = [], []
+                return self.round([(text, ends, words) for text, ends, _, words in found.values()])
+            texts = {text for text, _, _, words in self.hypotheses for text in [self.common(text, words)]}
+            if texts != {""}:
+                (text,) = texts
+                words = self.hypotheses[0][3]
+                return self.round([(text, False, [word for word in words if len(word[0]) <= len(text)])])
+
+    def longest(self):
+        return max(len(words) for *_, words in self.hypotheses)
+
+    def resumed(self, hypothesis):
+        text, ends, complete, words = hypothesis
+        if self.done.startswith(text) and not ends:  # also if the grammar forced more text
+            return (self.done, False, False, [])
+        left = [word for word in words if len(word[0]) > len(self.done)]
+        return (text, ends, complete, left or words[-1:]) if text.startswith(self.done) else None
+
+    def extend(self):
+        hypotheses = self.hypotheses or [(self.done, False, False, [])]
+        kept = [each for each in hypotheses if each[2]]
+        self.drafted = {member.name: ([], []) for member in self.members}
+        found = {}
+        for text, _, complete, words in hypotheses:
+            if complete:
+                continue
+            start, names = text[len(self.done) :], {}
+            for member in self.members:
+                draft = member.draft_after(start, *self.plan, math.inf, self.until, self.ahead["floor"])
+                self.drafted[member.name][0].extend(draft.spans)
+                self.drafted[member.name][1].extend(draft.margins)
+                for span in draft.spans:
+                    names.setdefault(span, []).append(member.name)
+            for span, proposers in names.items():
+                longer = self.done + span.text
+                full = bool(first_stop(longer, self.until)) or self.tokens(span) >= self.budget
+                grown = (longer, span.ends, span.ends or full, [*words, (longer, proposers)])
+                found.setdefault(span, grown)
+        known = [(text, ends) for text, ends, *_ in kept]
+        found = {span: each for span, each in found.items() if each[:2] not in known}
+        ended = [self.span(each) for each in (*kept, *found.values()) if each[2]]
+        if len(found) > self.beams or (ended and self.bounded):
+            found = dict(sorted(found.items(), key=lambda pair: self.total(pair[0]))[: self.beams])
+        if ended and self.bounded:
+            worse = [span for span in found if self.total(span) > min(map(self.total, ended))]
+            self.beaten += [each for each in map(found.pop, worse) if each[2]]
+        self.hypotheses = kept + list(found.values())
+
+    def span(self, hypothesis):
+        text, ends, *_ = hypothesis
+        return Span(text=text[len(self.done) :], ends=ends)
+
+    def tokens(self, span):
+        first = self.members[0]
+        context, ids = first.ids_of(span)
+        return len(context) + len(ids) - first.prompt_length
+
+    def total(self, span):
+        return self.fuse_row([member.score(span) for member in self.members], "sum")
+
+    def common(self, text, words):
+        """The longest beginning, in words, of this hypothesis that all others have, too."""
+        for end, _ in reversed(words):
+            shared = all(end in [mark for mark, _ in each] for *_, each in self.hypotheses)
+            if shared and len(end) > len(self.done):
+                return end
+        return ""
+
+    def round(self, found):
+        drafts = tuple(
+            Draft(member=name, spans=tuple(spans), margins=tuple(margins))
+            for name, (spans, margins) in self.drafted.items()
+        )
+        order = [member.name for member in self.members]
+        candidates = tuple(
+            Candidate(
+                span=Span(text=text[len(self.done) :], ends=ends),
+                proposers=tuple(sorted({name for _, names in words for name in names}, key=order.index)),
+            )
+            for text, ends, words in found
+        )
+        return Round(drafts=drafts, candidates=candidates)
