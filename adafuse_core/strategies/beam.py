@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from adafuse_core.checks import expect_integer, expect_number
-from adafuse_core.chooser import Chooser
+from adafuse_core.chooser import Chooser, pooled
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, Draft, DraftPlan, Round, Span
@@ -34,11 +34,13 @@ class Beam(ScoringStrategy):
     hypotheses with a higher value than a complete one are dropped: words can only raise it.
 
     Text is committed in two cases. If all hypotheses, complete or not, begin with the same words, these are committed.
-    If all are complete, or one has `horizon` words, the best one is committed as a whole: the values are now normalised
-    by `scoring` (by default not at all), because complete hypotheses differ in length; `temperature` > 0 samples here,
-    and nowhere else. The search then starts again. After a commit, members encode the rest of a hypothesis anew.
+    If all are complete, or one has `horizon` words, the best one is committed: the values are now normalised by
+    `scoring` (by default not at all), because complete hypotheses differ in length; `temperature` > 0 samples here, and
+    nowhere else. The search then starts again. After a commit, members encode the rest of a hypothesis anew.
 
-    A round names as proposers all members that proposed a word of its text. There is no anchor and no weighting.
+    Every word is a round of its own, with the members that proposed it and all drafts at this place. The round in which
+    a hypothesis is chosen has the first words of all hypotheses as candidates, each with the rest of its hypothesis as
+    `Candidate.ahead`; the further words of the chosen one follow without scores. There is no anchor and no weighting.
 
     Defaults: the sum of words' scores (`scoring="sum"`, `pool_over="word"`) compares hypotheses as whole continuations,
     neither by their mean, which would favour long words of certain tokens, nor by one member's view of all words. The
@@ -92,10 +94,22 @@ class Beam(ScoringStrategy):
         search = _Search(self, prefixes, chooser, limits)
         while True:
             search.step()
-            if search.is_over:
-                yield search.best()
-            elif shared := search.shared():
-                yield shared
+            yield from search.decided() if search.is_over else search.shared()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """A word of a hypothesis.
+
+    Args:
+        end: Length of the answer after it.
+        proposers: Names of the members that proposed it.
+        drafts: The drafts of all members at this place.
+    """
+
+    end: int
+    proposers: tuple[str, ...]
+    drafts: tuple[Draft, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +120,23 @@ class Hypothesis:
         text: The answer with this continuation.
         ends: Whether the answer ends after it.
         complete: Whether it isn't extended any more.
-        words: Of each uncommitted word the length of the answer after it, and the members that proposed it.
+        words: Its uncommitted words.
     """
 
     text: str
     ends: bool = False
     complete: bool = False
-    words: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    words: tuple[Word, ...] = ()
 
     def span(self, committed: str) -> Span:
         """The uncommitted text."""
         return Span(text=self.text[len(committed) :], ends=self.ends)
+
+    def candidate(self, committed: str) -> Candidate:
+        """The first word, scored with the words after it."""
+        first, whole = self.words[0], self.span(committed)
+        span = whole if len(self.words) == 1 else Span(text=self.text[len(committed) : first.end])
+        return Candidate(span=span, proposers=first.proposers, ahead=None if span == whole else whole)
 
     def after(self, committed: str) -> Hypothesis | None:
         """What is left of it after a commit; None if other text was committed."""
@@ -124,7 +144,7 @@ class Hypothesis:
             return Hypothesis(text=committed)
         if not self.text.startswith(committed):
             return None
-        left = tuple(word for word in self.words if word[0] > len(committed))
+        left = tuple(word for word in self.words if word.end > len(committed))
         return replace(self, words=left or self.words[-1:])  # the end of the answer is a word without text
 
 
@@ -141,7 +161,6 @@ class _Search:
         self._committed = ""
         self._hypotheses: list[Hypothesis] = []
         self._beaten: list[Hypothesis] = []  # complete ones that can't win, for the trace
-        self._drafts: tuple[Draft, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -167,58 +186,54 @@ class _Search:
         if not self._hypotheses:
             raise WindowFull
 
-    def best(self) -> Round:
-        """A round with all hypotheses as candidates, and the best one as the winner."""
+    def decided(self) -> Iterator[Round]:
+        """Rounds with the words of the best hypothesis; all hypotheses are candidates of the first one."""
         left = (each.after(self._committed) for each in self._beaten)
         found = [*self._hypotheses, *(each for each in left if each and each.complete)]
-        candidates = [self._candidate(each) for each in {each.span(self._committed): each for each in found}.values()]
+        hypotheses = list({each.span(self._committed): each for each in found}.values())
         self._hypotheses, self._beaten = [], []
-        if len(candidates) == 1:
-            return Round(drafts=self._drafts, candidates=tuple(candidates))
-        scores = self._prefixes.score([candidate.span for candidate in candidates])
-        return self._chooser.decide(self._drafts, candidates, scores)
+        best = hypotheses[0]
+        if len(hypotheses) > 1:
+            scores = self._prefixes.score([each.span(self._committed) for each in hypotheses])
+            candidates = [each.candidate(self._committed) for each in hypotheses]
+            played = self._chooser.decide((), candidates, scores)
+            best = hypotheses[played.chosen]
+            yield replace(played, drafts=best.words[0].drafts)
+        yield from self._words(best)
 
-    def shared(self) -> Round | None:
-        """A round with the words with which all hypotheses begin; None if they differ in the first word."""
+    def shared(self) -> Iterator[Round]:
+        """Rounds with the words with which all hypotheses begin."""
         first, *others = self._hypotheses
-        ends = set.intersection(*({end for end, _ in each.words} for each in self._hypotheses))
-        ends = {end for end in ends if all(each.text.startswith(first.text[:end]) for each in others)}
-        if max(ends, default=0) <= len(self._committed):
-            return None
-        words = tuple(word for word in first.words if word[0] <= max(ends))
-        shared = Hypothesis(text=first.text[: max(ends)], words=words)
-        return Round(drafts=self._drafts, candidates=(self._candidate(shared),))
+        ends = set.intersection(*({word.end for word in each.words} for each in self._hypotheses))
+        end = max((end for end in ends if all(each.text.startswith(first.text[:end]) for each in others)), default=0)
+        words = tuple(word for word in first.words if word.end <= end)
+        yield from self._words(Hypothesis(text=first.text[:end], words=words))
+
+    def _words(self, hypothesis: Hypothesis) -> Iterator[Round]:
+        """Rounds with a word each, until all words of a hypothesis are committed."""
+        while (left := hypothesis.after(committed := self._prefixes[0].text)) and left.words:
+            yield Round(drafts=left.words[0].drafts, candidates=(replace(left.candidate(committed), ahead=None),))
 
     def _draft(self, spans: Sequence[Span]) -> list[list[Draft | None]]:
         """Drafts after each span, `[spans][members]`; None where the member's context window is full."""
         members = self._prefixes.each(lambda prefix: prefix.draft_each(self._plan, spans))
-        self._drafts = tuple(
-            Draft(
-                member=prefix.name,
-                spans=tuple(span for draft in drafts if draft for span in draft.spans),
-                margins=tuple(margin for draft in drafts if draft for margin in draft.margins),
-            )
-            for prefix, drafts in zip(self._prefixes, members, strict=True)
-        )
         return [list(drafts) for drafts in zip(*members, strict=True)]
 
     def _extended(self, hypothesis: Hypothesis, drafts: Sequence[Draft | None]) -> dict[Span, Hypothesis]:
         """The hypothesis with each of the drafted words; none if a context window is full."""
-        proposers: dict[Span, list[str]] = {}
-        for draft in drafts:
-            if draft is None:
-                return {}
-            for span in draft.spans:
-                proposers.setdefault(span, []).append(draft.member)
+        found = [draft for draft in drafts if draft is not None]
+        if len(found) < len(drafts):
+            return {}
+        here = tuple(_cut(draft, len(hypothesis.text) - len(self._committed)) for draft in found)
         return {
             span: Hypothesis(
                 text=(text := self._committed + span.text),
                 ends=span.ends,
                 complete=span.ends or self._is_full(span),
-                words=(*hypothesis.words, (len(text), tuple(names))),
+                words=(*hypothesis.words, Word(end=len(text), proposers=each.proposers, drafts=here)),
             )
-            for span, names in proposers.items()
-            if self._prefixes.fit(span)
+            for each in pooled(found)
+            if self._prefixes.fit(span := each.span)
         }
 
     def _is_full(self, span: Span) -> bool:
@@ -243,11 +258,6 @@ class _Search:
         self._beaten += [hypotheses[span] for span in worse if hypotheses[span].complete]
         return [hypotheses[span] for span in best if span not in worse]
 
-    def _candidate(self, hypothesis: Hypothesis) -> Candidate:
-        named = {name for _, names in hypothesis.words for name in names}
-        proposers = tuple(prefix.name for prefix in self._prefixes if prefix.name in named)
-        return Candidate(span=hypothesis.span(self._committed), proposers=proposers)
-
 
 def _plan(options: Beam, limits: Limits) -> DraftPlan:
     """One word, or several where the member is uncertain."""
@@ -258,3 +268,8 @@ def _plan(options: Beam, limits: Limits) -> DraftPlan:
 def _new(found: dict[Span, Hypothesis], known: dict[Span, Hypothesis]) -> dict[Span, Hypothesis]:
     """The hypotheses whose text is not known yet."""
     return {span: hypothesis for span, hypothesis in found.items() if span not in known}
+
+
+def _cut(draft: Draft, length: int) -> Draft:
+    """A draft whose spans begin that many characters later."""
+    return replace(draft, spans=tuple(replace(span, text=span.text[length:]) for span in draft.spans))

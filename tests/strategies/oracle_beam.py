@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from adafuse_core.rounds import Candidate, Draft, Round, Span
+from adafuse_core.rounds import Candidate, Round, Span
 from tests.oracle import OracleEnsemble, first_stop
 
 
@@ -12,7 +13,7 @@ class OracleBeam(OracleEnsemble):
     """Beam search with the defaults of the library.
 
     A hypothesis is a tuple: the text of the answer, whether it ends, whether it is complete, and its words, each as the
-    text up to its end and its proposers.
+    text up to its end, its proposers, and the drafts of all members at this place. Every word is a round of its own.
     """
 
     def __init__(self, members, *, beams=3, branches=3, horizon=8, tau=0.7, **rule):
@@ -24,6 +25,7 @@ class OracleBeam(OracleEnsemble):
 
     def answer(self, prompt, *, stop=(), max_new_tokens, temperature=0.0, **given):
         self.until, self.budget, self.hypotheses, self.beaten = tuple(stop), max_new_tokens, [], []
+        self.best, self.found = None, None  # the hypothesis that is being committed; those to choose from
         self.bounded = self.scoring == "sum" and temperature == 0
         return super().answer(prompt, stop=stop, max_new_tokens=max_new_tokens, temperature=temperature, **given)
 
@@ -31,6 +33,9 @@ class OracleBeam(OracleEnsemble):
         self.done = self.members[0].text
         if forced := self.forced():
             return forced
+        self.best = self.best and self.resumed(self.best)
+        if self.best and self.best[3]:
+            return self.round([self.best], whole=False)
         while True:
             self.hypotheses = [each for each in map(self.resumed, self.hypotheses) if each]
             self.extend()
@@ -38,12 +43,21 @@ class OracleBeam(OracleEnsemble):
                 lost = [each for each in map(self.resumed, self.beaten) if each and each[2]]
                 found = {self.span(each): each for each in (*self.hypotheses, *lost)}
                 self.hypotheses, self.beaten = [], []
-                return self.round([(text, ends, words) for text, ends, _, words in found.values()])
+                self.found = list(found.values())
+                return self.round(self.found)
             texts = {text for text, _, _, words in self.hypotheses for text in [self.common(text, words)]}
             if texts != {""}:
                 (text,) = texts
-                words = self.hypotheses[0][3]
-                return self.round([(text, False, [word for word in words if len(word[0]) <= len(text)])])
+                words = [word for word in self.hypotheses[0][3] if len(word[0]) <= len(text)]
+                self.found = [(text, False, False, words)]
+                return self.round(self.found, whole=False)
+
+    def chosen(self, played, temperature, rng):
+        played = super().chosen(played, temperature, rng)
+        if self.found:
+            self.best, self.found = self.found[played.chosen], None
+            played = replace(played, drafts=self.best[3][0][2])
+        return played
 
     def longest(self):
         return max(len(words) for *_, words in self.hypotheses)
@@ -58,22 +72,21 @@ class OracleBeam(OracleEnsemble):
     def extend(self):
         hypotheses = self.hypotheses or [(self.done, False, False, [])]
         kept = [each for each in hypotheses if each[2]]
-        self.drafted = {member.name: ([], []) for member in self.members}
         found = {}
         for text, _, complete, words in hypotheses:
             if complete:
                 continue
-            start, names = text[len(self.done) :], {}
+            start, names, drafts = text[len(self.done) :], {}, []
             for member in self.members:
                 draft = member.draft_after(start, *self.plan, math.inf, self.until, self.ahead["floor"])
-                self.drafted[member.name][0].extend(draft.spans)
-                self.drafted[member.name][1].extend(draft.margins)
+                added = (replace(span, text=span.text[len(start) :]) for span in draft.spans)
+                drafts.append(replace(draft, spans=tuple(added)))
                 for span in draft.spans:
-                    names.setdefault(span, []).append(member.name)
+                    names.setdefault(span, {})[member.name] = None
             for span, proposers in names.items():
                 longer = self.done + span.text
                 full = bool(first_stop(longer, self.until)) or self.tokens(span) >= self.budget
-                grown = (longer, span.ends, span.ends or full, [*words, (longer, proposers)])
+                grown = (longer, span.ends, span.ends or full, [*words, (longer, tuple(proposers), tuple(drafts))])
                 found.setdefault(span, grown)
         known = [(text, ends) for text, ends, *_ in kept]
         found = {span: each for span, each in found.items() if each[:2] not in known}
@@ -99,23 +112,18 @@ class OracleBeam(OracleEnsemble):
 
     def common(self, text, words):
         """The longest beginning, in words, of this hypothesis that all others have, too."""
-        for end, _ in reversed(words):
-            shared = all(end in [mark for mark, _ in each] for *_, each in self.hypotheses)
+        for end, *_ in reversed(words):
+            shared = all(end in [mark for mark, *_ in each] for *_, each in self.hypotheses)
             if shared and len(end) > len(self.done):
                 return end
         return ""
 
-    def round(self, found):
-        drafts = tuple(
-            Draft(member=name, spans=tuple(spans), margins=tuple(margins))
-            for name, (spans, margins) in self.drafted.items()
-        )
-        order = [member.name for member in self.members]
-        candidates = tuple(
-            Candidate(
-                span=Span(text=text[len(self.done) :], ends=ends),
-                proposers=tuple(sorted({name for _, names in words for name in names}, key=order.index)),
-            )
-            for text, ends, words in found
-        )
-        return Round(drafts=drafts, candidates=candidates)
+    def round(self, found, whole=True):
+        """A round with the first word of each hypothesis, scored with the rest of it if it is `whole`."""
+        candidates = []
+        for hypothesis in found:
+            text, ends, _, ((first, proposers, drafts), *others) = hypothesis
+            span = Span(text=first[len(self.done) :], ends=ends and not others)
+            ahead = Span(text=text[len(self.done) :], ends=ends) if whole and others and len(found) > 1 else None
+            candidates.append(Candidate(span=span, ahead=ahead, proposers=proposers))
+        return Round(drafts=drafts, candidates=tuple(candidates))
