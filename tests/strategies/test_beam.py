@@ -24,7 +24,11 @@ def searched(*tables, **options):
 
 
 def proposals(played):
-    return [(candidate.span.text, candidate.span.ends) for candidate in played.candidates]
+    return [(candidate.scored.text, candidate.scored.ends) for candidate in played.candidates]
+
+
+def words(answer):
+    return [(played.span.text, played.proposers) for played in answer.rounds]
 
 
 LATER = {"": {"a": 0.6, "b": 0.4}, "a": {"x": 0.5, "y": 0.45}, "b": {"z": 0.9, "y": 0.1}}
@@ -34,20 +38,22 @@ def test_a_word_that_is_likelier_as_a_whole_needs_a_second_hypothesis():
     assert searched(LATER, beams=1).text == " a x"  # 0.6 > 0.4
     answer = searched(LATER, beams=2)
     assert answer.text == " b z"  # 0.4 * 0.9 > 0.6 * 0.5
-    (played,) = answer.rounds
-    assert proposals(played) == [(" b z", True), (" a x", True)]
-    assert played.fused == pytest.approx((-math.log(0.4 * 0.9) / 3, -math.log(0.6 * 0.5) / 3))  # the end is a token
-    assert played.winner.proposers == ("m0",)
+    first, *others = answer.rounds
+    assert proposals(first) == [(" b z", True), (" a x", True)]
+    assert first.fused == pytest.approx((-math.log(0.4 * 0.9) / 3, -math.log(0.6 * 0.5) / 3))  # the end is a token
+    assert (first.span.text, first.winner.proposers) == (" b", ("m0",))
+    assert [proposals(played) for played in others] == [[(" z", False)], [("", True)]]
 
 
 def test_all_members_score_every_hypothesis():
     one = {"": {"a": 0.9, "b": 0.1}, "a": {"x": 0.4, "y": 0.6}}
     two = {"": {"a": 0.2, "b": 0.8}, "a": {"x": 0.9, "y": 0.1}, "b": {"x": 0.3, "y": 0.7}}
     answer = searched(one, two, beams=2, branches=2)
-    first, last = answer.rounds
+    first, last, end = answer.rounds
     assert proposals(first) == [(" a", False)]  # "a x" has 0.9 * 0.4 * 0.2 * 0.9, "a y" 0.0108, "b x" less
     assert proposals(last) == [(" x", True), (" y", True)]
     assert last.fused == pytest.approx((-math.log(0.4 * 0.9) / 4, -math.log(0.6 * 0.1) / 4))  # two members and tokens
+    assert proposals(end) == [("", True)]
     assert answer.text == " a x"
 
 
@@ -56,11 +62,11 @@ def test_hypotheses_are_pruned_by_sums_and_compared_at_the_end_by_the_scoring_ru
     for scoring, text in (("token", " a b c"), ("sum", " a")):  # -ln 0.5 = 0.69 > -ln 0.4 / 3 = 0.31; 0.69 < 0.92
         answer = searched(table, beams=2, branches=2, scoring=scoring)
         assert answer.text == text
-        first, *_, last = answer.rounds
+        first, second, *_ = answer.rounds
         assert proposals(first) == [(" a", False)]  # all hypotheses begin with it
         assert first.scores == ()
-        assert proposals(last)[0] == ("", True)  # complete after " a", it waits for the others
-        assert last.proposers == ("m0",)
+        assert proposals(second)[0] == ("", True)  # complete after " a", it waits for the others
+        assert second.proposers == ("m0",)
 
 
 def test_the_best_hypothesis_is_committed_at_the_horizon():
@@ -68,9 +74,9 @@ def test_the_best_hypothesis_is_committed_at_the_horizon():
     ensemble = Ensemble(members=[BigramMember("m", table)], **BY_TOKENS, beams=2, horizon=3)
     first, *others = ensemble.generate("go", max_new_tokens=7).rounds
     assert proposals(first) == [(" a a a", False), (" b b b", False)]
-    assert [played.span.text for played in others] == [" a"] * 4  # of one hypothesis, each word at once
-    (played,) = ensemble.generate("go", max_new_tokens=2).rounds
-    assert proposals(played) == [(" a a", False), (" b b", False)]  # nothing is drafted beyond the budget
+    assert [played.span.text for played in others] == [" a"] * 6
+    first, _ = ensemble.generate("go", max_new_tokens=2).rounds
+    assert proposals(first) == [(" a a", False), (" b b", False)]  # nothing is drafted beyond the budget
 
 
 def test_a_hypothesis_with_a_stop_string_is_not_extended():
@@ -78,7 +84,7 @@ def test_a_hypothesis_with_a_stop_string_is_not_extended():
     members = [BigramMember("m", table)]
     ensemble = Ensemble(members=members, strategy="beam", beams=2, branches=2)
     answer = ensemble.generate("go", stop=["a c", "b"])
-    assert [proposals(played) for played in answer.rounds] == [[(" b", False), (" a c", False)]]
+    assert [proposals(played) for played in answer.rounds] == [[(" b", False), (" a c", False)], [(" c", False)]]
     assert (answer.text, answer.stop) == (" ", "a c")
 
 
@@ -107,6 +113,19 @@ def test_the_answer_ends_where_a_context_window_is_full(window):
     answer = Ensemble(members=members, strategy="beam", beams=2).generate("go")
     assert len(answer.text.split()) == min(window - 1, 7)
     assert answer.reason == ("stop" if window >= 8 else "length")
+
+
+def test_each_word_is_a_round_with_its_own_proposers_and_drafts():
+    one = {"": {"a": 0.6, "b": 0.4}, "a": {"x": 0.9, "y": 0.1}, "b": {"x": 1.0}, "x": {"c": 1.0}}
+    two = {"": {"a": 0.5, "d": 0.5}, "a": {"y": 0.9, "x": 0.1}, "d": {"x": 1.0}, "y": {"c": 1.0}}
+    answer = searched(one, two, beams=3, branches=2, horizon=2, scoring="sum", tau=0.5)
+    (first, *_), text = answer.rounds, answer.text
+    assert len(first.candidates) == 3
+    assert all(each.span.text.split() == each.scored.text.split()[:1] for each in first.candidates)
+    assert "".join(text for text, _ in words(answer)) == text
+    assert all(len(text.split()) <= 1 for text, _ in words(answer))
+    for played in answer.rounds:
+        assert played.proposers == tuple(each.member for each in played.drafts if played.span in each.spans)
 
 
 def test_a_round_names_all_members_that_wrote_its_words():
