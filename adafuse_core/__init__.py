@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TemplateError,
         TokenizerMismatchError,
         UnsupportedModelError,
+        VocabularyError,
     )
     from adafuse_core.events import (
         Event,
@@ -68,6 +69,7 @@ _NAMES = {
         "TemplateError",
         "TokenizerMismatchError",
         "UnsupportedModelError",
+        "VocabularyError",
     ],
     "adafuse_core.events": [
         "Event",
@@ -124,6 +126,7 @@ __all__ = [
     "Trace",
     "UnsupportedModelError",
     "Usage",
+    "VocabularyError",
     "collect",
 ]
 

@@ -94,6 +94,12 @@ class NonFiniteLogitsError(MemberError):
     retryable = False
 
 
+class VocabularyError(MemberError):
+    """A grammar allows no token of a member's vocabulary. Retries fail in the same way."""
+
+    retryable = False
+
+
 class CancelledError(AdaFuseError):
     """The caller cancelled the request."""
 

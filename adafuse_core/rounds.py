@@ -30,6 +30,8 @@ class DraftPlan:
         max_words: Maximum number of words (M); None for no limit but `max_tokens`.
         branches: Number of first tokens to try at a word below the threshold (B).
         branch_floor: Least probability of such a token, as a share of the likeliest one's; 0 for no bound.
+        unlikely_ends: Whether a first token that ends the answer, or completes a stop string, is tried if it is not the
+            likeliest one.
         max_tokens: Maximum number of the member's tokens; None for no limit but `max_words`. The draft is cut between
             tokens, but never inside a character.
         stop: Strings that end the draft after the token that completes the string. The token may contain more text.
@@ -41,6 +43,7 @@ class DraftPlan:
     max_words: int | None
     branches: int
     branch_floor: float = 0.0
+    unlikely_ends: bool = True
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     look_ahead: int = 0

@@ -36,7 +36,7 @@ IMPORTED = (huggingface, loader)  # not part of a start
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = common.arguments(__doc__ or "")
-    parser.add_argument("--models", nargs="+", default=["small:aspen", "small:birch"], help="names or folders")
+    parser.add_argument("--models", nargs="+", default=["small:aspen", "small:birch"], help="names, folders or GGUF files")
     parser.add_argument("--dtype", default="auto", help="of the weights (default: as saved)")
     parser.add_argument("--repeats", type=int, default=3, help="starts of each kind (default: 3)")
     args = parser.parse_args()
@@ -73,17 +73,17 @@ def from_pretrained(args: Any, _: Path) -> float:
     """Load the models and tokenizers with transformers alone."""
 
     def run() -> None:
-        for folder in map(common.folder_of, args.models):
-            AutoTokenizer.from_pretrained(folder)
-            AutoModelForCausalLM.from_pretrained(folder, dtype=args.dtype, device_map=args.device)
+        for folder, options in map(_files, args.models):
+            AutoTokenizer.from_pretrained(folder, **options)
+            AutoModelForCausalLM.from_pretrained(folder, dtype=args.dtype, device_map=args.device, **options)
 
     return _cpu_seconds(run)
 
 
 def self_test(name: str, args: Any, repeats: int) -> dict[str, Any]:
     """CPU seconds of the self-test of one model, and of reading a prompt `READS` times."""
-    folder = common.folder_of(name)
-    model = Model(AutoModelForCausalLM.from_pretrained(folder, dtype=args.dtype, device_map=args.device))
+    folder, options = _files(name)
+    model = Model(AutoModelForCausalLM.from_pretrained(folder, dtype=args.dtype, device_map=args.device, **options))
     ids = sample_ids(model, PROMPT_TOKENS)
     model.forward([ids], last=1)  # reads the weights from disk
     tests, reads = [], []
@@ -98,6 +98,12 @@ def self_test(name: str, args: Any, repeats: int) -> dict[str, Any]:
         "ratio": ratio,
         "store": examine(model, Options()).kind,
     }
+
+
+def _files(name: str) -> tuple[Any, dict[str, str]]:
+    """The folder of a model, and the options with which transformers loads it."""
+    path = Path(name)
+    return (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (common.folder_of(name), {})
 
 
 def _in_new_process(start: Callable[[Any, Path], float], args: Any, results: Path) -> float:

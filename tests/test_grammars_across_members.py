@@ -312,7 +312,7 @@ def test_an_end_token_in_the_text_of_others_has_a_score(tiny_models):
         MemberConfig(model=str(tiny_models["bytes"])),
         MemberConfig(model=str(tiny_models["modern"]), end_tokens=["Ċ"]),  # a line end
     ]
-    ensemble = Ensemble(members=members, strategy="adafuse")
+    ensemble = Ensemble(members=members)
     for seed in range(4):
         answer = ensemble.generate("go", grammar=Grammar.regex("((a|b|c)[\n ]){9}"), temperature=9.0, seed=seed)
         assert len(answer.text) == 18
@@ -337,7 +337,7 @@ ODD = {
 def test_unusual_tokenizers_obey_grammars_or_raise_an_error(tiny_models, tmp_path, name):
     folder = tiny.save_tiny(tmp_path / "odd", ODD[name]())
     for members in ([folder], [folder, tiny_models["bytes"]], [tiny_models["bytes"], folder]):
-        ensemble = Ensemble(members=members, strategy="adafuse", max_word_tokens=CAP)
+        ensemble = Ensemble(members=members, max_word_tokens=CAP)
         options = {"grammar": Grammar.json_schema(SCHEMA), "max_new_tokens": 150}
         if name in ("phrases", "likeliest pieces", "pieces of words"):  # they have no token for some characters
             with pytest.raises(MemberError, match=r"'odd': its vocabulary has no token that the grammar allows here"):

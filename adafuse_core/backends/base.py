@@ -97,7 +97,8 @@ class Session(Protocol):
             guesses: Contexts that later calls are likely to need. May be computed in the same pass, or ignored.
 
         Returns:
-            The steps of each context; a row's greedy tokens are `[step.ids[0] for step in steps]`.
+            The steps of each context; a row's greedy tokens are `[step.ids[0] for step in steps]`. A row ends without
+            a True of `until` where the grammar allows no token of the vocabulary.
         """
 
     def score(

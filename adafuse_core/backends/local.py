@@ -170,12 +170,15 @@ class LocalSession:
 
         def needs_pass(row: int) -> bool:
             """Continue a row until the memo lacks a distribution; returns whether the row is unfinished."""
-            while (distribution := self._distributions([(written[row], None)])[0]) is not None:
+            while not self._is_dead_end(written[row]):
+                distribution = self._distributions([(written[row], None)])[0]
+                if distribution is None:
+                    return True
                 steps[row].append(TopTokens(*distribution.top(top)))
                 if until(row, steps[row]) or len(steps[row]) >= max_new:
                     return False
                 written[row] += (distribution.ids[0],)
-            return True
+            return False
 
         with self._batcher.call(self._memo):
             while live := [row for row in live if needs_pass(row)]:
@@ -235,18 +238,16 @@ class LocalSession:
             if each is not None and mask is not None and context not in self._masked
         }
         if new:
-            try:
-                self._masked |= zip(new, masked(list(new.values())), strict=True)
-            except ValueError as error:
-                raise MemberError(
-                    "its vocabulary has no token that the grammar allows here",
-                    hint="leave this member out, or ask for characters that its tokenizer can write",
-                    retryable=False,
-                ) from error
+            self._masked |= zip(new, masked(list(new.values())), strict=True)
         return [
             each if mask is None else self._masked[context]
             for (context, _), each, mask in zip(wanted, unmasked, masks, strict=True)
         ]
+
+    def _is_dead_end(self, context: Ids) -> bool:
+        """Whether the grammar allows no token of the vocabulary after a context."""
+        mask = None if self._allowed is None else self._allowed(context)
+        return mask is not None and not mask.strip(b"\0")
 
     def _mask(self, context: Ids, token: int | None, unmasked: Distribution | None) -> bytes | None:
         """The mask of a context; None if there is no distribution or no mask, or the mask excludes the token."""

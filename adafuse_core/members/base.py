@@ -44,6 +44,7 @@ class Prefix(Protocol):
 
         Raises:
             WindowFull: The context window has no room for another token.
+            VocabularyError: The grammar allows no token of the vocabulary.
         """
 
     def draft_each(self, plan: DraftPlan, afters: Sequence[Span], hints: Sequence[Span] = ()) -> list[Draft | None]:
@@ -55,7 +56,8 @@ class Prefix(Protocol):
             hints: As in `draft`.
 
         Returns:
-            For each span its draft; None where the context window has no room for another token.
+            For each span its draft; None where the context window has no room for another token. A draft has no spans
+            where the grammar allows no token of the vocabulary.
         """
 
     def next_tokens(self, count: int | None = None, after: Span = EMPTY_SPAN) -> tuple[NextToken, ...]:

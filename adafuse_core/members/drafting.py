@@ -42,7 +42,11 @@ class Drafter:
     def confident_run(self, plan: DraftPlan) -> ConfidentRun:
         """A run that has no token yet."""
         return ConfidentRun(
-            self.new_tracker(()), plan, self._stop_check(plan.stop), self.context, self._max_new_tokens(plan)
+            tracker=self.new_tracker(()),
+            plan=plan,
+            stops=self._stop_check(plan.stop),
+            context=self.context,
+            room=self._max_new_tokens(plan),
         )
 
     def branches(self, run: ConfidentRun) -> list[Branch]:
@@ -57,14 +61,24 @@ class Drafter:
             tracker = self.new_tracker(confident)
             tracker.push(token)
             over = tracker.ended or run.stops(tracker.text())
-            branches.append(Branch(tracker, words, run.stops, self.context, 0 if over else room))
+            if over and branches and not run.plan.unlikely_ends:
+                continue
+            room_left = 0 if over else room
+            branches.append(
+                Branch(tracker=tracker, words=words, stops=run.stops, before=self.context, room=room_left)
+            )
         return branches
 
     def proposals(self, run: ConfidentRun, branches: Sequence[Branch]) -> list[Proposal]:
-        """What a finished run and its finished branches propose, likeliest first; nothing if there is no room."""
+        """What a finished run and its finished branches propose, likeliest first.
+
+        Nothing if there is no room, or where a grammar allows no token of the vocabulary.
+        """
         if branches:
             before = len(run.margins) - 1
-            found = [self._of_branch(branch, before, run.plan) for branch in branches]
+            found = [self._of_branch(branch, before, run.plan) for branch in branches if not branch.is_dead]
+        elif run.is_dead and not run.tracker.words:
+            return []
         else:
             full = run.plan.max_tokens is not None and len(run.tracker.ids) >= run.plan.max_tokens
             found = [self._continued(run.tracker, run.max_words, 0, run.plan, cut=run.stopped or full)]
@@ -162,15 +176,27 @@ class Drafter:
         return Proposal(ids=tuple(tracker.ids[:complete]), ends=False) if complete else None
 
 
-@dataclass
-class ConfidentRun:
-    """Follows a greedy continuation up to M words, to the end of the answer, or to the first uncertain word."""
+@dataclass(kw_only=True)
+class Row:
+    """A greedy continuation."""
 
     tracker: WordTracker
-    plan: DraftPlan
     stops: Callable[[str], bool]
+    room: int  # most tokens; 0 if the row is over
+    over: bool = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the continuation could not go on, because a grammar allows no token of the vocabulary."""
+        return self.room > 0 and not self.over
+
+
+@dataclass(kw_only=True)
+class ConfidentRun(Row):
+    """Follows a greedy continuation up to M words, to the end of the answer, or to the first uncertain word."""
+
+    plan: DraftPlan
     context: Ids
-    room: int  # most tokens
     margins: list[float] = field(default_factory=list)  # of the words that have started, up to the first uncertain one
     uncertain: TopTokens | None = None  # the distribution at the start of the uncertain word
     stopped: bool = False  # whether a stop string was completed
@@ -203,15 +229,12 @@ class ConfidentRun:
                 self.uncertain, self.max_words = steps[starts[word]], len(self.margins)
 
 
-@dataclass
-class Branch:
+@dataclass(kw_only=True)
+class Branch(Row):
     """Greedy words that start with one of the likeliest tokens of an uncertain word."""
 
-    tracker: WordTracker
     words: int  # number of words
-    stops: Callable[[str], bool]
     before: Ids  # the context of the draft
-    room: int  # most further tokens; 0 if the branch is over
 
     @property
     def context(self) -> Ids:
@@ -237,14 +260,16 @@ def draft_each(
 
     Returns:
         For each context its proposals, likeliest first, and the margins at the word starts of the confident run; None
-        if the context window has no room for a proposal.
+        if the context window has no room for a proposal. No proposals where a grammar allows no token.
     """
     runs = [drafter.confident_run(plan) for drafter in drafters]
     _continue(session, runs, max(2, plan.branches), guesses)
     branches = [drafter.branches(run) for drafter, run in zip(drafters, runs, strict=True)]
     _continue(session, [branch for each in branches for branch in each], 1, guesses)
     return [
-        (proposals, run.margins) if (proposals := drafter.proposals(run, own)) else None
+        (proposals, run.margins)
+        if (proposals := drafter.proposals(run, own)) or any(row.is_dead for row in (run, *own))
+        else None
         for drafter, run, own in zip(drafters, runs, branches, strict=True)
     ]
 
@@ -256,7 +281,9 @@ def _continue(session: Session, rows: Sequence[ConfidentRun | Branch], top: int,
         contexts, longest = [row.context for row in growing], max(row.room for row in growing)
 
         def until(index: int, steps: list[TopTokens]) -> bool:
-            return growing[index].push(steps) or len(steps) >= growing[index].room
+            row = growing[index]
+            row.over = row.push(steps) or len(steps) >= row.room
+            return row.over
 
         session.draft(contexts, longest, top, until, guesses)
 

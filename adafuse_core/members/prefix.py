@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adafuse_core.backends.base import Session
+from adafuse_core.errors import VocabularyError
 from adafuse_core.members.base import EMPTY_SPAN, WindowFull
 from adafuse_core.members.drafting import Drafter, Proposal, draft_each
 from adafuse_core.members.error_context import ErrorContext
@@ -88,6 +89,8 @@ class ModelPrefix:
         (draft,) = self.draft_each(plan, [after], hints)
         if draft is None:
             raise WindowFull
+        if not draft.spans:
+            raise self._vocabulary_error()
         return draft
 
     def draft_each(self, plan: DraftPlan, afters: Sequence[Span], hints: Sequence[Span] = ()) -> list[Draft | None]:
@@ -121,7 +124,10 @@ class ModelPrefix:
             drafter = self._drafter(after)
             if drafter is None:
                 raise WindowFull
-            ((step,),) = self.session.draft([drafter.context], 1, count or self.vocab_size, lambda *_: True)
+            (steps,) = self.session.draft([drafter.context], 1, count or self.vocab_size, lambda *_: True)
+            if not steps:
+                raise self._vocabulary_error()
+            (step,) = steps
             logprobs = dict(zip(step.ids, step.logprobs, strict=True))
             unfinished = {
                 token: None for token in step.ids if token not in self.end_ids and not drafter.is_text((token,))
@@ -209,6 +215,13 @@ class ModelPrefix:
     def close(self) -> None:
         """End the session. May be called twice."""
         self.session.close()
+
+    def _vocabulary_error(self) -> VocabularyError:
+        return VocabularyError(
+            "its vocabulary has no token that the grammar allows here",
+            member=self.name,
+            hint="leave this member out, or ask for characters that its tokenizer can write",
+        )
 
     def _drafter(self, after: Span) -> Drafter | None:
         """A drafter that continues the answer and an uncommitted span; None if the context window is full."""

@@ -66,6 +66,7 @@ class Beam(ScoringStrategy):
     beams: int = 3
     branches: int = 3
     branch_floor: float = 0.0
+    unlikely_ends: bool = True
     horizon: int = 8
     tau: float = 0.7
     scoring: str = "sum"
@@ -177,13 +178,19 @@ class _Search:
         complete = {span: each for span, each in known.items() if each.complete}
         growing = {span: each for span, each in known.items() if not each.complete}
         extended: dict[Span, Hypothesis] = {}
+        dead: list[Span] = []
         for (span, hypothesis), drafts in zip(growing.items(), self._draft(list(growing)), strict=True):
+            if any(draft is not None and not draft.spans for draft in drafts):
+                dead.append(span)
+                continue
             grown = self._extended(hypothesis, drafts)
             extended |= _new(grown, extended)
             if not grown and hypothesis.words:
                 complete[span] = replace(hypothesis, complete=True)
         self._hypotheses = [*complete.values(), *self._pruned(_new(extended, complete), list(complete))]
         if not self._hypotheses:
+            if dead:  # raises the error of the member that can't continue it
+                self._prefixes.each(lambda prefix: prefix.draft(self._plan, after=dead[0]))
             raise WindowFull
 
     def decided(self) -> Iterator[Round]:
@@ -261,8 +268,14 @@ class _Search:
 
 def _plan(options: Beam, limits: Limits) -> DraftPlan:
     """One word, or several where the member is uncertain."""
-    branches, floor = options.branches, options.branch_floor
-    return DraftPlan(tau=options.tau, max_words=1, branches=branches, branch_floor=floor, stop=limits.stop)
+    return DraftPlan(
+        tau=options.tau,
+        max_words=1,
+        branches=options.branches,
+        branch_floor=options.branch_floor,
+        unlikely_ends=options.unlikely_ends,
+        stop=limits.stop,
+    )
 
 
 def _new(found: dict[Span, Hypothesis], known: dict[Span, Hypothesis]) -> dict[Span, Hypothesis]:
