@@ -233,6 +233,8 @@ class OracleMember(OracleTokens):
         weight: Weight of its vote.
     """
 
+    unlikely_ends = True  # whether an end that is not the likeliest next token is a branch
+
     def __init__(self, path, cap=CAP, *, name="", weight=1.0):
         self.model, tokenizer, self.memo = loaded(path)
         super().__init__(tokenizer, end_ids(path, tokenizer))
@@ -286,6 +288,8 @@ class OracleMember(OracleTokens):
             uncertain = margins[-1] < tau
             likely = [t for t, v in zip(tokens, values, strict=True) if math.exp(v) >= floor * math.exp(values[0])]
             starts = likely[:branches] if uncertain else tokens[:1]
+            if not self.unlikely_ends:
+                starts = starts[:1] + [t for t in starts[1:] if not self.is_end(run, t, stop)]
             variants = [self.word(run, token, max_tokens, stop) for token in starts]
             if uncertain:
                 break
@@ -338,6 +342,10 @@ class OracleMember(OracleTokens):
                 end = self.word_end(run, out, final=True)
                 return (out, "end") if end is None else (out[:end], None)
             out.append(token)
+
+    def is_end(self, run, token, stop):
+        """Whether this token ends the answer or completes a stop string."""
+        return token in self.ends or self.completes([*run, token], stop)
 
     def completes(self, out, stop):
         """Whether the last token of `out` completes a stop string, which may have started in the committed text."""

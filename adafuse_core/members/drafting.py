@@ -64,9 +64,7 @@ class Drafter:
             if over and branches and not run.plan.unlikely_ends:
                 continue
             room_left = 0 if over else room
-            branches.append(
-                Branch(tracker=tracker, words=words, stops=run.stops, before=self.context, room=room_left)
-            )
+            branches.append(Branch(tracker=tracker, words=words, stops=run.stops, before=self.context, room=room_left))
         return branches
 
     def proposals(self, run: ConfidentRun, branches: Sequence[Branch]) -> list[Proposal]:

@@ -13,7 +13,7 @@ from adafuse_core.errors import CancelledError, MemberError
 from adafuse_core.members.base import EMPTY_SPAN, WindowFull
 from adafuse_core.members.script import RULE, Script, count_words, word_ends
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
-from adafuse_core.text.stop_strings import cut_after_stop
+from adafuse_core.text.stop_strings import cut_after_stop, has_stop
 
 ON_SCRIPT_NLL, OFF_SCRIPT_NLL = 0.125, 5.0  # per word of a span that continues the script, and of any other span
 
@@ -116,7 +116,7 @@ class ScriptedPrefix:
             )
         if uncertain:
             more = [_joined(after, Span(text=text)) for text in self._member.alternatives if text != own.text]
-            spans += [span for span in more if self._allows(span)]
+            spans += [span for span in more if self._allows(span) and self._is_tried(span, after, plan)]
         margins = (self._member.margin,) * max(1, count_words(own.text))
         likely = [span for rank, span in enumerate(spans[: plan.branches]) if 0.5**rank >= plan.branch_floor]
         if not plan.look_ahead:
@@ -124,6 +124,11 @@ class ScriptedPrefix:
         longer = [self._longer(span, after, plan, plan.commit_words) for span in likely]
         ahead = [self._longer(span, after, plan, plan.look_ahead) for span in likely]
         return Draft(member=self.name, spans=tuple(longer), margins=margins, ahead=tuple(ahead))
+
+    def _is_tried(self, alternative: Span, after: Span, plan: DraftPlan) -> bool:
+        """Whether an alternative may be proposed although it is less likely than the word of the script."""
+        added = alternative.text[len(after.text) :]
+        return plan.unlikely_ends or not has_stop(self._text + after.text, added, plan.stop)
 
     def draft_each(self, plan: DraftPlan, afters: Sequence[Span], hints: Sequence[Span] = ()) -> list[Draft | None]:
         """A draft after each span; see `draft`."""

@@ -20,6 +20,7 @@ from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, Draft, DraftPlan, Round, Span
 from adafuse_core.strategies.base import Limits, Needs, ScoringStrategy
+from adafuse_core.text.stop_strings import has_stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class Beam(ScoringStrategy):
         branches: Number of first tokens that a member tries for each next word.
         branch_floor: Least probability of such a first token, as a share of the likeliest one's, 0..1. At 0 all are
             tried; at 0.1, tokens that are less than a tenth as likely are not.
+        unlikely_ends: Whether a first token that ends the answer, or completes a stop string, is tried if it is not the
+            member's likeliest one.
         horizon: Number of words after which the best hypothesis is committed.
         tau: Confidence threshold, 0..1: a member proposes only its likeliest word where the probabilities of its two
             likeliest next tokens differ by at least this much. At 1 it always proposes `branches` words.
@@ -66,7 +69,7 @@ class Beam(ScoringStrategy):
     beams: int = 3
     branches: int = 3
     branch_floor: float = 0.0
-    unlikely_ends: bool = True
+    unlikely_ends: bool = False
     horizon: int = 8
     tau: float = 0.7
     scoring: str = "sum"
@@ -246,8 +249,7 @@ class _Search:
     def _is_full(self, span: Span) -> bool:
         """Whether the uncommitted text completes a stop string or uses up the token budget."""
         first, limit = self._prefixes[0], self._limits.max_new_tokens
-        tails = ((stop, self._committed[max(0, len(self._committed) + 1 - len(stop)) :]) for stop in self._limits.stop)
-        stopped = any(stop in tail + span.text for stop, tail in tails)
+        stopped = has_stop(self._committed, span.text, self._limits.stop)
         return stopped or (limit is not None and first.completion_tokens + first.cost(span) >= limit)
 
     def _pruned(self, hypotheses: dict[Span, Hypothesis], complete: Sequence[Span]) -> list[Hypothesis]:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def has_stop(before: str, text: str, stop: Sequence[str]) -> bool:
+    """Whether `text` completes a stop string, which may start in the text before it."""
+    tails = ((string, before[max(0, len(before) + 1 - len(string)) :]) for string in stop)
+    return any(string in tail + text for string, tail in tails)
+
+
 def cut_after_stop(before: str, text: str, stop: Sequence[str]) -> str:
     """The beginning of `text` up to the end of the first stop string, which may start in the text before it."""
     kept = max(map(len, stop), default=1) - 1

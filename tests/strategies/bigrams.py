@@ -10,6 +10,7 @@ from adafuse_core.members.base import EMPTY_SPAN
 from adafuse_core.members.script import Script
 from adafuse_core.members.scripted_prefix import ScriptedPrefix
 from adafuse_core.rounds import Draft, Score, Span
+from adafuse_core.text.stop_strings import has_stop
 
 START, END = "", "."  # the word before the answer, and the end of the answer
 RARE = 1e-6  # probability of a word that the table doesn't name
@@ -58,7 +59,11 @@ class BigramPrefix(ScriptedPrefix):
                 break
         starts = [drafted]
         if margins[-1] < plan.tau:
-            starts = [[*drafted, " " + word] for word, _ in likeliest[: plan.branches]]
+            tried = [word for word, _ in likeliest[: plan.branches]]
+            if not plan.unlikely_ends:
+                before = self._text + after.text + "".join(drafted)
+                tried[1:] = [word for word in tried[1:] if word != END and not has_stop(before, " " + word, plan.stop)]
+            starts = [[*drafted, " " + word] for word in tried]
         spans = [self.spelled(after, self.continued(after, words, plan.look_ahead)) for words in starts]
         ahead = tuple(spans) if plan.look_ahead else ()
         return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins), ahead=ahead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -16,10 +17,13 @@ class OracleBeam(OracleEnsemble):
     text up to its end, its proposers, and the drafts of all members at this place. Every word is a round of its own.
     """
 
-    def __init__(self, members, *, beams=3, branches=3, horizon=8, tau=0.7, **rule):
+    def __init__(self, members, *, beams=3, branches=3, horizon=8, tau=0.7, unlikely_ends=False, **rule):
         rule = {"scoring": "sum", "pool": "power", "pool_over": "word", **rule}
         if rule["pool"] == "power":
             rule = {"pool_exponent": 0.5, **rule}
+        members = [copy.copy(member) for member in members]
+        for member in members:
+            member.unlikely_ends = unlikely_ends
         super().__init__(members, tau=tau, max_words=1, branches=branches, **rule)
         self.beams, self.horizon = beams, horizon
 

@@ -82,7 +82,7 @@ def test_the_best_hypothesis_is_committed_at_the_horizon():
 def test_a_hypothesis_with_a_stop_string_is_not_extended():
     table = {"": {"a": 0.6, "b": 0.4}, "a": {"c": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}}
     members = [BigramMember("m", table)]
-    ensemble = Ensemble(members=members, strategy="beam", beams=2, branches=2)
+    ensemble = Ensemble(members=members, strategy="beam", beams=2, branches=2, unlikely_ends=True)
     answer = ensemble.generate("go", stop=["a c", "b"])
     assert [proposals(played) for played in answer.rounds] == [[(" b", False), (" a c", False)], [(" c", False)]]
     assert (answer.text, answer.stop) == (" ", "a c")
@@ -92,6 +92,22 @@ def test_a_text_that_is_reached_in_two_ways_is_one_hypothesis():
     table = {"": {"a b": 0.5, "a": 0.5}, "a": {"b": 1.0}}  # a word with a blank: at once, or in two steps
     ensemble = Ensemble(members=[BigramMember("m", table)], strategy="beam", beams=2, branches=2)
     assert [proposals(played) for played in ensemble.generate("go", stop="b").rounds] == [[(" a b", False)]]
+
+
+def test_an_end_is_tried_only_if_it_is_likeliest():
+    """The shortest answers have the highest sums: ends that nobody would write win otherwise."""
+    table = {"": {"a": 0.5, ".": 0.3, "b": 0.2}, "a": {"x": 0.5, "y": 0.5}, "b": {"x": 0.5, "y": 0.5}}
+    assert searched(table, scoring="sum", tau=0.7).text.startswith(" a ")
+    assert searched(table, scoring="sum", tau=0.7, unlikely_ends=True).text == ""
+    assert searched(table | {"": {".": 0.5, "a": 0.5}}, scoring="sum", tau=0.7).text == ""
+    stops = Ensemble(members=[BigramMember("m", table)])
+    assert stops.generate("go", stop="b").text.startswith(" a ")
+    assert (
+        Ensemble(members=[ScriptedMember("m", "one two", margin=0.0, alternatives=[" end"])])
+        .generate("go", stop="end")
+        .text
+        == "one two"
+    )
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -155,6 +171,7 @@ RULES = [
     {**BY_TOKENS_RULE, "beams": 1, "branches": 2, "pool": "max"},
     {"horizon": 3},
     {"branch_floor": 0.5, "pool": "median", "horizon": 3},
+    {"unlikely_ends": True, "horizon": 4},
 ]
 
 
