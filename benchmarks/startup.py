@@ -36,7 +36,9 @@ IMPORTED = (huggingface, loader)  # not part of a start
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = common.arguments(__doc__ or "")
-    parser.add_argument("--models", nargs="+", default=["small:aspen", "small:birch"], help="names, folders or GGUF files")
+    parser.add_argument(
+        "--models", nargs="+", default=["small:aspen", "small:birch"], help="names, folders or GGUF files"
+    )
     parser.add_argument("--dtype", default="auto", help="of the weights (default: as saved)")
     parser.add_argument("--repeats", type=int, default=3, help="starts of each kind (default: 3)")
     args = parser.parse_args()

@@ -56,7 +56,7 @@ class Drafter:
         before = len(run.margins) - 1  # number of confident words
         confident = tuple(run.tracker.ids[: run.tracker.word_starts[before]])
         words, room = max(1, run.plan.look_ahead - before), run.room - len(confident) - 1
-        branches = []
+        branches: list[Branch] = []
         for token in branch_tokens(run.uncertain, run.plan):
             tracker = self.new_tracker(confident)
             tracker.push(token)

@@ -32,7 +32,8 @@ class Beam(ScoringStrategy):
     whole uncommitted text, averaged over the members by `pool`, and not normalised: they have equally many words. A
     hypothesis is complete at the end of the answer, after a stop string, and where the token budget or a context window
     is full. It is then set aside until the best hypothesis is chosen. With `scoring="sum"` and without sampling,
-    hypotheses with a higher value than a complete one are dropped: words can only raise it.
+    hypotheses with a higher value than a complete one are dropped: words can only raise it. A hypothesis is also dropped
+    if a grammar lets it go on only with characters that a member's vocabulary lacks, unless it is the last one.
 
     Text is committed in two cases. If all hypotheses, complete or not, begin with the same words, these are committed.
     If all are complete, or one has `horizon` words, the best one is committed: the values are now normalised by
@@ -181,19 +182,16 @@ class _Search:
         complete = {span: each for span, each in known.items() if each.complete}
         growing = {span: each for span, each in known.items() if not each.complete}
         extended: dict[Span, Hypothesis] = {}
-        dead: list[Span] = []
+        stuck: dict[Span, Hypothesis] = {}
         for (span, hypothesis), drafts in zip(growing.items(), self._draft(list(growing)), strict=True):
-            if any(draft is not None and not draft.spans for draft in drafts):
-                dead.append(span)
-                continue
             grown = self._extended(hypothesis, drafts)
             extended |= _new(grown, extended)
             if not grown and hypothesis.words:
-                complete[span] = replace(hypothesis, complete=True)
-        self._hypotheses = [*complete.values(), *self._pruned(_new(extended, complete), list(complete))]
+                (stuck if _are_stuck(drafts) else complete)[span] = replace(hypothesis, complete=True)
+        live = [*complete.values(), *self._pruned(_new(extended, complete), list(complete))]
+        self._hypotheses = live or [*stuck.values()]
         if not self._hypotheses:
-            if dead:  # raises the error of the member that can't continue it
-                self._prefixes.each(lambda prefix: prefix.draft(self._plan, after=dead[0]))
+            self._prefixes.draft(self._plan)  # raises the error of a member that is stuck
             raise WindowFull
 
     def decided(self) -> Iterator[Round]:
@@ -230,8 +228,8 @@ class _Search:
         return [list(drafts) for drafts in zip(*members, strict=True)]
 
     def _extended(self, hypothesis: Hypothesis, drafts: Sequence[Draft | None]) -> dict[Span, Hypothesis]:
-        """The hypothesis with each of the drafted words; none if a context window is full."""
-        found = [draft for draft in drafts if draft is not None]
+        """The hypothesis with each of the drafted words; none if a member can't continue it."""
+        found = [draft for draft in drafts if draft is not None and draft.spans]
         if len(found) < len(drafts):
             return {}
         here = tuple(_cut(draft, len(hypothesis.text) - len(self._committed)) for draft in found)
@@ -283,6 +281,11 @@ def _plan(options: Beam, limits: Limits) -> DraftPlan:
 def _new(found: dict[Span, Hypothesis], known: dict[Span, Hypothesis]) -> dict[Span, Hypothesis]:
     """The hypotheses whose text is not known yet."""
     return {span: hypothesis for span, hypothesis in found.items() if span not in known}
+
+
+def _are_stuck(drafts: Sequence[Draft | None]) -> bool:
+    """Whether a member can't write what the grammar allows."""
+    return any(draft is not None and not draft.spans for draft in drafts)
 
 
 def _cut(draft: Draft, length: int) -> Draft:

@@ -80,8 +80,14 @@ class FixedSpan(CandidateStrategy):
         if self.branches == 1:
             return DraftPlan(tau=0.0, max_words=self.words, branches=1, stop=limits.stop)
         # Branches at the first word, however confident the member is; each is continued to the length of a span.
-        lengths = {"look_ahead": self.words, "commit_words": self.words}
-        return DraftPlan(tau=1.0, max_words=1, branches=self.branches, stop=limits.stop, **lengths)
+        return DraftPlan(
+            tau=1.0,
+            max_words=1,
+            branches=self.branches,
+            stop=limits.stop,
+            look_ahead=self.words,
+            commit_words=self.words,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,12 @@ def probability(candidate: Mapping[str, Any], member: str) -> float | None:
     return 0.0 if None in logprobs else math.exp(math.fsum(logprobs))  # in JSON of the server, None is minus infinity
 
 
+def scored_after(candidate: Mapping[str, Any]) -> str:
+    """The text after a candidate that was scored with it, but not committed with it; often empty."""
+    text: str = candidate.get("ahead", "")
+    return text.removeprefix(candidate["text"])
+
+
 def reason(played: Mapping[str, Any]) -> str:
     """Why the text of a round was committed, as a short English phrase."""
     if not played["proposers"]:

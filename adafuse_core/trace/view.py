@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from adafuse_core.trace.markup import Child, element, table
-from adafuse_core.trace.reasons import probability, reason
+from adafuse_core.trace.reasons import probability, reason, scored_after
 
 COLORS = 6
 _END = "[end]"
@@ -78,9 +78,10 @@ def visible(row: Mapping[str, Any]) -> str:
 
 def _candidate(place: int, played: Mapping[str, Any], members: Sequence[str]) -> list[Child]:
     candidate = played["candidates"][place]
-    text = visible(candidate).replace("\n", "⏎")
+    text, after = (each.replace("\n", "⏎") for each in (visible(candidate), scored_after(candidate)))
+    shown = element("b", "✓ ", text) if place == played["chosen"] else element("span", text)
     return [
-        element("b", "✓ ", text) if place == played["chosen"] else element("span", text),
+        element("span", shown, element("small", "…", after)) if after else shown,
         element("span", ", ".join(candidate["proposers"]), class_=color(candidate["proposers"], members)),
         _number(candidate["score"]),
         *(_number(probability(candidate, member)) for member in members),

@@ -24,7 +24,7 @@ from adafuse_core import (
     ToolCallDone,
     Trace,
 )
-from adafuse_core.trace.reasons import probability, reason
+from adafuse_core.trace.reasons import probability, reason, scored_after
 from adafuse_core.trace.trace import SUFFIXES
 from adafuse_core.trace.view import visible
 from adafuse_integrations.cli.painter import Painter
@@ -114,8 +114,10 @@ def _candidates(played: Mapping[str, Any], trace: Trace, painter: Painter) -> Ta
     for place, candidate in enumerate(played["candidates"]):
         proposers = candidate["proposers"]
         likely = [probability(candidate, name) for name in trace.members]
+        after = scored_after(candidate).replace("\n", "⏎")
+        shown = Text("> " if place == played["chosen"] else "  ").append(painter.word(_plain(candidate), proposers))
         table.add_row(
-            Text("> " if place == played["chosen"] else "  ").append(painter.word(_plain(candidate), proposers)),
+            shown.append(f" …{after}", "dim") if after else shown,
             painter.word(", ".join(proposers) or "no member", proposers),
             *("" if value is None else f"{value:.3f}" for value in (candidate["score"], *likely)),
         )

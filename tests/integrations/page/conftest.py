@@ -32,7 +32,7 @@ def browser():
 def server():
     """The stub server, with the small models as `adafuse`."""
     made = Stub()
-    made.ensembles["adafuse"] = Ensemble(strategy="adafuse")  # its rounds have several candidates
+    made.ensembles["adafuse"] = Ensemble()
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield made

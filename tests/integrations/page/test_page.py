@@ -7,7 +7,7 @@ import re
 import pytest
 
 from adafuse_core import Ensemble, Grammar, ScriptedMember
-from adafuse_core.trace.reasons import probability, reason
+from adafuse_core.trace.reasons import probability, reason, scored_after
 from tests.integrations.page.stub import PAGE, PATIENCE
 
 QUESTION = "Who wrote The Jungle Book and what is the capital of Sudan?"
@@ -51,7 +51,7 @@ def scripted_by_default(reply):
 @pytest.fixture(scope="module")
 def rounds():
     """The rounds of the answer to the question."""
-    return Ensemble(strategy="adafuse").generate([{"role": "user", "content": QUESTION}]).trace.rounds
+    return Ensemble().generate([{"role": "user", "content": QUESTION}]).trace.rounds
 
 
 def test_the_page_is_one_file_that_parses_no_html():
@@ -109,17 +109,19 @@ def test_words_have_the_colour_of_their_member_and_shared_words_are_neutral(page
 @pytest.mark.parametrize("how", ["focus", "hover"])
 def test_a_word_shows_its_round(page, rounds, how):
     ask(page)
-    (place,) = [place for place, played in enumerate(rounds) if played["text"] == " Rudyard Kipling and"]
+    (place,) = [place for place, played in enumerate(rounds) if played["text"] == " Rudyard"]
     word, card = page.locator(".w").nth(place), page.locator("#card")
     assert card.is_hidden()
     word.focus() if how == "focus" else word.hover()
     card.wait_for()
     assert reason(rounds[place]) in card.inner_text()
-    assert "Margins of aspen: 0.19 (below τ = 0.7)" in card.inner_text()
+    (margin,) = rounds[place]["margins"]["aspen"]
+    assert margin < 0.7
+    assert f"Margins of aspen: {margin:.2f} (below τ = 0.7)" in card.inner_text()
     shown = [row.locator("th, td").all_inner_texts() for row in card.locator("tbody tr").all()]
     for candidate, cells in zip(rounds[place]["candidates"], shown, strict=True):
         likely = [f"{probability(candidate, name):.3f}" for name in ("aspen", "birch")]
-        assert cells[0].replace("✓", "").strip() == candidate["text"].strip()
+        assert cells[0].replace("✓", "").split() == f"{candidate['text']} …{scored_after(candidate)}".split()
         assert [cell.strip() for cell in cells[1:]] == [
             "".join(candidate["proposers"]),
             f"{candidate['score']:.3f}",
@@ -263,7 +265,9 @@ def test_a_full_storage_costs_rounds_and_no_text(page):
 
 def test_the_panel_has_the_strategy_and_settings_are_sent(page, server):
     facts = " ".join(page.locator("#facts").inner_text().split())
-    assert facts == "strategy adafuse confidence threshold τ 0.7 words of a draft M 3 branches B 3"
+    assert facts == (
+        "strategy beam continuations kept 3 branches B 3 words until a commit 8 confidence threshold τ 0.7"
+    )
     page.get_by_label("System message").fill("Be brief.")
     page.get_by_label("Longest answer").fill("3")
     page.get_by_label("Temperature").fill("0")

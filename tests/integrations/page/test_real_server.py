@@ -19,7 +19,7 @@ def real_page(browser):
     """The page of a real server with the small models, without complaints of the browser."""
     import uvicorn
 
-    ensembles = {"adafuse": Ensemble(strategy="adafuse").load()}  # its rounds are short: most have one proposer
+    ensembles = {"adafuse": Ensemble().load()}
     config = uvicorn.Config(app.create_app(ensembles=ensembles), port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
