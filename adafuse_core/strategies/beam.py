@@ -32,8 +32,8 @@ class Beam(ScoringStrategy):
     whole uncommitted text, averaged over the members by `pool`, and not normalised: they have equally many words. A
     hypothesis is complete at the end of the answer, after a stop string, and where the token budget or a context window
     is full. It is then set aside until the best hypothesis is chosen. With `scoring="sum"` and without sampling,
-    hypotheses with a higher value than a complete one are dropped: words can only raise it. A hypothesis is also dropped
-    if a grammar lets it go on only with characters that a member's vocabulary lacks, unless it is the last one.
+    hypotheses with a higher value than a complete one are dropped: words can only raise it. So is a hypothesis that a
+    grammar lets go on only with characters that a member's vocabulary lacks, unless it is the last one.
 
     Text is committed in two cases. If all hypotheses, complete or not, begin with the same words, these are committed.
     If all are complete, or one has `horizon` words, the best one is committed: the values are now normalised by
