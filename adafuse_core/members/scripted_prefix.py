@@ -13,7 +13,7 @@ from adafuse_core.errors import CancelledError, MemberError
 from adafuse_core.members.base import EMPTY_SPAN, WindowFull
 from adafuse_core.members.script import RULE, Script, count_words, word_ends
 from adafuse_core.rounds import Draft, DraftPlan, NextToken, Score, Span
-from adafuse_core.text.stop_strings import cut_after_stop, has_stop
+from adafuse_core.text.stop_strings import cut_after_stop, first_stop
 
 ON_SCRIPT_NLL, OFF_SCRIPT_NLL = 0.125, 5.0  # per word of a span that continues the script, and of any other span
 
@@ -128,7 +128,7 @@ class ScriptedPrefix:
     def _is_tried(self, alternative: Span, after: Span, plan: DraftPlan) -> bool:
         """Whether an alternative may be proposed although it is less likely than the word of the script."""
         added = alternative.text[len(after.text) :]
-        return plan.unlikely_ends or not has_stop(self._text + after.text, added, plan.stop)
+        return plan.unlikely_ends or first_stop(self._text + after.text, added, plan.stop) is None
 
     def draft_each(self, plan: DraftPlan, afters: Sequence[Span], hints: Sequence[Span] = ()) -> list[Draft | None]:
         """A draft after each span; see `draft`."""

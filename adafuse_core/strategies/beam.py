@@ -18,9 +18,10 @@ from adafuse_core.checks import expect_integer, expect_number
 from adafuse_core.chooser import Chooser, pooled
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
-from adafuse_core.rounds import Candidate, Draft, DraftPlan, Round, Span
+from adafuse_core.rounds import Draft, DraftPlan, Round, Score, Span
 from adafuse_core.strategies.base import Limits, Needs, ScoringStrategy
-from adafuse_core.text.stop_strings import has_stop
+from adafuse_core.strategies.hypotheses import Hypothesis, Word, any_of, without_doubles
+from adafuse_core.text.stop_strings import first_stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,57 +103,6 @@ class Beam(ScoringStrategy):
             yield from search.decided() if search.is_over else search.shared()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Word:
-    """A word of a hypothesis.
-
-    Args:
-        end: Length of the answer after it.
-        proposers: Names of the members that proposed it.
-        drafts: The drafts of all members at this place.
-    """
-
-    end: int
-    proposers: tuple[str, ...]
-    drafts: tuple[Draft, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """A continuation of the committed text.
-
-    Args:
-        text: The answer with this continuation.
-        ends: Whether the answer ends after it.
-        complete: Whether it isn't extended any more.
-        words: Its uncommitted words.
-    """
-
-    text: str
-    ends: bool = False
-    complete: bool = False
-    words: tuple[Word, ...] = ()
-
-    def span(self, committed: str) -> Span:
-        """The uncommitted text."""
-        return Span(text=self.text[len(committed) :], ends=self.ends)
-
-    def candidate(self, committed: str) -> Candidate:
-        """The first word, scored with the words after it."""
-        first, whole = self.words[0], self.span(committed)
-        span = whole if len(self.words) == 1 else Span(text=self.text[len(committed) : first.end])
-        return Candidate(span=span, proposers=first.proposers, ahead=None if span == whole else whole)
-
-    def after(self, committed: str) -> Hypothesis | None:
-        """What is left of it after a commit; None if other text was committed."""
-        if committed.startswith(self.text) and not self.ends:  # also if a grammar forced more text
-            return Hypothesis(text=committed)
-        if not self.text.startswith(committed):
-            return None
-        left = tuple(word for word in self.words if word.end > len(committed))
-        return replace(self, words=left or self.words[-1:])  # the end of the answer is a word without text
-
-
 class _Search:
     """The hypotheses of one answer."""
 
@@ -166,6 +116,7 @@ class _Search:
         self._committed = ""
         self._hypotheses: list[Hypothesis] = []
         self._beaten: list[Hypothesis] = []  # complete ones that can't win, for the trace
+        self._tails: dict[str, None] = {}  # of all proposals
 
     @property
     def is_over(self) -> bool:
@@ -176,20 +127,21 @@ class _Search:
     def step(self) -> None:
         """Extend each hypothesis by a word, and prune. Raises `WindowFull` if there is nothing to commit."""
         self._committed = self._prefixes[0].text
-        left = (each.after(self._committed) for each in self._hypotheses)
-        known = {each.span(self._committed): each for each in left if each}
-        known = known or {Span(text=""): Hypothesis(text=self._committed)}
-        complete = {span: each for span, each in known.items() if each.complete}
-        growing = {span: each for span, each in known.items() if not each.complete}
-        extended: dict[Span, Hypothesis] = {}
-        stuck: dict[Span, Hypothesis] = {}
-        for (span, hypothesis), drafts in zip(growing.items(), self._draft(list(growing)), strict=True):
+        known = [left for each in self._hypotheses if (left := each.after(self._committed))]
+        known = without_doubles(known) or [Hypothesis(text=self._committed)]
+        complete = [each for each in known if each.complete]
+        growing = [each for each in known if not each.complete]
+        extended: list[Hypothesis] = []
+        stuck: list[Hypothesis] = []
+        for hypothesis, drafts in zip(growing, self._draft(growing), strict=True):
             grown = self._extended(hypothesis, drafts)
-            extended |= _new(grown, extended)
+            extended += grown
             if not grown and hypothesis.words:
-                (stuck if _are_stuck(drafts) else complete)[span] = replace(hypothesis, complete=True)
-        live = [*complete.values(), *self._pruned(_new(extended, complete), list(complete))]
-        self._hypotheses = live or [*stuck.values()]
+                (stuck if _are_stuck(drafts) else complete).append(replace(hypothesis, complete=True))
+        self._tails |= dict.fromkeys(each.tail for each in extended if each.tail)
+        kept = without_doubles([*complete, *extended])
+        complete, extended = kept[: len(complete)], kept[len(complete) :]
+        self._hypotheses = [*complete, *self._pruned(extended, complete)] or stuck
         if not self._hypotheses:
             self._prefixes.draft(self._plan)  # raises the error of a member that is stuck
             raise WindowFull
@@ -198,15 +150,14 @@ class _Search:
         """Rounds with the words of the best hypothesis; all hypotheses are candidates of the first one."""
         left = (each.after(self._committed) for each in self._beaten)
         found = [*self._hypotheses, *(each for each in left if each and each.complete)]
-        hypotheses = list({each.span(self._committed): each for each in found}.values())
-        self._hypotheses, self._beaten = [], []
+        hypotheses = without_doubles(found)
         best = hypotheses[0]
         if len(hypotheses) > 1:
-            scores = self._prefixes.score([each.span(self._committed) for each in hypotheses])
             candidates = [each.candidate(self._committed) for each in hypotheses]
-            played = self._chooser.decide((), candidates, scores)
+            played = self._chooser.decide((), candidates, self._scores(hypotheses))
             best = hypotheses[played.chosen]
             yield replace(played, drafts=best.words[0].drafts)
+        self._hypotheses, self._beaten, self._tails = [], [], {}
         yield from self._words(best)
 
     def shared(self) -> Iterator[Round]:
@@ -222,48 +173,66 @@ class _Search:
         while (left := hypothesis.after(committed := self._prefixes[0].text)) and left.words:
             yield Round(drafts=left.words[0].drafts, candidates=(replace(left.candidate(committed), ahead=None),))
 
-    def _draft(self, spans: Sequence[Span]) -> list[list[Draft | None]]:
-        """Drafts after each span, `[spans][members]`; None where the member's context window is full."""
+    def _draft(self, hypotheses: Sequence[Hypothesis]) -> list[list[Draft | None]]:
+        """Drafts after each hypothesis, `[hypotheses][members]`; None where the member's context window is full."""
+        spans = [each.span(self._committed) for each in hypotheses]
         members = self._prefixes.each(lambda prefix: prefix.draft_each(self._plan, spans))
         return [list(drafts) for drafts in zip(*members, strict=True)]
 
-    def _extended(self, hypothesis: Hypothesis, drafts: Sequence[Draft | None]) -> dict[Span, Hypothesis]:
+    def _extended(self, hypothesis: Hypothesis, drafts: Sequence[Draft | None]) -> list[Hypothesis]:
         """The hypothesis with each of the drafted words; none if a member can't continue it."""
         found = [draft for draft in drafts if draft is not None and draft.spans]
         if len(found) < len(drafts):
-            return {}
+            return []
         here = tuple(_cut(draft, len(hypothesis.text) - len(self._committed)) for draft in found)
-        return {
-            span: Hypothesis(
-                text=(text := self._committed + span.text),
-                ends=span.ends,
-                complete=span.ends or self._is_full(span),
-                words=(*hypothesis.words, Word(end=len(text), proposers=each.proposers, drafts=here)),
-            )
-            for each in pooled(found)
-            if self._prefixes.fit(span := each.span)
-        }
+        grown = []
+        for each in pooled(found):
+            if self._prefixes.fit(each.span):
+                word = Word(end=len(self._committed + each.span.text), proposers=each.proposers, drafts=here)
+                grown.append(self._hypothesis(each.span, (*hypothesis.words, word)))
+        return grown
 
-    def _is_full(self, span: Span) -> bool:
-        """Whether the uncommitted text completes a stop string or uses up the token budget."""
-        first, limit = self._prefixes[0], self._limits.max_new_tokens
-        stopped = has_stop(self._committed, span.text, self._limits.stop)
-        return stopped or (limit is not None and first.completion_tokens + first.cost(span) >= limit)
+    def _hypothesis(self, span: Span, words: tuple[Word, ...]) -> Hypothesis:
+        """A hypothesis, with what completes it: an end, a stop string, or the token budget."""
+        first, limit, text = self._prefixes[0], self._limits.max_new_tokens, self._committed + span.text
+        stop = first_stop(self._committed, span.text, self._limits.stop)
+        full = limit is not None and first.completion_tokens + first.cost(span) >= limit
+        body = None if stop is None else text[:stop]
+        complete = span.ends or full or body is not None
+        return Hypothesis(text=text, ends=span.ends, complete=complete, body=body, words=words)
 
-    def _pruned(self, hypotheses: dict[Span, Hypothesis], complete: Sequence[Span]) -> list[Hypothesis]:
+    def _pruned(self, hypotheses: list[Hypothesis], complete: Sequence[Hypothesis]) -> list[Hypothesis]:
         """The best hypotheses, without those that can't win. They are not scored if all of them are kept."""
-        ended = [*complete, *(span for span, each in hypotheses.items() if each.complete)]
+        ended = [*complete, *(each for each in hypotheses if each.complete)]
         bounded = bool(ended) and self._options.scoring == "sum" and not self._chooser.samples
         if len(hypotheses) <= self._options.beams and not bounded:
-            return list(hypotheses.values())
-        spans = list(dict.fromkeys((*hypotheses, *ended)))
-        values = self._sums.fuse_all(self._prefixes.score(spans), self._chooser.weights)
-        value_of = dict(zip(spans, values, strict=True))
-        best = sorted(hypotheses, key=value_of.__getitem__)[: self._options.beams]
-        least = min(value_of[span] for span in ended) if bounded else math.inf
-        worse = [span for span in best if value_of[span] > least]
-        self._beaten += [hypotheses[span] for span in worse if hypotheses[span].complete]
-        return [hypotheses[span] for span in best if span not in worse]
+            return hypotheses
+        every = [*hypotheses, *complete]
+        values = self._sums.fuse_all(self._scores(every), self._chooser.weights)
+        valued = list(zip(every, values, strict=True))
+        best = sorted(valued[: len(hypotheses)], key=lambda pair: pair[1])[: self._options.beams]
+        least = min(value for each, value in valued if each.complete) if bounded else math.inf
+        self._beaten += [each for each, value in best if value > least and each.complete]
+        return [each for each, value in best if value <= least]
+
+    def _scores(self, hypotheses: Sequence[Hypothesis]) -> list[tuple[Score, ...]]:
+        """Scores of hypotheses, `[hypotheses][members]`.
+
+        A hypothesis with a stop string is scored as the event that the answer stops there, with any of the texts that
+        members have proposed from the stop string on: one member writes a newline, another one two.
+        """
+        variants = [self._variants(each) for each in hypotheses]
+        spans = list(dict.fromkeys(span for each in variants for span in each))
+        scores = dict(zip(spans, self._prefixes.score(spans), strict=True))
+        return [tuple(map(any_of, zip(*(scores[span] for span in each), strict=True))) for each in variants]
+
+    def _variants(self, hypothesis: Hypothesis) -> list[Span]:
+        """The uncommitted text of a hypothesis, and what differs from it only from the stop string on."""
+        own = hypothesis.span(self._committed)
+        if hypothesis.body is None:
+            return [own]
+        others = (hypothesis.with_tail(tail, self._committed) for tail in self._tails)
+        return list(dict.fromkeys([own, *(span for span in others if span and self._prefixes.fit(span))]))
 
 
 def _plan(options: Beam, limits: Limits) -> DraftPlan:
@@ -276,11 +245,6 @@ def _plan(options: Beam, limits: Limits) -> DraftPlan:
         unlikely_ends=options.unlikely_ends,
         stop=limits.stop,
     )
-
-
-def _new(found: dict[Span, Hypothesis], known: dict[Span, Hypothesis]) -> dict[Span, Hypothesis]:
-    """The hypotheses whose text is not known yet."""
-    return {span: hypothesis for span, hypothesis in found.items() if span not in known}
 
 
 def _are_stuck(drafts: Sequence[Draft | None]) -> bool:

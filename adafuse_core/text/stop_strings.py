@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def has_stop(before: str, text: str, stop: Sequence[str]) -> bool:
-    """Whether `text` completes a stop string, which may start in the text before it."""
-    tails = ((string, before[max(0, len(before) + 1 - len(string)) :]) for string in stop)
-    return any(string in tail + text for string, tail in tails)
+def first_stop(before: str, text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop string begins that `text` completes, as an index of `before + text`; None without one.
+
+    Of stop strings that end at the same place, the longest one counts.
+    """
+    found = []
+    for string in stop:
+        start = max(0, len(before) + 1 - len(string))
+        at = (before[start:] + text).find(string)
+        if at >= 0:
+            found.append((start + at + len(string), start + at))
+    return min(found)[1] if found else None
 
 
 def cut_after_stop(before: str, text: str, stop: Sequence[str]) -> str:

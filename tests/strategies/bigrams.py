@@ -10,7 +10,7 @@ from adafuse_core.members.base import EMPTY_SPAN
 from adafuse_core.members.script import Script
 from adafuse_core.members.scripted_prefix import ScriptedPrefix
 from adafuse_core.rounds import Draft, Score, Span
-from adafuse_core.text.stop_strings import has_stop
+from adafuse_core.text.stop_strings import first_stop
 
 START, END = "", "."  # the word before the answer, and the end of the answer
 RARE = 1e-6  # probability of a word that the table doesn't name
@@ -62,7 +62,9 @@ class BigramPrefix(ScriptedPrefix):
             tried = [word for word, _ in likeliest[: plan.branches]]
             if not plan.unlikely_ends:
                 before = self._text + after.text + "".join(drafted)
-                tried[1:] = [word for word in tried[1:] if word != END and not has_stop(before, " " + word, plan.stop)]
+                tried[1:] = [
+                    word for word in tried[1:] if word != END and first_stop(before, " " + word, plan.stop) is None
+                ]
             starts = [[*drafted, " " + word] for word in tried]
         spans = [self.spelled(after, self.continued(after, words, plan.look_ahead)) for words in starts]
         ahead = tuple(spans) if plan.look_ahead else ()

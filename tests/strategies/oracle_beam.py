@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import operator
 from dataclasses import replace
 
 from adafuse_core.rounds import Candidate, Round, Span
@@ -29,6 +31,7 @@ class OracleBeam(OracleEnsemble):
 
     def answer(self, prompt, *, stop=(), max_new_tokens, temperature=0.0, **given):
         self.until, self.budget, self.hypotheses, self.beaten = tuple(stop), max_new_tokens, [], []
+        self.tails = {}  # texts from a stop string on, that members have proposed
         self.best, self.found = None, None  # the hypothesis that is being committed; those to choose from
         self.bounded = self.scoring == "sum" and temperature == 0
         return super().answer(prompt, stop=stop, max_new_tokens=max_new_tokens, temperature=temperature, **given)
@@ -45,9 +48,8 @@ class OracleBeam(OracleEnsemble):
             self.extend()
             if all(complete for _, _, complete, _ in self.hypotheses) or self.longest() >= self.horizon:
                 lost = [each for each in map(self.resumed, self.beaten) if each and each[2]]
-                found = {self.span(each): each for each in (*self.hypotheses, *lost)}
+                self.found = list(self.different([*self.hypotheses, *lost]).values())
                 self.hypotheses, self.beaten = [], []
-                self.found = list(found.values())
                 return self.round(self.found)
             texts = {text for text, _, _, words in self.hypotheses for text in [self.common(text, words)]}
             if texts != {""}:
@@ -61,6 +63,8 @@ class OracleBeam(OracleEnsemble):
         if self.found:
             self.best, self.found = self.found[played.chosen], None
             played = replace(played, drafts=self.best[3][0][2])
+            if not self.hypotheses:
+                self.tails = {}
         return played
 
     def longest(self):
@@ -76,7 +80,7 @@ class OracleBeam(OracleEnsemble):
     def extend(self):
         hypotheses = self.hypotheses or [(self.done, False, False, [])]
         kept = [each for each in hypotheses if each[2]]
-        found = {}
+        found = []
         for text, _, complete, words in hypotheses:
             if complete:
                 continue
@@ -91,9 +95,11 @@ class OracleBeam(OracleEnsemble):
                 longer = self.done + span.text
                 full = bool(first_stop(longer, self.until)) or self.tokens(span) >= self.budget
                 grown = (longer, span.ends, span.ends or full, [*words, (longer, tuple(proposers), tuple(drafts))])
-                found.setdefault(span, grown)
-        known = [(text, ends) for text, ends, *_ in kept]
-        found = {span: each for span, each in found.items() if each[:2] not in known}
+                found.append(grown)
+                if hit := first_stop(longer, self.until):
+                    self.tails[longer[len(hit[0]) :]] = True
+        different = list(self.different([*kept, *found]).values())
+        kept, found = different[: len(kept)], {self.span(each): each for each in different[len(kept) :]}
         ended = [self.span(each) for each in (*kept, *found.values()) if each[2]]
         if len(found) > self.beams or (ended and self.bounded):
             found = dict(sorted(found.items(), key=lambda pair: self.total(pair[0]))[: self.beams])
@@ -101,6 +107,38 @@ class OracleBeam(OracleEnsemble):
             worse = [span for span in found if self.total(span) > min(map(self.total, ended))]
             self.beaten += [each for each in map(found.pop, worse) if each[2]]
         self.hypotheses = kept + list(found.values())
+
+    def different(self, hypotheses):
+        """The hypotheses without those that are the same answer up to a stop string; their proposers are counted."""
+        found = {}
+        for text, ends, complete, words in hypotheses:
+            hit = first_stop(text, self.until)
+            key = (hit[0], "stop") if hit else (text, ends)
+            if key in found and len(found[key][3]) == len(words):
+                *before, (end, names, drafts) = found[key][3]
+                names = tuple(each.member for each in drafts if each.member in names + words[-1][1])
+                found[key] = (*found[key][:3], [*before, (end, names, drafts)])
+            found.setdefault(key, (text, ends, complete, words))
+        return found
+
+    def scores(self, span):
+        """With a stop string: scores of the event that the answer stops there, whatever text follows."""
+        hit = first_stop(self.done + span.text, self.until)
+        if not hit:
+            return super().scores(span)
+        texts = [hit[0] + tail for tail in self.tails]
+        spans = dict.fromkeys([span, *(Span(text=t[len(self.done) :]) for t in texts if t.startswith(self.done))])
+        return tuple(self.event(member, list(spans)) for member in self.members)
+
+    def event(self, member, spans):
+        ids = [functools.reduce(operator.iadd, map(list, member.ids_of(span)), []) for span in spans]
+        best = max((member.score(span) for span in spans), key=lambda score: sum(score.logprobs))
+        chance = 0
+        for span, own in zip(spans, ids, strict=True):
+            if not any(len(other) < len(own) and own[: len(other)] == other for other in ids):
+                chance += math.exp(sum(member.score(span).logprobs))
+        *before, _ = best.logprobs
+        return replace(best, logprobs=(*before, math.log(chance) - sum(before)))
 
     def span(self, hypothesis):
         text, ends, *_ = hypothesis
@@ -112,7 +150,7 @@ class OracleBeam(OracleEnsemble):
         return len(context) + len(ids) - first.prompt_length
 
     def total(self, span):
-        return self.fuse_row([member.score(span) for member in self.members], "sum")
+        return self.fuse_row(self.scores(span), "sum")
 
     def common(self, text, words):
         """The longest beginning, in words, of this hypothesis that all others have, too."""
