@@ -39,7 +39,7 @@ MAY_IMPORT = {
         *("backends", "chat", "disk_cache", "errors", "forks", "member_config", "rounds", "small_models", "stopping"),
         "text",
     },
-    "strategies": {"chat", "checks", "chooser", "errors", "fusion", "members", "rounds"},
+    "strategies": {"chat", "checks", "chooser", "errors", "fusion", "members", "rounds", "text"},
     "config": {"backends", "checks", "errors", "member_config", "small_models", "strategies"},
     "budget": {"chat", "errors", "members", "rounds", "text"},
     "decode": {"budget", "chat", "chooser", "config", "events", "members", "rounds", "strategies"},
