@@ -101,6 +101,7 @@ def _dispatch(queue: SimpleQueue[Work | None], threads: int) -> None:
     pool = ThreadPoolExecutor(threads, thread_name_prefix="adafuse")
     while (work := queue.get()) is not None:
         pool.submit(work)
+        del work  # it holds the model, whose end puts None into the queue
     pool.shutdown(wait=False)
 
 
