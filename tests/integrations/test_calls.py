@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 import time
@@ -406,3 +407,16 @@ async def test_run_identifiers_and_events_are_not_in_traces_or_cache_keys():
     list(llm.stream("go", config, cancel=threading.Event()))
     assert len(seen) == 4
     assert not any("cancel" in told or "_run_names" in told for told in seen)
+
+
+def test_the_threads_of_a_model_end_with_it(kind):
+    before = set(threading.enumerate())
+    llm = of(kind, ScriptedMember("a", "one two"))
+    assert asyncio.run(asked(llm, "awaited"))
+    started = set(threading.enumerate()) - before
+    assert started
+    del llm
+    gc.collect()
+    for thread in started:
+        thread.join(LONG)
+    assert not any(thread.is_alive() for thread in started)
