@@ -703,7 +703,7 @@ def test_a_structured_answer_is_complete_and_has_the_library_text(method, caplog
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_timeout_error_has_the_partial_answer(asynchronous):
-    llm, _ = scripted("word ", ends_answer=False, steps=3, max_tokens=None, timeout=0.5)
+    llm, _ = scripted("word ", ends_answer=False, steps=3, max_tokens=None, timeout=2.0)
     with pytest.raises(langchain.ModelTimeoutError) as caught:
         await llm.ainvoke("go") if asynchronous else llm.invoke("go")
     assert caught.value.partial.text.split() == ["word"] * 3
