@@ -1,7 +1,7 @@
 """A chat page with Streamlit: answers stream, and a panel shows who proposed each word.
 
-    pip install "adafuse[small-models]" streamlit
-    streamlit run examples/streamlit_chat.py
+pip install "adafuse[small-models]" streamlit
+streamlit run examples/streamlit_chat.py
 """
 
 import contextlib

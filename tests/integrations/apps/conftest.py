@@ -1,9 +1,11 @@
-"""Examples as modules."""
+"""Examples as modules, and a server for clients of it."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+
+from tests.integrations.server.conftest import small  # noqa: F401 - a fixture
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
