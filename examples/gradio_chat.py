@@ -1,7 +1,9 @@
 """A chat page with Gradio: answers stream, and each word shows who proposed it.
 
-pip install "adafuse[small-models]" "gradio>=6,<7"
-python examples/gradio_chat.py
+    pip install "adafuse[small-models]" "gradio>=6,<7"
+    python examples/gradio_chat.py
+
+Pressing "Stop", or leaving the page, ends the generation.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ def respond(question, history, request: gr.Request):
     messages = [{"role": turn["role"], "content": text_of(turn["content"])} for turn in history]
     messages.append({"role": "user", "content": question})
     answer, words = "", []
-    # Gradio closes this function when the user presses "Stop". This ends the generation, too.
+    # Gradio closes this function when the user presses "Stop" or leaves. This ends the generation, too.
     try:
         with contextlib.closing(ensemble.stream(messages, cache_namespace=str(request.session_hash))) as events:
             for event in events:

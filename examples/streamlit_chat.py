@@ -1,7 +1,9 @@
 """A chat page with Streamlit: answers stream, and a panel shows who proposed each word.
 
-pip install "adafuse[small-models]" streamlit
-streamlit run examples/streamlit_chat.py
+    pip install "adafuse[small-models]" "streamlit>=1.50,<2"
+    streamlit run examples/streamlit_chat.py
+
+Pressing "Stop", or leaving the page, ends the generation.
 """
 
 import contextlib
