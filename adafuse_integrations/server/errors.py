@@ -75,7 +75,8 @@ def api_error(error: BaseException) -> ApiError:
         case ApiError():
             return error
         case ContextOverflowError():
-            return ApiError(400, text, code="context_length_exceeded", param="messages")
+            message = f"prompt is too long: {text}"  # words by which LiteLLM knows this error
+            return ApiError(400, message, code="context_length_exceeded", param="messages")
         case ConfigError() | PromptError():
             return ApiError(400, text, code="invalid_value")
         case DeadlineError():

@@ -88,8 +88,8 @@ def test_one_member(options):
     assert alone.choices[0].message.content not in ("", ANSWER)
 
 
-def test_a_prompt_that_is_too_long_is_a_bad_request(options):
-    with pytest.raises(litellm.BadRequestError, match="context window is 2048"):
+def test_a_prompt_that_is_too_long_is_known_as_such(options):
+    with pytest.raises(litellm.ContextWindowExceededError, match="context window is 2048"):
         litellm.completion(messages=[{"role": "user", "content": QUESTION * 1000}], **options)
 
 
