@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test test-apps check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps screenshots check format lint types dist docs coverage quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -23,6 +23,10 @@ test: $(STAMP)
 # The warnings of these packages, such as sockets that they leave open, are no errors.
 test-apps: $(APPS)/.installed
 	OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -W default tests/integrations/apps
+
+# Screenshots of the chat page, in build/screenshots. They need a browser: `playwright install chromium` installs one.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.integrations.page.screenshots build/screenshots $(BROWSER)
 
 check: lint types test
 
