@@ -5,10 +5,11 @@
 Two parts, which exit with status 1 at a difference:
 
 - `oracle`: pairs of models, in float64, against the reference implementation of the tests (`tests/oracle.py`), which
-  has no cache: texts, decisions and their numbers, with one and with three branches, for every KV store. The reference
-  is slow, so only the first model (or `--whole` models) is used whole. The others are copied with `--layers` layers, at
-  least one of each type (full and sliding attention), and the whole vocabulary. The text of such copies makes no sense,
-  but is as hard to get right. Pairs of copies also answer a prompt that is longer than the sliding window.
+  has no cache: texts, decisions and their numbers, by the default rule and by the paper's with one and with three
+  branches, for every KV store. The reference is slow, so only the first model (or `--whole` models) is used whole. The
+  others are copied with `--layers` layers, at least one of each type (full and sliding attention), and the whole
+  vocabulary. The text of such copies makes no sense, but is as hard to get right. Pairs of copies also answer a prompt
+  that is longer than the sliding window.
 - `generate`: each model whole, alone and with one branch, against its own `generate`, in float32 and float64.
 
 Prompts: the first ones of `free_text.py`, as conversations if both models have chat templates, and as plain texts.
@@ -34,9 +35,14 @@ from given_models import prose
 from own_generate import OwnGenerate
 from tests.agreement import ROUGH, difference
 from tests.oracle import OracleAnswer, OracleEnsemble, OracleMember, loaded
+from tests.strategies.oracle_beam import OracleBeam
 
 STORES = ("tree", "fork")
-SETTINGS = ((0.7, 3, 1), (0.7, 3, 3))  # tau, M, B
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"strategy": "adafuse", "tau": 0.7, "max_words": 3, "branches": 1},
+    {"strategy": "adafuse", "tau": 0.7, "max_words": 3, "branches": 3},
+    {"strategy": "beam", "horizon": 3},
+)
 CAP = 8  # maximum tokens of a word: models with few layers write long ones
 MOST_ROWS = 400  # distributions that the oracle keeps; each takes up to 2 MiB
 PARTS = ("oracle", "generate")
@@ -100,18 +106,18 @@ def against_oracle(args: argparse.Namespace, folder: Path) -> list[dict[str, Any
     return rows
 
 
-Expected = dict[tuple[str, tuple[float, int, int]], list[OracleAnswer]]
+Expected = dict[tuple[str, int], list[OracleAnswer]]  # by kind of prompt and place in SETTINGS
 
 
 def expected_answers(pair: Sequence[Path], kinds: Mapping[str, Sequence[Any]], budget: int) -> Expected:
     """The oracle's answers by kind of prompt and setting. Its models are freed afterwards."""
     members = [FrugalOracle(str(path), CAP, name=path.name) for path in pair]
     expected = {}
-    for tau, max_words, branches in SETTINGS:
-        oracle = OracleEnsemble(members, tau=tau, max_words=max_words, branches=branches)
+    for place, setting in enumerate(SETTINGS):
+        options = {name: value for name, value in setting.items() if name != "strategy"}
+        oracle = (OracleBeam if setting["strategy"] == "beam" else OracleEnsemble)(members, **options)
         for kind, prompts in kinds.items():
-            answers = [oracle.answer(prompt, max_new_tokens=budget) for prompt in prompts]
-            expected[kind, (tau, max_words, branches)] = answers
+            expected[kind, place] = [oracle.answer(prompt, max_new_tokens=budget) for prompt in prompts]
     del members, oracle
     loaded.cache_clear()
     gc.collect()
@@ -126,17 +132,17 @@ def compare(
     configs = [
         MemberConfig(model=str(path), name=path.name, kv_store=store, dtype="float64", device="cpu") for path in pair
     ]
-    with Ensemble.from_pretrained(*configs, strategy="adafuse", max_word_tokens=CAP) as ensemble:
+    with Ensemble.from_pretrained(*configs, max_word_tokens=CAP) as ensemble:
         for kind, prompts in kinds.items():
             problems: list[str | None] = []
-            for tau, max_words, branches in SETTINGS:
-                engine = Ensemble(ensemble.config, tau=tau, max_words=max_words, branches=branches)
-                wanted = expected[kind, (tau, max_words, branches)]
+            for place, setting in enumerate(SETTINGS):
+                engine = Ensemble(ensemble.config, **setting)
+                wanted = expected[kind, place]
                 for at_once in (1, len(prompts)):
                     answers = engine.batch(prompts, max_concurrency=at_once, max_new_tokens=budget)
                     problems += map(difference, answers, wanted, itertools.repeat(ROUGH))
                 engine.close()
-            texts = [answer.full_text for setting in SETTINGS for answer in expected[kind, setting]]
+            texts = [answer.full_text for place in range(len(SETTINGS)) for answer in expected[kind, place]]
             yield row(" + ".join(names), kind, f"oracle, {store}", "float64", problems, texts)
 
 
