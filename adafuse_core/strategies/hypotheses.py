@@ -92,11 +92,16 @@ def without_doubles(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
 def any_of(variants: Sequence[Score]) -> Score:
     """A member's score of the event that it writes one of several texts.
 
+    Args:
+        variants: The member's scores of the texts. Those with another number of words than the first one don't count:
+            members are compared word by word.
+
     Returns:
         The score of the likeliest text; its last token has the probability that is left to all of them.
     """
-    best = min(variants, key=lambda score: score.nll)
-    different = [score for score in variants if not any(_continues(score, other) for other in variants)]
+    alike = [score for score in variants if score.words == variants[0].words]
+    best = min(alike, key=lambda score: score.nll)
+    different = [score for score in alike if not any(_continues(score, other) for other in alike)]
     if len(different) == 1 or math.isinf(best.nll):
         return best
     more = math.log(math.fsum(math.exp(best.nll - score.nll) for score in different))
