@@ -131,6 +131,7 @@ class OracleBeam(OracleEnsemble):
         return tuple(self.event(member, list(spans)) for member in self.members)
 
     def event(self, member, spans):
+        spans = [span for span in spans if member.score(span).words == member.score(spans[0]).words]
         ids = [functools.reduce(operator.iadd, map(list, member.ids_of(span)), []) for span in spans]
         best = max((member.score(span) for span in spans), key=lambda score: sum(score.logprobs))
         chance = 0

@@ -26,6 +26,12 @@ def test_a_text_that_begins_with_another_one_is_part_of_the_same_event():
     assert any_of([score(0.5, 0.2), score(0.5, 0.2, 0.9)]) == score(0.5, 0.2)
 
 
+def test_a_text_with_more_words_does_not_count():
+    longer = Score(member="m", logprobs=(math.log(0.9),), words=2, bytes=2, word_ends=(1, 1))
+    assert any_of([score(0.5), longer]) == score(0.5)
+    assert any_of([longer, score(0.5)]) == longer
+
+
 def test_texts_that_are_impossible_stay_so():
     never = Score(member="m", logprobs=(-math.inf,), words=1, bytes=1, word_ends=(1,))
     assert any_of([never, never]) == never
