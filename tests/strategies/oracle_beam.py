@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
-import operator
 from dataclasses import replace
 
 from adafuse_core.rounds import Candidate, Round, Span
@@ -132,7 +130,7 @@ class OracleBeam(OracleEnsemble):
 
     def event(self, member, spans):
         spans = [span for span in spans if member.score(span).words == member.score(spans[0]).words]
-        ids = [functools.reduce(operator.iadd, map(list, member.ids_of(span)), []) for span in spans]
+        ids = [[*context, *added] for context, added in map(member.ids_of, spans)]
         best = max((member.score(span) for span in spans), key=lambda score: sum(score.logprobs))
         chance = 0
         for span, own in zip(spans, ids, strict=True):
