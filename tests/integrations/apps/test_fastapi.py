@@ -140,7 +140,7 @@ async def test_a_client_that_disconnects_ends_its_generation_within_a_step(app):
 
 async def test_disconnects_free_the_memory_of_models_while_others_go_on(app, tiny_models):
     members = list(tiny_models.values())[:2]
-    app.llm = ChatAdaFuse(members=members, branches=1, prefix_cache=False, max_tokens=150)
+    app.llm = ChatAdaFuse(members=members, branches=1, prefix_cache=False, max_tokens=80)
     with running(app) as url:
         alone = await whole(url, "alone")
         assert held(app.llm) == 0
