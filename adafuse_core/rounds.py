@@ -165,7 +165,8 @@ class Round:
         drafts: Draft of each member, in member order. Empty if the text was forced by a grammar or written by AdaFuse;
             the only candidate then has no proposers.
         candidates: Distinct proposals, in order of member, then branch.
-        scores: `[candidates][members]`, of the span or its continuation. Empty if the choice needed none.
+        scores: `[candidates][members]`, of the span or its continuation; in beam search, of the event that the answer
+            stops, if it completes a stop string. Empty if the choice needed none.
         values: `[candidates][members]`, scores after the scoring rule: lower is better. Empty like `scores`.
         fused: `[candidates]`, values after pooling: lower is better. Empty like `scores`.
         chosen: Index of the chosen candidate.

@@ -10,6 +10,7 @@ from adafuse_core.backends.base import Session, TopTokens
 from adafuse_core.members.word_tracker import WordTracker
 from adafuse_core.rounds import DraftPlan
 from adafuse_core.text.ids import Ids
+from adafuse_core.text.stop_strings import first_stop
 from adafuse_core.text.tokens import INCOMPLETE, MAX_UTF8_BYTES
 
 
@@ -123,8 +124,7 @@ class Drafter:
 
         A character that is incomplete at the end of the draft is not text yet.
         """
-        tails = [(string, self.before[max(0, len(self.before) + 1 - len(string)) :]) for string in strings]
-        return lambda text: any(string in tail + text.rstrip(INCOMPLETE) for string, tail in tails)
+        return lambda text: first_stop(self.before, text.rstrip(INCOMPLETE), strings) is not None
 
     def _of_branch(self, branch: Branch, before: int, plan: DraftPlan) -> Proposal | None:
         tracker = branch.tracker

@@ -32,7 +32,9 @@ class Beam(ScoringStrategy):
     extended hypotheses with the `beams` lowest values are kept. Their value is the negative log-likelihood of their
     whole uncommitted text, averaged over the members by `pool`, and not normalised: they have equally many words. A
     hypothesis is complete at the end of the answer, after a stop string, and where the token budget or a context window
-    is full. It is then set aside until the best hypothesis is chosen. With `scoring="sum"` and without sampling,
+    is full. It is then set aside until the best hypothesis is chosen. Hypotheses that differ only from a stop string on
+    are one, scored as the event that the answer stops there: the last token of its scores has the probability of all
+    texts that members have proposed from the stop string on. With `scoring="sum"` and without sampling,
     hypotheses with a higher value than a complete one are dropped: words can only raise it. So is a hypothesis that a
     grammar lets go on only with characters that a member's vocabulary lacks, unless it is the last one.
 
