@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from adafuse_core.checks import expect_integer, expect_number
+from adafuse_core.checks import expect, expect_integer, expect_number
 from adafuse_core.chooser import Chooser, pooled
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
@@ -85,6 +85,7 @@ class Beam(ScoringStrategy):
         expect_integer("beams", self.beams, at_least=1)
         expect_integer("branches", self.branches, at_least=1)
         expect_number("branch_floor", self.branch_floor, at_least=0.0, at_most=1.0)
+        expect(isinstance(self.unlikely_ends, bool), "unlikely_ends", self.unlikely_ends, "True or False")
         expect_integer("horizon", self.horizon, at_least=1)
         expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
 

@@ -157,6 +157,12 @@ def test_a_wrong_option_is_refused(option):
             Beam(**{option: wrong})
 
 
+@pytest.mark.parametrize("wrong", ["yes", 1, None])
+def test_a_switch_is_true_or_false(wrong):
+    with pytest.raises(ConfigError, match=rf"got unlikely_ends={wrong!r}, expected True or False"):
+        Beam(unlikely_ends=wrong)
+
+
 @pytest.mark.parametrize("option", [{"anchor": "a"}, {"weighting": "agreement"}, {"max_words": 2}])
 def test_an_option_without_meaning_is_refused(option):
     with pytest.raises(ConfigError, match="has no meaning for strategy 'beam'"):
