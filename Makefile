@@ -11,13 +11,17 @@ WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test test-apps screenshots check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps test-benchmarks screenshots check format lint types dist docs coverage quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not benchmarks"
+
+# Also runs every benchmark for a moment: several minutes.
+test-benchmarks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m benchmarks
 
 # Also tests the chat apps whose packages are large (370 MB), in an environment of their own on top of the first one.
 # The warnings of these packages, such as sockets that they leave open, are no errors.
@@ -28,7 +32,7 @@ test-apps: $(APPS)/.installed
 screenshots: $(STAMP)
 	$(BIN)/python -m tests.integrations.page.screenshots build/screenshots $(BROWSER)
 
-check: lint types test
+check: lint types test test-benchmarks
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)

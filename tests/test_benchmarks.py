@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.benchmarks
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PAIR = ("--models", "small:aspen", "small:birch")
 MEMBERS = ("small:aspen", "small:birch")

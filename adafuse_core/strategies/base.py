@@ -190,12 +190,18 @@ class CandidateStrategy(ScoringStrategy):
 
     def chooser(self, prefixes: Prefixes, temperature: float = 0.0, seed: int | None = None) -> Chooser:
         """Chooses among the candidates of one answer; see `Strategy.chooser`."""
-        weights = [prefix.weight for prefix in prefixes]
-        if self.weighting == "prompt" and len(weights) > 1:
-            weights = weighted_by_prompt(weights, prefixes.each(lambda prefix: prefix.score_prompt(_PROMPT_BYTES)))
+        weights = weights_of(prefixes, by_prompt=self.weighting == "prompt")
         anchor = None if self.anchor is None else Anchor(member=self.anchor, margin=self.anchor_margin)
         by_agreement = self.weighting == "agreement"
         return Chooser(self.fusion, weights, temperature, seed, anchor=anchor, by_agreement=by_agreement)
+
+
+def weights_of(prefixes: Prefixes, *, by_prompt: bool) -> list[float]:
+    """The members' weights, `[members]`: those of the config, or these divided by perplexities of the prompt."""
+    weights = [prefix.weight for prefix in prefixes]
+    if not by_prompt or len(weights) == 1:
+        return weights
+    return weighted_by_prompt(weights, prefixes.each(lambda prefix: prefix.score_prompt(_PROMPT_BYTES)))
 
 
 def weighted_by_prompt(weights: Sequence[float], prompts: Sequence[Score]) -> list[float]:

@@ -163,7 +163,12 @@ def test_a_switch_is_true_or_false(wrong):
         Beam(unlikely_ends=wrong)
 
 
-@pytest.mark.parametrize("option", [{"anchor": "a"}, {"weighting": "agreement"}, {"max_words": 2}])
+def test_running_agreement_is_refused():
+    with pytest.raises(ConfigError, match="got weighting='agreement', expected one of 'static', 'prompt'"):
+        Beam(weighting="agreement")
+
+
+@pytest.mark.parametrize("option", [{"anchor": "a"}, {"max_words": 2}])
 def test_an_option_without_meaning_is_refused(option):
     with pytest.raises(ConfigError, match="has no meaning for strategy 'beam'"):
         Ensemble(members=[ScriptedMember("a", "x")], strategy="beam", **option)
@@ -178,6 +183,7 @@ RULES = [
     {"horizon": 3},
     {"branch_floor": 0.5, "pool": "median", "horizon": 3},
     {"unlikely_ends": True, "horizon": 4},
+    {"weighting": "prompt", "horizon": 3},
 ]
 
 
