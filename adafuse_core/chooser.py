@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from adafuse_core.fusion import Fusion
 from adafuse_core.rounds import Candidate, Draft, Round, Score, Span
 
+_MOST_NLL = 50.0  # per word, in running means: a text may be impossible for a member
+
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
@@ -36,8 +38,10 @@ class Chooser:
         temperature: 0 chooses the lowest value; ties go to the earlier candidate.
         seed: Seed for sampling; None for a random seed.
         anchor: A member whose own word is preferred.
-        by_agreement: Whether a member's weight is multiplied by the share of earlier rounds in which the candidate that
-            it scored best was chosen: (agreements + 1) / (rounds + 2), by Laplace's rule.
+        weighting: How the weights change with the rounds. `"agreement"`: they are multiplied by the share of earlier
+            rounds in which the candidate that the member scored best was chosen: (agreements + 1) / (rounds + 2), by
+            Laplace's rule. `"nll"`: they are divided by the member's mean NLL per word of the texts chosen in earlier
+            rounds: (NLL + 1) / (words + 1), of at most 50 nats per word. With other values they don't change.
     """
 
     def __init__(
@@ -48,15 +52,17 @@ class Chooser:
         seed: int | None = None,
         *,
         anchor: Anchor | None = None,
-        by_agreement: bool = False,
+        weighting: str = "static",
     ) -> None:
         self._fusion = fusion
         self._weights = weights
         self._temperature = temperature
         self._random = random.Random(seed)
         self._anchor = anchor
-        self._by_agreement = by_agreement
+        self._weighting = weighting
         self._agreements = [0] * len(weights)
+        self._nlls = [0.0] * len(weights)  # of the chosen texts
+        self._words = 0  # of the chosen texts
         self._rounds = 0  # that were decided by scores
 
     @property
@@ -67,10 +73,12 @@ class Chooser:
     @property
     def weights(self) -> list[float]:
         """The members' weights in the next round."""
-        if not self._by_agreement:
-            return list(self._weights)
-        shares = ((agreed + 1) / (self._rounds + 2) for agreed in self._agreements)
-        return [weight * share for weight, share in zip(self._weights, shares, strict=True)]
+        factors = [1.0] * len(self._weights)
+        if self._weighting == "agreement":
+            factors = [(agreed + 1) / (self._rounds + 2) for agreed in self._agreements]
+        elif self._weighting == "nll":
+            factors = [(self._words + 1) / (nll + 1) for nll in self._nlls]
+        return [weight * factor for weight, factor in zip(self._weights, factors, strict=True)]
 
     def decide(
         self, drafts: Sequence[Draft], candidates: Sequence[Candidate], scores: Sequence[Sequence[Score]]
@@ -111,8 +119,12 @@ class Chooser:
         return self._anchor is not None and self._anchor.member == member
 
     def _count(self, played: Round) -> None:
-        """Count the members that agree with the choice."""
+        """Count the members that agree with the choice, and how likely each of them finds it."""
         self._rounds += 1
+        scores = played.scores[played.chosen]
+        words = max(1, scores[0].words)
+        self._words += words
+        self._nlls = [nll + min(score.nll, _MOST_NLL * words) for nll, score in zip(self._nlls, scores, strict=True)]
         for member in range(len(self._weights)):
             best = min(range(len(played.values)), key=lambda index: played.values[index][member])
             self._agreements[member] += played.candidates[best].span == played.span

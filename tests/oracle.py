@@ -685,12 +685,19 @@ class OracleEnsemble:
         return fused(values, [member.weight * self.share(at) for at, member in enumerate(self.members)], *self.pool)
 
     def share(self, member):
-        """Share of the decided rounds in which the member's favourite was chosen, by Laplace's rule."""
+        """Factor of a member's weight: by Laplace's rule, the share of the decided rounds in which its favourite was
+        chosen, or one over its mean NLL per word of what was chosen.
+        """
         if self.weighting == "static":
             return 1.0
         if self.weighting == "prompt":
             return self.members[member].prompt_share
         decided = [played for played in self.rounds if len(played.candidates) > 1]
+        if self.weighting == "nll":
+            chosen = [each.scores[each.chosen][member] for each in decided]
+            counts = [max(1, score.words) for score in chosen]
+            nlls = [min(-sum(score.logprobs), 50 * words) for score, words in zip(chosen, counts, strict=True)]
+            return (sum(counts) + 1) / (sum(nlls) + 1)
         best = [min(range(len(each.values)), key=lambda at: each.values[at][member]) for each in decided]
         agreed = sum(each.candidates[at].span == each.winner.span for each, at in zip(decided, best, strict=True))
         return (agreed + 1) / (len(decided) + 2)

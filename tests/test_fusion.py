@@ -201,12 +201,24 @@ def test_the_likeliest_word_of_the_anchor_stands_up_to_the_margin():
 
 
 def test_a_member_whose_favourites_are_chosen_gains_weight():
-    chooser = Chooser(Fusion(), [1.0, 2.0], by_agreement=True)
+    chooser = Chooser(Fusion(), [1.0, 2.0], weighting="agreement")
     proposed = [draft("m", Span(text=" a")), draft("n", Span(text=" b"))]
     rows = [[score(-1.0), score(-1.2)], [score(-2.0), score(-1.0)]]  # the first member decides by its larger lead
     assert chooser.weights == [0.5, 1.0]
     assert chooser.decide(proposed, pooled(proposed), rows).winner.span.text == " a"  # 1.13 against 1.33
     assert chooser.weights == [2 / 3, 2 / 3]
+
+
+def test_a_member_that_finds_the_chosen_texts_surprising_loses_weight():
+    chooser = Chooser(Fusion(), [1.0, 2.0, 1.0], weighting="nll")
+    proposed = [draft("m", Span(text=" a")), draft("n", Span(text=" b"))]
+    rows = [[score(-1.0), score(-3.0), score(-0.0)], [score(-9.0), score(-9.0), score(-9.0)]]
+    assert chooser.weights == [1.0, 2.0, 1.0]
+    chooser.decide(proposed, pooled(proposed), rows)
+    assert chooser.weights == pytest.approx([2 / 2, 2 * 2 / 4, 2 / 1])
+    never = [score(-math.inf), score(-1.0), score(-1.0)]
+    chooser.decide(proposed, pooled(proposed), [never, never])
+    assert chooser.weights == pytest.approx([3 / 52, 2 * 3 / 5, 3 / 2])
 
 
 def test_weights_by_prompt_are_inverse_perplexities_per_word():

@@ -147,6 +147,7 @@ RULES_OF_MEMBERS = [
     {"weighting": "agreement", "scoring": "word"},
     {"weighting": "agreement", "pool": "median", "anchor": 1},
     {"weighting": "prompt", "pool": "linear"},
+    {"weighting": "nll", "scoring": "word", "pool": "linear"},
 ]
 
 

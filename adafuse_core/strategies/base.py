@@ -19,6 +19,7 @@ Named = TypeVar("Named")
 
 _PROMPT_BYTES = 512  # of the prompt's end, from which weights follow
 _WORD_BYTES = 6  # of an average English word, with its blank: bytes are the same for all members, tokens are not
+_WEIGHTINGS = ("static", "prompt", "agreement", "nll")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +140,37 @@ class ScoringStrategy(Strategy):
             `"power"`; the other pools have no exponent.
         pool_over: `"span"`: the members' scores of whole candidates are averaged (AdaFuse's paper). `"word"`: their
             scores of every word are averaged, and the averages added up, so that each word may be another member's.
+        weighting: `"static"`: the members' weights are those of the config. `"prompt"`: they are divided by the
+            member's perplexity of the end of the prompt, per word (an idea of PackLLM, arXiv 2404.11531, which weights
+            token distributions by the perplexity of the prompt per token). `"agreement"`: they are multiplied by the
+            share of earlier rounds in which the member's favourite was chosen. `"nll"`: they are divided by the mean
+            negative log-likelihood per word that the member gave to the texts chosen in earlier rounds.
     """
 
     scoring: str = "token"
     pool: str = "geometric"
     pool_exponent: float | None = None
     pool_over: str = "span"
+    weighting: str = "static"
 
     def __post_init__(self) -> None:
         _ = self.fusion  # raises an error if an option is wrong
+        expect_choice("weighting", self.weighting, _WEIGHTINGS)
 
     @property
     def fusion(self) -> Fusion:
         """Scoring rule and pool."""
         return Fusion(scoring=self.scoring, pool=self.pool, pool_exponent=self.pool_exponent, pool_over=self.pool_over)
+
+    def chooser(self, prefixes: Prefixes, temperature: float = 0.0, seed: int | None = None) -> Chooser:
+        """Chooses among the candidates of one answer; see `Strategy.chooser`."""
+        weights = _weights(prefixes, self.weighting)
+        return Chooser(self.fusion, weights, temperature, seed, anchor=self._anchor, weighting=self.weighting)
+
+    @property
+    def _anchor(self) -> Anchor | None:
+        """The member whose own candidate is preferred."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +181,13 @@ class CandidateStrategy(ScoringStrategy):
         anchor: Name of a member whose own words are preferred.
         anchor_margin: How much better another candidate must be to displace the anchor's own (δ), in the unit of the
             scoring rule. With infinity the text is the anchor's own.
-        weighting: `"static"`: the members' weights are those of the config. `"agreement"`: they are multiplied by the
-            share of earlier rounds in which the member's favourite was chosen. `"prompt"`: they are divided by the
-            member's perplexity of the end of the prompt, per word (an idea of PackLLM, arXiv 2404.11531, which weights
-            token distributions by the perplexity of the prompt per token).
     """
 
     anchor: str | None = None
     anchor_margin: float = 0.0
-    weighting: str = "static"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_choice("weighting", self.weighting, ("static", "agreement", "prompt"))
         if (margin := self.anchor_margin) != math.inf:
             expect_number("anchor_margin", margin, at_least=0.0)
         if self.anchor is None and margin:
@@ -188,18 +200,15 @@ class CandidateStrategy(ScoringStrategy):
         if self.anchor is not None:
             expect_choice("anchor", self.anchor, names)
 
-    def chooser(self, prefixes: Prefixes, temperature: float = 0.0, seed: int | None = None) -> Chooser:
-        """Chooses among the candidates of one answer; see `Strategy.chooser`."""
-        weights = weights_of(prefixes, by_prompt=self.weighting == "prompt")
-        anchor = None if self.anchor is None else Anchor(member=self.anchor, margin=self.anchor_margin)
-        by_agreement = self.weighting == "agreement"
-        return Chooser(self.fusion, weights, temperature, seed, anchor=anchor, by_agreement=by_agreement)
+    @property
+    def _anchor(self) -> Anchor | None:
+        return None if self.anchor is None else Anchor(member=self.anchor, margin=self.anchor_margin)
 
 
-def weights_of(prefixes: Prefixes, *, by_prompt: bool) -> list[float]:
-    """The members' weights, `[members]`: those of the config, or these divided by perplexities of the prompt."""
+def _weights(prefixes: Prefixes, weighting: str) -> list[float]:
+    """The members' weights before the first round, `[members]`."""
     weights = [prefix.weight for prefix in prefixes]
-    if not by_prompt or len(weights) == 1:
+    if weighting != "prompt" or len(weights) == 1:
         return weights
     return weighted_by_prompt(weights, prefixes.each(lambda prefix: prefix.score_prompt(_PROMPT_BYTES)))
 

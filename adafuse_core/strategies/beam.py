@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from adafuse_core.checks import expect, expect_choice, expect_integer, expect_number
+from adafuse_core.checks import expect, expect_integer, expect_number
 from adafuse_core.chooser import Chooser, pooled
 from adafuse_core.members.base import WindowFull
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Draft, DraftPlan, Round, Score, Span
-from adafuse_core.strategies.base import Limits, Needs, ScoringStrategy, weights_of
+from adafuse_core.strategies.base import Limits, Needs, ScoringStrategy
 from adafuse_core.strategies.hypotheses import Hypothesis, Word, any_of, without_doubles
 from adafuse_core.text.stop_strings import first_stop
 
@@ -62,8 +62,6 @@ class Beam(ScoringStrategy):
         horizon: Number of words after which the best hypothesis is committed.
         tau: Confidence threshold, 0..1: a member proposes only its likeliest word where the probabilities of its two
             likeliest next tokens differ by at least this much. At 1 it always proposes `branches` words.
-        weighting: `"static"`: the members' weights are those of the config. `"prompt"`: they are divided by the
-            member's perplexity of the end of the prompt, as in `CandidateStrategy`.
 
     The other options are those of `ScoringStrategy`, with the defaults `scoring="sum"`, `pool="power"` and
     `pool_over="word"`.
@@ -81,7 +79,6 @@ class Beam(ScoringStrategy):
     scoring: str = "sum"
     pool: str = "power"
     pool_over: str = "word"
-    weighting: str = "static"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +88,6 @@ class Beam(ScoringStrategy):
         expect(isinstance(self.unlikely_ends, bool), "unlikely_ends", self.unlikely_ends, "True or False")
         expect_integer("horizon", self.horizon, at_least=1)
         expect_number("tau", self.tau, at_least=0.0, at_most=1.0)
-        expect_choice("weighting", self.weighting, ("static", "prompt"))
 
     @property
     def needs(self) -> Needs:
@@ -101,11 +97,6 @@ class Beam(ScoringStrategy):
     def has_choice(self, members: int) -> bool:
         """Whether several hypotheses can be kept."""
         return self.beams > 1 and (members > 1 or self.branches > 1)
-
-    def chooser(self, prefixes: Prefixes, temperature: float = 0.0, seed: int | None = None) -> Chooser:
-        """Chooses among hypotheses; see `Strategy.chooser`."""
-        weights = weights_of(prefixes, by_prompt=self.weighting == "prompt")
-        return Chooser(self.fusion, weights, temperature, seed)
 
     def rounds(self, prefixes: Prefixes, chooser: Chooser, limits: Limits) -> Iterator[Round]:
         """Extend and prune hypotheses until there is text to commit."""

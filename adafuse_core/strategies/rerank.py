@@ -54,9 +54,9 @@ class Rerank(CandidateStrategy):
         super().__post_init__()
         expect_choice("rule", self.rule, RULES)
         self._check_pattern()
-        if self.weighting == "agreement":
+        if self.weighting in ("agreement", "nll"):
             raise ConfigError(
-                "weighting='agreement' has no meaning for strategy 'rerank', which decides once per answer",
+                f"weighting={self.weighting!r} has no meaning for strategy 'rerank', which decides once per answer",
                 hint="leave it out, or use strategy='adafuse'",
             )
         if self.anchor is not None and self.rule != "nll":

@@ -163,11 +163,6 @@ def test_a_switch_is_true_or_false(wrong):
         Beam(unlikely_ends=wrong)
 
 
-def test_running_agreement_is_refused():
-    with pytest.raises(ConfigError, match="got weighting='agreement', expected one of 'static', 'prompt'"):
-        Beam(weighting="agreement")
-
-
 @pytest.mark.parametrize("option", [{"anchor": "a"}, {"max_words": 2}])
 def test_an_option_without_meaning_is_refused(option):
     with pytest.raises(ConfigError, match="has no meaning for strategy 'beam'"):
@@ -184,6 +179,7 @@ RULES = [
     {"branch_floor": 0.5, "pool": "median", "horizon": 3},
     {"unlikely_ends": True, "horizon": 4},
     {"weighting": "prompt", "horizon": 3},
+    {"weighting": "nll", "horizon": 2, "tau": 1.0},
 ]
 
 

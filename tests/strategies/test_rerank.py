@@ -291,8 +291,9 @@ def test_an_anchor_keeps_its_answer_unless_another_is_clearly_better():
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ConfigError, match="decides once per answer"):
-        Rerank(weighting="agreement")
+    for weighting in ("agreement", "nll"):
+        with pytest.raises(ConfigError, match=f"weighting='{weighting}'.* decides once per answer"):
+            Rerank(weighting=weighting)
     with pytest.raises(ConfigError, match="no meaning for rule='vote'"):
         Rerank(anchor="a")
     with pytest.raises(ConfigError, match="rule='best'"):
