@@ -18,6 +18,7 @@ from adafuse_core.backends.remote_messages import (
     packed_logprobs,
 )
 from adafuse_core.backends.remote_words import until_words
+from adafuse_core.engine.device_turns import requests_of
 from adafuse_core.errors import CancelledError
 from adafuse_core.text.ids import Ids
 
@@ -81,7 +82,8 @@ class Host:
             hosted.last = call
             if hosted.users:
                 return
-        hosted.close()
+        with requests_of(call.session):
+            hosted.close()
 
     @contextmanager
     def _session(self, call: SessionCall) -> Iterator[_Hosted]:
@@ -94,7 +96,7 @@ class Host:
         for each in idle:
             each.close()
         try:
-            with hosted.lock:
+            with hosted.lock, requests_of(call.session):
                 hosted.check = lambda: self._raise_if_cancelled(call)
                 hosted.check()
                 hosted.prepare(self.backend, call)
@@ -104,7 +106,8 @@ class Host:
                 hosted.users -= 1
                 ended = hosted.last is not None and not hosted.users
             if ended:
-                hosted.close()
+                with requests_of(call.session):
+                    hosted.close()
 
     def _idle(self) -> list[_Hosted]:
         """Removes sessions beyond the bound and returns them."""

@@ -296,3 +296,12 @@ def test_the_bound_of_steps_follows_the_length_of_words():
     assert ahead.steps(1) == 4
     ahead.learn(computed=3, used=2, words=1)  # the token after the word is no waste
     assert ahead.steps(1) == 4
+
+
+def test_a_pass_waits_for_a_session_not_for_the_thread_of_its_last_call(pipe):
+    session = session_of(pipe, (3, 5, 7))
+    for token in (8, 9):
+        session.score([(3, 5, 7)], [(token, 6)])
+        assert {*pipe.host.backend._batcher.turns._expected} == {session._name}
+    session.close()
+    assert not pipe.host.backend._batcher.turns._expected
