@@ -27,7 +27,7 @@ from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
 
-SURE_MARGIN = 0.7  # from here on, the beginning of a draft is guessed without branches
+_SURE_MARGIN = 0.7  # from here on, the beginning of a draft is guessed without branches
 _MOST_BRANCHES = 7  # drafts that ask for more tokens want a distribution, not branches
 
 
@@ -301,7 +301,7 @@ class LocalSession:
         mask = self._mask(context, None, known)
         likeliest = zip(known.ids, known.logprobs, strict=True)
         allowed = [(token, math.exp(value)) for token, value in likeliest if mask is None or _has(mask, token)]
-        sure = len(allowed) < 2 or allowed[0][1] - allowed[1][1] >= SURE_MARGIN
+        sure = len(allowed) < 2 or allowed[0][1] - allowed[1][1] >= _SURE_MARGIN
         for token, _ in allowed[: 1 if sure else self.branches]:
             further = (*context, token)
             while (known := self._memo.get(further)) is not None:

@@ -31,9 +31,9 @@ class Ray:
     """Runs a model in an actor of a Ray cluster. All fields of `MemberConfig` have the same meaning there.
 
     Args:
-        address: Address of the cluster, such as `"10.0.0.1:6379"`; `"auto"` for the one of which this machine is a node,
-            `"local"` for a new one on this machine. Default: the cluster that this process is connected to, that in the
-            environment variable `RAY_ADDRESS`, or `"auto"`; if there is none, `"local"`.
+        address: Address of the cluster, such as `"10.0.0.1:6379"`; `"auto"` for the one on this machine, `"local"` for a
+            new one on this machine. Default: the cluster that this process is connected to, or that of
+            the environment variable `RAY_ADDRESS`, or `"auto"`, or, if there is none, `"local"`.
         num_gpus: GPUs that the actor reserves; may be a fraction, for members that share a GPU. Default: one if a node
             of the cluster has one, unless the member's device is `"cpu"`.
         num_cpus: CPU cores that the actor reserves, and threads of its forward passes on a CPU.

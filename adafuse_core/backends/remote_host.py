@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from adafuse_core.backends.base import TopTokens
@@ -152,7 +152,7 @@ class _Hosted:
         self.is_new = True
         self.context: Ids = ()
         self.masks: dict[Ids, bytes] = {}
-        self.check = lambda: None
+        self.check: Callable[[], None] = _no_check
 
     def prepare(self, backend: LocalBackend, call: SessionCall) -> None:
         """Open the session if this is its first call, and set its context."""
@@ -178,3 +178,7 @@ class _Hosted:
         if self.last is not None and (context := tuple(self.last.context.tolist())) != self.context:
             self.session.commit(context)
         self.session.close()
+
+
+def _no_check() -> None:
+    """The check of a session without a call."""

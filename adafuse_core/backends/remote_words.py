@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from adafuse_core.backends.base import TopTokens
-from adafuse_core.backends.local import SURE_MARGIN
 
 _INSIDE, _BLANK, _NEWLINE, _CONTROL = range(4)  # kinds of tokens; all but the first can start after a word
 _BLANKS = (" ", "Ġ", "▁", "\t")  # in texts, byte-level vocabularies and SentencePiece
 _NEWLINES = ("\n", "Ċ", "<0x0A>")
 _MOST_STEPS = 8  # per word
+_USUAL_TAU = 0.7  # the default of the strategies
 _STEPS_PER_WORD = 12  # steps already drafted for each further word that a call may end
 
 
@@ -107,7 +107,7 @@ class Certainty:
     @property
     def bound(self) -> float:
         """The margin from which on the caller probably goes on."""
-        return min(max(SURE_MARGIN, math.nextafter(self._ended, 1)), self._continued)
+        return min(max(_USUAL_TAU, math.nextafter(self._ended, 1)), self._continued)
 
     def learn(self, first: TopTokens, *, ended: bool) -> None:
         """Note whether the caller ended a draft with its first step."""
