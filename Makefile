@@ -7,11 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APPS := $(VENV)/apps
+RAY := $(VENV)/ray
 WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 
-.PHONY: demo test test-apps test-benchmarks screenshots check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps test-benchmarks test-ray screenshots check format lint types dist docs coverage quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -28,6 +29,10 @@ test-benchmarks: $(STAMP)
 test-apps: $(APPS)/.installed
 	OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -W default tests/integrations/apps
 
+# Tests members on a Ray cluster, whose two nodes run on this machine, in an environment of its own (240 MB).
+test-ray: $(RAY)/.installed
+	OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -q -W default tests/backends/test_ray.py
+
 # Screenshots of the chat page, in build/screenshots. They need a browser: `playwright install chromium` installs one.
 screenshots: $(STAMP)
 	$(BIN)/python -m tests.integrations.page.screenshots build/screenshots $(BROWSER)
@@ -42,11 +47,12 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 		--target $(VENV)/vocabularies $(VOCABULARIES)
 	touch $(STAMP)
 
-$(APPS)/.installed: $(STAMP)
-	$(PYTHON) -m venv $(APPS)
+# An environment on top of the first one, with the packages of the extra that has its name.
+$(APPS)/.installed $(RAY)/.installed: $(VENV)/%/.installed: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/$*
 	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
-		> "$$($(APPS)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
-	$(APPS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[apps]"
+		> "$$($(VENV)/$*/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
 	touch $@
 
 format: $(STAMP)
