@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from adafuse_core.backends.base import Opener
     from adafuse_core.member_config import MemberConfig
 
-BACKENDS = {"local": "adafuse_core.backends.huggingface:Local"}  # module and class, imported at the first use
+BACKENDS = {  # module and class, imported at the first use
+    "local": "adafuse_core.backends.huggingface:Local",
+    "vllm": "adafuse_core.backends.vllm:VLLM",
+}
 
 # Fields of `MemberConfig` that configure how a model runs. A backend lists the ones it supports in `honours`.
 RUN_OPTIONS = (

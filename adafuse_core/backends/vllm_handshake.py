@@ -1,0 +1,216 @@
+"""The questions to a vLLM server before it is used: which model, which limits, which tokenizer, which numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adafuse_core.backends.server import Json, Server
+from adafuse_core.backends.server_errors import Refused
+from adafuse_core.backends.server_session import Format
+from adafuse_core.errors import (
+    AdaFuseError,
+    MemberError,
+    ModelLoadError,
+    ModelNotFoundError,
+    TokenizerMismatchError,
+    UnsupportedModelError,
+)
+
+logger = logging.getLogger(__name__)
+
+_TEXTS = (
+    "Hello world",
+    "Hello  world,   again",
+    "line one\nline two\r\n\n\tindented\n    four",
+    " leading and trailing ",
+    "1984 + 3.14 = 1987.14; 1,000,000",
+    "don't (stop) [now] {ok} <a href='x'> a < b",
+    "Grüße aus Zürich, naïve façade, ½ €",
+    "日本語のテキスト。中文 한국어 ไทย",
+    "Привет, мир! Γειά σου Κόσμε. שלום عالم",
+    "👩‍👩‍👧 🇩🇪 😀!",
+    "def f(x):\n    return x ** 2  # comment\n",
+    "MixedCase camelCase snake_case kebab-case ALLCAPS",
+    "e\u0301 \u00e9 \ufb01 \u2126 \u00a0|",
+    "...---!!!???",
+    "the quick brown fox jumps over the lazy dog",
+)
+_SPECIAL_TOKENS = 6  # of the tokenizer's own that are encoded, too
+_TOPS = (20, 10, 5, 3, 2)  # numbers of likeliest tokens to try
+_FIELDS = ("logprob_token_ids", "return_tokens_as_token_ids")
+_TOLERANCE = 0.1  # nats by which two passes of a model in 16 bits may differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the server has told.
+
+    Args:
+        model: Name of the model on the server.
+        root: Where the server has loaded it from.
+        max_context: Most tokens of prompt and continuation.
+        version: Version of vLLM.
+    """
+
+    model: str
+    root: str
+    max_context: int
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handshake:
+    """Checks of one server for one member.
+
+    Args:
+        server: The server.
+        model: Name of the model on it; None for its only one.
+        usual: Name to look for if the server has several models, and `model` is None.
+        tokenizer: The member's tokenizer.
+    """
+
+    server: Server
+    model: str | None
+    usual: str
+    tokenizer: Any
+
+    def run(self) -> Found:
+        """Ask the server, and wait for it up to the deadline if it does not answer.
+
+        The same checks are made again whenever the server did not answer for a while.
+
+        Raises:
+            ModelLoadError: The server can't be reached, or is not usable for this member.
+        """
+        try:
+            found = self.server.run_persistently(self._checked)
+        except MemberError as error:
+            raise ModelLoadError(error.message, hint=error.hint) from error
+
+        async def check_again() -> None:
+            try:
+                if await self._checked() != found:
+                    raise ModelLoadError("it has another model, version or context window than before")
+            except ModelLoadError as error:
+                raise _replaced(error, self.server.address.base_url) from error
+
+        self.server.check_after_outages(check_again)
+        return found
+
+    async def _checked(self) -> Found:
+        listed = (await self.server.get("/models"))["data"]
+        model = self._chosen({entry["id"]: entry for entry in listed})
+        version, _, _ = await asyncio.gather(self._version(), self._check_fields(), self._check_tokenizer(model["id"]))
+        if not model.get("max_model_len"):
+            raise self._unsupported("does not tell its longest context (max_model_len)", "use a vLLM server")
+        return Found(
+            model=model["id"],
+            root=str(model.get("root") or model["id"]),
+            max_context=int(model["max_model_len"]),
+            version=version,
+        )
+
+    def _chosen(self, models: dict[str, Json]) -> Json:
+        wanted = self.model or (next(iter(models)) if len(models) == 1 else self.usual)
+        if wanted not in models:
+            raise ModelNotFoundError(
+                f"the server at {self.server.address.base_url} has no model {wanted!r}, it has {list(models)}",
+                hint="set backend_options={'model': ...} to one of them",
+            )
+        return models[wanted]
+
+    async def _version(self) -> str:
+        try:
+            return str((await self.server.get(f"{self.server.address.root}/version"))["version"])
+        except Refused:  # behind a proxy that has the routes of OpenAI's format only
+            return "of unknown version"
+
+    async def _check_fields(self) -> None:
+        """Refuse servers that would ignore a field of the requests."""
+        try:
+            schemas = (await self.server.get(f"{self.server.address.root}/openapi.json"))["components"]["schemas"]
+        except Refused:  # switched off; the numbers are checked in any case
+            return
+        known = schemas.get("CompletionRequest", {}).get("properties", {})
+        if missing := [name for name in _FIELDS if name not in known]:
+            raise self._unsupported(f"does not know {' and '.join(missing)}", "use vLLM 0.32 or later")
+
+    async def _check_tokenizer(self, model: str) -> None:
+        """Compare the ids of some texts, which include names of special tokens."""
+        texts = (*_TEXTS, *map(str, self.tokenizer.all_special_tokens[:_SPECIAL_TOKENS]))
+        encoded = await asyncio.gather(*(self._encoded(model, text) for text in texts))
+        for text, got in zip(texts, encoded, strict=True):
+            expected = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if got != expected:
+                raise TokenizerMismatchError(
+                    f"the server at {self.server.address.base_url} encodes {text!r} as {got[:12]}, "
+                    f"the member's tokenizer as {expected[:12]}",
+                    hint="set model (or tokenizer) of the member to the files that the server has loaded",
+                )
+
+    async def _encoded(self, model: str, text: str) -> list[int]:
+        url, body = f"{self.server.address.root}/tokenize", {"model": model, "prompt": text}
+        try:
+            return list((await self.server.post(url, {**body, "add_special_tokens": False}))["tokens"])
+        except Refused as error:
+            problem = f"does not encode texts at /tokenize ({error}), so its tokenizer can't be checked"
+            raise self._unsupported(problem, "let the proxy in front of it pass this route") from error
+
+    def _unsupported(self, problem: str, hint: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"the server at {self.server.address.base_url} {problem}", hint=hint)
+
+
+def probe_top(server: Server, form: Format, ids: Sequence[int], vocab_size: int, wanted: int | None) -> int:
+    """Read some numbers from the server; returns how many likeliest tokens it reports for a step.
+
+    Args:
+        server: The server.
+        form: How to ask it.
+        ids: A short context.
+        vocab_size: Number of token ids of the model.
+        wanted: The number of likeliest tokens to ask for; None for as many as usual.
+
+    Raises:
+        ModelLoadError: The server reports fewer, or reports something else than log-probabilities of this model.
+    """
+    context = tuple(ids)
+    problem: AdaFuseError | None = None
+    for top in [wanted] if wanted else [top for top in _TOPS if top <= vocab_size]:
+        try:
+            (answer,) = server.post_all(form.path, [form.draft([context], 1, top, "")])
+        except MemberError as error:
+            problem = error
+            continue
+        likeliest = form.drafted(answer)[0][0].logprobs
+        tokens = [*likeliest, vocab_size - 1]
+        (answer,) = server.post_all(form.path, [form.read([context], tokens, "")])
+        _check_numbers(likeliest, form.values(answer)[0], vocab_size, server.address.base_url)
+        return top
+    assert problem is not None
+    raise ModelLoadError(problem.message, hint=f"lower top, or raise the server's --max-logprobs; {problem.hint}")
+
+
+def _check_numbers(likeliest: dict[int, float], read: dict[int, float], vocab_size: int, address: str) -> None:
+    total = math.fsum(map(math.exp, likeliest.values()))
+    least = 0.99 * len(likeliest) / vocab_size  # the likeliest tokens are no less likely than the average one
+    if not least <= total <= 1.01:
+        problem = f"reports probabilities of the likeliest tokens that add up to {total:.3g}"
+        hint = "start it without --logprobs-mode: it must report raw log-probabilities"
+    elif any(abs(read.get(token, math.inf) - value) > _TOLERANCE for token, value in likeliest.items()):
+        problem, hint = "does not report the log-probabilities of given tokens", "use vLLM 0.32 or later"
+    else:
+        return
+    raise UnsupportedModelError(f"the server at {address} {problem}", hint=hint)
+
+
+def _replaced(error: ModelLoadError, address: str) -> MemberError:
+    return MemberError(
+        f"the server at {address} was replaced during an outage: {error.message}",
+        hint="load the ensemble again",
+        retryable=False,
+    )
