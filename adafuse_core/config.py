@@ -120,7 +120,7 @@ class EnsembleConfig:
     """
 
     members: tuple[MemberConfig, ...]
-    member_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    member_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)  # may have secrets
     strategy: Strategy = field(default_factory=Beam)
     max_word_tokens: int = 24
     speculation: str = "auto"

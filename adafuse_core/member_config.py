@@ -20,6 +20,7 @@ from adafuse_core.checks import (
     known_options,
     strings,
     torch_name,
+    with_hidden_secrets,
 )
 from adafuse_core.errors import ConfigError
 
@@ -31,7 +32,7 @@ _NOT_SHARED = ("model", "adapter", "name", "weight")  # fields that `member_defa
 _REPLACED_BY = {"device": ("device_map",), "device_map": ("device",), "backend_options": ("backend",)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MemberConfig:
     """One language model of the ensemble.
 
@@ -175,9 +176,13 @@ class MemberConfig:
 
     @property
     def load_key(self) -> str:
-        """Key of the loaded model: configs with equal keys share one model in memory."""
+        """Key of the loaded model: configs with equal keys share one model in memory. It has no secrets."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "weight")}
-        return json.dumps(values, sort_keys=True, default=repr)
+        return json.dumps(with_hidden_secrets(values), sort_keys=True, default=repr)
+
+    def __repr__(self) -> str:
+        values = with_hidden_secrets({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def __hash__(self) -> int:
         return hash((self.load_key, self.name, self.weight))
@@ -192,7 +197,7 @@ class MemberConfig:
         if isinstance(value, Mapping):
             options = known_options(field_names(cls), value, "member option")
             if "model" not in options:
-                raise ConfigError(f"the member {options!r} has no 'model'", hint="set it to a model name or path")
+                raise ConfigError(f"the member {with_hidden_secrets(options)!r} has no 'model'", hint="set it to a model name or path")
             return cls(**options)
         raise ConfigError(
             f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
 from adafuse_core.backends.known_steps import KnownSteps
@@ -44,8 +44,8 @@ class Drafted:
 class Format(Protocol):
     """The requests of one kind of server, and how to read its answers. Malformed answers may raise any error."""
 
-    path: str  # of all requests, below the base URL
-    most_tokens: int  # most different tokens that one request can read
+    path: ClassVar[str]  # of all requests, below the base URL
+    most_tokens: ClassVar[int]  # most different tokens that one request can read
 
     def draft(self, contexts: Sequence[Ids], max_new: int, top: int, salt: str) -> dict[str, Any]:
         """A request for greedy continuations, with the likeliest tokens of each step.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,7 +195,7 @@ def probe_top(server: Server, form: Format, ids: Sequence[int], vocab_size: int,
     raise ModelLoadError(problem.message, hint=f"lower top, or raise the server's --max-logprobs; {problem.hint}")
 
 
-def _check_numbers(likeliest: dict[int, float], read: dict[int, float], vocab_size: int, address: str) -> None:
+def _check_numbers(likeliest: Mapping[int, float], read: Mapping[int, float], vocab_size: int, address: str) -> None:
     total = math.fsum(map(math.exp, likeliest.values()))
     least = 0.99 * len(likeliest) / vocab_size  # the likeliest tokens are no less likely than the average one
     if not least <= total <= 1.01:

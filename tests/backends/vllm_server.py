@@ -1,7 +1,7 @@
 """A server on loopback with the routes of vLLM that the backend uses. It computes with a model, without any cache.
 
-It differs from vLLM in speed only, and follows version 0.32 in what matters to a client: sampling options that a request
-leaves out are those of the model, `logprob_token_ids` takes the place of the likeliest tokens, errors have vLLM's form.
+It follows version 0.32 in what matters to a client: sampling options that a request leaves out are those of the model,
+`logprob_token_ids` takes the place of the likeliest tokens, errors have vLLM's form.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def key(token):
 
 
 def refused(status, message):
-    return JSONResponse({"error": {"message": message, "type": "BadRequestError", "param": None, "code": status}}, status)
+    return JSONResponse(
+        {"error": {"message": message, "type": "BadRequestError", "param": None, "code": status}}, status
+    )
 
 
 def failing(status=500):
