@@ -155,6 +155,7 @@ class LocalSession:
         self._lookup = lookup
         self._raise_if_cancelled = raise_if_cancelled
         self._allowed = allowed
+        self._closed = False
         self._branches = 1  # likeliest tokens that drafts ask for
         self._masked: dict[Ids, Distribution] = {}  # distributions under the mask, since the last commit
 
@@ -217,8 +218,10 @@ class LocalSession:
         return SessionTokens(read=self._memo.tokens_read, cached=self._memo.tokens_reused)
 
     def close(self) -> None:
-        """Close the sequence."""
-        self._batcher.close(self._memo)
+        """Close the sequence. Only the first call counts: by the second one, its memory may serve another session."""
+        if not self._closed:
+            self._closed = True
+            self._batcher.close(self._memo)
 
     def _distributions(self, wanted: Sequence[tuple[Ids, int | None]]) -> list[Distribution | None]:
         """The next-token distribution after each context, under the grammar's mask; None if no pass has computed it.
