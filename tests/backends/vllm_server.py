@@ -42,6 +42,7 @@ class TinyVLLM:
         self.calls: list[str] = []
         self.faults: list[Callable] = []
         self.known: dict[tuple, torch.Tensor] = {}
+        self.seen: dict[str, set[tuple]] = {}  # beginnings of prompts, by salt
         routes = {"/v1/models": self.models, "/version": self.tell_version, "/openapi.json": self.openapi}
         posts = {"/tokenize": self.tokenize, "/v1/completions": self.completions}
         self.app = Starlette(
@@ -84,8 +85,18 @@ class TinyVLLM:
             return await fault if hasattr(fault, "__await__") else fault
         if (refusal := self.refusal(body)) is not None:
             return refused(400, refusal)
+        cached = self.cached_tokens(body)
         choices = await run_in_threadpool(self.choices, body)
-        return JSONResponse({"object": "text_completion", "choices": choices, "usage": {"prompt_tokens": 0}})
+        usage = {"prompt_tokens": sum(map(len, body["prompt"])), "prompt_tokens_details": {"cached_tokens": cached}}
+        return JSONResponse({"object": "text_completion", "choices": choices, "usage": usage})
+
+    def cached_tokens(self, body):
+        """Tokens of the last prompt with which an earlier one of the same salt began; the last token is always read."""
+        seen = self.seen.setdefault(body.get("cache_salt", ""), set())
+        *_, last = prompts = [tuple(ids) for ids in body["prompt"]]
+        cached = next((length for length in range(len(last) - 1, 0, -1) if last[:length] in seen), 0)
+        seen.update(ids[:length] for ids in prompts for length in range(1, len(ids) + 1))
+        return cached
 
     def refusal(self, body):
         longest = max(map(len, body["prompt"]))
