@@ -197,7 +197,9 @@ class MemberConfig:
         if isinstance(value, Mapping):
             options = known_options(field_names(cls), value, "member option")
             if "model" not in options:
-                raise ConfigError(f"the member {with_hidden_secrets(options)!r} has no 'model'", hint="set it to a model name or path")
+                raise ConfigError(
+                    f"the member {with_hidden_secrets(options)!r} has no 'model'", hint="set it to a model name or path"
+                )
             return cls(**options)
         raise ConfigError(
             f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adafuse_core.errors import AdaFuseError, ContextOverflowError, MemberError
+from adafuse_core.errors import AdaFuseError, ContextOverflowError, MemberError, NonFiniteLogitsError
 
 _LONGEST_TEXT = 300  # characters of a server's message that are shown
 # Parts of messages with which servers refuse a prompt that is too long; they have no code of their own for it.
@@ -53,6 +53,11 @@ def failure(error: Refused, address: str) -> AdaFuseError:
         return ContextOverflowError(
             f"the server at {address} says that the prompt is too long: {error.text}",
             hint="shorten the prompt, start the server with a larger --max-model-len, or leave this member out",
+        )
+    if "out of range float" in error.text.lower():  # NaN can't be written as JSON
+        return NonFiniteLogitsError(
+            f"the server at {address} can't write its log-probabilities: {error.text}",
+            hint="start it with another --dtype, or check the model's weights",
         )
     return MemberError(
         f"the server at {address} refused a request: {error}",

@@ -6,7 +6,9 @@ It follows version 0.32 in what matters to a client: sampling options that a req
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,6 +37,8 @@ class TinyVLLM:
     def __init__(self, folder, *, name="tiny", window=256, max_logprobs=20, api_key=None, version="0.32.0"):
         self.name, self.folder, self.window, self.max_logprobs = name, str(folder), window, max_logprobs
         self.api_key, self.version, self.fields = api_key, version, FIELDS
+        self.missing = ()  # paths that it does not have
+        self.reports = "logprobs"  # or "logits", or "top": the likeliest tokens in place of given ones
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.repetition_penalty = 5.0  # the model's own, as in a generation_config.json
@@ -57,6 +61,8 @@ class TinyVLLM:
             self.calls.append(request.url.path)
             if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":
                 return JSONResponse({"error": "Unauthorized"}, 401)
+            if request.url.path in self.missing:
+                return JSONResponse({"detail": "Not Found"}, 404)
             return await call(request)
 
         return answer
@@ -80,9 +86,11 @@ class TinyVLLM:
     async def completions(self, request):
         body = await request.json()
         self.requests.append(body)
-        fault = self.faults.pop(0)(body) if self.faults else None
-        if fault is not None:
-            return await fault if hasattr(fault, "__await__") else fault
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, Hanging):
+            return await fault.until_left(request)
+        if fault is not None and (response := fault(body)) is not None:
+            return response
         if (refusal := self.refusal(body)) is not None:
             return refused(400, refusal)
         cached = self.cached_tokens(body)
@@ -126,8 +134,10 @@ class TinyVLLM:
         scores = logprobs.clone()
         scores[list(set(continuation.ids))] *= body.get("repetition_penalty", self.repetition_penalty)
         token = int(scores.argmax())
-        wanted = body.get("logprob_token_ids") or logprobs.topk(body["logprobs"]).indices.tolist()
-        continuation.add(token, {each: float(logprobs[each]) for each in [token, *wanted]})
+        given = body.get("logprob_token_ids") if self.reports != "top" else None
+        wanted = given or logprobs.topk(body["logprobs"]).indices.tolist()
+        shift = 20.0 if self.reports == "logits" else 0.0
+        continuation.add(token, {each: float(logprobs[each]) + shift for each in [token, *wanted]})
         if token == self.tokenizer.eos_token_id:
             continuation.finish = "stop"
 
@@ -182,6 +192,34 @@ def garbled(body):
 
 def another_format(body):
     return JSONResponse({"choices": [{"text": "hello"}]})
+
+
+def too_few(body):
+    return JSONResponse({"choices": []})
+
+
+def not_finite(body):
+    steps = {"tokens": [key(1)], "token_logprobs": [None], "top_logprobs": [{key(1): float("nan"), key(2): -1.0}]}
+    choices = [{"index": index, "logprobs": steps} for index, _ in enumerate(body["prompt"])]
+    return Response(json.dumps({"choices": choices}), media_type="application/json")
+
+
+def not_finite_refused(body):
+    return refused(400, "Out of range float values are not JSON compliant: nan")
+
+
+class Hanging:
+    """A fault: no answer comes. `begun` is set when the request arrives, `left` when its connection is closed."""
+
+    def __init__(self):
+        self.begun, self.left = threading.Event(), threading.Event()
+
+    async def until_left(self, request):
+        self.begun.set()
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.01)
+        self.left.set()
+        return JSONResponse({})
 
 
 def without_likeliest(model):
