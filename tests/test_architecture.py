@@ -42,7 +42,11 @@ MAY_IMPORT = {
     "strategies": {"chat", "checks", "chooser", "errors", "fusion", "members", "rounds", "text"},
     "config": {"backends", "checks", "errors", "member_config", "small_models", "strategies"},
     "budget": {"chat", "errors", "members", "rounds", "text"},
-    "decode": {"budget", "chat", "chooser", "config", "events", "members", "rounds", "strategies"},
+    "member_failures": {"config", "errors", "events", "members", "rounds"},
+    "decode": {
+        *("budget", "chat", "chooser", "config", "errors", "events", "member_failures", "members", "rounds"),
+        "strategies",
+    },
     "telemetry": {"config", "errors", "events", "members"},
     "request": {
         "chat",
@@ -52,6 +56,7 @@ MAY_IMPORT = {
         "errors",
         "events",
         "generation",
+        "member_failures",
         "members",
         "rounds",
         "stopping",
