@@ -135,6 +135,14 @@ def test_memory(tmp_path):
     assert all(row["weights"] > 0 and row["kv_per_token"] == 131_072 for row in result["calculated"])
 
 
+def test_backends(tmp_path):
+    (row,) = run("backends.py", tmp_path / "backends.json")["rows"]
+    assert (row["backend"], row["prompt_tokens"], row["wall_over_local"]) == ("local", 60, 1)
+    assert row["ms_per_round"] > 0
+    assert row["computed_tokens_per_round"] > 0
+    assert row["calls_per_round"] == row["bytes_sent_per_round"] == 0
+
+
 def test_grammar(tmp_path):
     result = run("grammar.py", tmp_path / "grammar.json")
     assert [row["name"] for row in result["vocabularies"]] == ["aspen", "birch"]

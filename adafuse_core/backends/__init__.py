@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BACKENDS = {  # module and class, imported at the first use
     "local": "adafuse_core.backends.huggingface:Local",
+    "ray": "adafuse_core.backends.ray:Ray",
     "vllm": "adafuse_core.backends.vllm:VLLM",
 }
 

@@ -166,6 +166,8 @@ class ModelFiles:
     adapter: Location | None = None  # a PEFT adapter for these weights
     architecture: Any  # the model's transformers config
     tokenizer: Any  # the member's tokenizer; a model on a server must use the same tokenizer
+    # Finds the files of a config in another process, perhaps on another machine; without the tokenizer.
+    reread: Callable[[MemberConfig], ModelFiles]
 
 
 class Opener(Protocol):

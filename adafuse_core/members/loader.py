@@ -28,7 +28,7 @@ def load_member(
     logger.info("member %r: loading %s", config.label, config.model)
     encoder = encoder or load_encoder(config)
     with load_errors(config):
-        files = _read_files(config, encoder.tokenizer)
+        files = read_files(config, encoder.tokenizer)
         ends = end_ids(config, files)
         backend = opener(config).open_backend(config, files, shared)
         abilities = backend.abilities()
@@ -49,7 +49,12 @@ def load_member(
         )
 
 
-def _read_files(config: MemberConfig, tokenizer: Any) -> ModelFiles:
+def read_files(config: MemberConfig, tokenizer: Any = None) -> ModelFiles:
+    """What is known of a member's model without its weights.
+
+    Raises:
+        UnsupportedModelError: It is an encoder-decoder model.
+    """
     files = member_files(config)
     architecture = read_architecture(config, files)
     if architecture.is_encoder_decoder:
@@ -57,7 +62,13 @@ def _read_files(config: MemberConfig, tokenizer: Any) -> ModelFiles:
             f"{config.model!r} is an encoder-decoder model ({architecture.model_type})",
             hint="members must be causal (decoder-only) language models",
         )
-    return ModelFiles(location=files.model, adapter=files.adapter, architecture=architecture, tokenizer=tokenizer)
+    return ModelFiles(
+        location=files.model,
+        adapter=files.adapter,
+        architecture=architecture,
+        tokenizer=tokenizer,
+        reread=read_files,
+    )
 
 
 def _check_vocabulary(size: int, tokenizer: Any, ends: frozenset[int]) -> None:

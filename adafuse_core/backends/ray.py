@@ -1,0 +1,143 @@
+"""Opens a member as an actor of a Ray cluster: the local backend, in a process on any node.
+
+`ray_actor.py` has the actor and the calls to it, `remote.py` what is not specific to Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from adafuse_core.backends import RUN_OPTIONS
+from adafuse_core.backends.base import ModelFiles, Shared
+from adafuse_core.backends.remote import RemoteBackend
+from adafuse_core.backends.remote_words import token_kinds
+from adafuse_core.checks import expect, expect_integer, expect_mapping, expect_number
+from adafuse_core.errors import ConfigError, ModelLoadError
+from adafuse_core.member_config import MemberConfig
+
+logger = logging.getLogger(__name__)
+
+INSTALL = 'pip install "adafuse[ray]"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ray:
+    """Runs a model in an actor of a Ray cluster. All fields of `MemberConfig` have the same meaning there.
+
+    Args:
+        address: Address of the cluster, such as `"10.0.0.1:6379"`, or `"auto"` for the one that runs on this machine.
+            Default: the cluster that this process is connected to, the one in the environment variable `RAY_ADDRESS`,
+            or the one on this machine; if there is none, a new one on this machine.
+        num_gpus: GPUs that the actor reserves; may be a fraction, for members that share a GPU. Default: one if a node
+            of the cluster has one, unless the member's device is `"cpu"`.
+        num_cpus: CPU cores that the actor reserves, and threads of its forward passes on a CPU.
+        resources: Further resources that the actor reserves, such as `{"big_node": 1}`, to choose its node.
+        max_restarts: How often the actor is started again after its process or node was lost; -1 for no bound.
+        max_concurrency: Most calls that the actor works on at the same time; further calls wait. Calls of requests that
+            run at the same time share forward passes.
+        timeout: Most seconds that one call may take, including the time in which a lost actor is started again and
+            loads its model.
+        load_timeout: Most seconds until the actor has started and loaded its model.
+    """
+
+    address: str | None = None
+    num_gpus: float | None = None
+    num_cpus: float = 1
+    resources: Mapping[str, float] = field(default_factory=dict)
+    max_restarts: int = -1
+    max_concurrency: int = 64
+    timeout: float = 300.0
+    load_timeout: float = 1800.0
+
+    honours: ClassVar[frozenset[str]] = frozenset(RUN_OPTIONS)
+
+    def __post_init__(self) -> None:
+        address = self.address
+        expect(address is None or (isinstance(address, str) and bool(address)), "address", address, "a text or None")
+        if address is not None and "://" in address:
+            raise ConfigError(
+                f"got address={address!r}: members can't be reached through a Ray Client server",
+                hint="run this program on a node of the cluster, for example with `ray job submit`",
+            )
+        if self.num_gpus is not None:
+            expect_number("num_gpus", self.num_gpus, at_least=0)
+        expect_number("num_cpus", self.num_cpus, at_least=0)
+        expect_mapping("resources", self.resources)
+        for name, amount in self.resources.items():
+            expect_number(f"resources[{name!r}]", amount, above=0)
+        expect_integer("max_restarts", self.max_restarts, at_least=-1)
+        expect_integer("max_concurrency", self.max_concurrency, at_least=1)
+        for name in ("timeout", "load_timeout"):
+            expect_number(name, getattr(self, name), above=0)
+
+    def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> RemoteBackend:
+        """Start the actor and have it load and test the model; see `Opener.open_backend`."""
+        ray = _imported()
+        from adafuse_core.backends.ray_actor import ActorChannel
+
+        with shared("ray", threading.Lock):  # members are loaded by several threads
+            self._connect(ray)
+        size = len(files.tokenizer)
+        if (declared := getattr(files.architecture.get_text_config(), "vocab_size", None)) is not None:
+            size = max(size, declared)
+        there = replace(config, backend="local", backend_options={})
+        channel = ActorChannel(
+            ray,
+            config.label,
+            (there, files.reread, token_kinds(files.tokenizer, size)),
+            self._actor_options(ray, config),
+            timeout=self.timeout,
+        )
+        try:
+            abilities = channel.load(self.load_timeout)
+        except BaseException:
+            channel.close()
+            raise
+        logger.info("member %r: runs in %s", config.label, channel)
+        return RemoteBackend(channel, abilities)
+
+    def _connect(self, ray: Any) -> None:
+        """Connect this process to the cluster, unless it is connected."""
+        if ray.is_initialized():
+            connected = ray.get_runtime_context().gcs_address
+            if self.address not in (None, "auto", "local", connected):
+                raise ConfigError(
+                    f"got address={self.address!r}, but this process is connected to the Ray cluster {connected!r}",
+                    hint="a process can use one cluster: leave address out, or set it to the connected cluster",
+                )
+            return
+        try:
+            ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = "the Ray cluster" if self.address is None else f"the Ray cluster {self.address!r}"
+            raise ModelLoadError(
+                f"can't connect to {where}: {error}",
+                hint="check address and RAY_ADDRESS, and `ray status` on a node of the cluster",
+            ) from error
+
+    def _actor_options(self, ray: Any, config: MemberConfig) -> dict[str, Any]:
+        """Arguments of Ray's `options`."""
+        gpus = self.num_gpus
+        if gpus is None:
+            gpus = min(1.0, math.floor(ray.cluster_resources().get("GPU", 0))) if config.device != "cpu" else 0
+        return {
+            "num_cpus": self.num_cpus,
+            "num_gpus": gpus,
+            "resources": dict(self.resources),
+            "max_restarts": self.max_restarts,
+            "max_task_retries": 0,  # calls are repeated here, within their timeout
+            "max_concurrency": self.max_concurrency,
+        }
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ModelLoadError("the package ray is missing, which backend='ray' needs", hint=INSTALL) from error
+    return ray

@@ -1,0 +1,157 @@
+"""The host of a remote member: answers the calls of remote sessions with a backend of its own process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from adafuse_core.backends.base import Backend, Session
+from adafuse_core.backends.remote_messages import (
+    DraftCall,
+    PackedSteps,
+    Reply,
+    ScoreCall,
+    SessionCall,
+    packed_logprobs,
+)
+from adafuse_core.backends.remote_words import until_words
+from adafuse_core.errors import CancelledError
+from adafuse_core.text.ids import Ids
+
+logger = logging.getLogger(__name__)
+
+MOST_SESSIONS = (
+    1000  # open sessions; beyond, those that were not used for longest are closed, and opened again if needed
+)
+_REMEMBERED = 1000  # cancelled calls that may not have arrived yet
+
+
+class Host:
+    """Sessions of one backend, by the names that their callers gave them. Thread-safe.
+
+    Args:
+        backend: The backend, with masks.
+        kinds: See `token_kinds`.
+    """
+
+    def __init__(self, backend: Backend, kinds: bytes) -> None:
+        self.backend = backend
+        self._kinds = kinds
+        self._lock = threading.Lock()  # guards all fields of this object and of the sessions but their backend's state
+        self._sessions: dict[str, _Hosted] = {}  # least recently used first
+        self._cancelled: deque[str] = deque(maxlen=_REMEMBERED)
+
+    def draft(self, call: DraftCall) -> Reply:
+        """Answer a call of `Session.draft`. Raises `CancelledError` if the call is cancelled."""
+        with self._session(call) as hosted:
+            context = hosted.context
+            hosted.masks = call.masks.unpack(context)
+            steps = hosted.session.draft(
+                call.contexts.unpack(context),
+                call.most,
+                call.top,
+                until_words(self._kinds, call.words, inside=call.inside),
+                call.guesses.unpack(context),
+            )
+            return Reply(PackedSteps.of(steps), None, hosted.session.tokens(), hosted.is_new)
+
+    def score(self, call: ScoreCall) -> Reply:
+        """Answer a call of `Session.score`. Raises `CancelledError` if the call is cancelled."""
+        with self._session(call) as hosted:
+            context = hosted.context
+            hosted.masks = call.masks.unpack(context)
+            rows = hosted.session.score(
+                call.contexts.unpack(context), call.continuations.unpack(), call.guesses.unpack(context)
+            )
+            return Reply(None, packed_logprobs(rows), hosted.session.tokens(), hosted.is_new)
+
+    def cancel(self, call: str) -> None:
+        """Let a call end before its next pass, whether it is running or has not arrived yet."""
+        self._cancelled.append(call)
+
+    def end(self, call: SessionCall) -> None:
+        """Close a session, at the end of its running call if there is one. Its context serves later sessions."""
+        with self._lock:
+            hosted = self._sessions.pop(call.session, None)
+            if hosted is None:
+                return
+            hosted.last = call
+            if hosted.users:
+                return
+        hosted.close()
+
+    @contextmanager
+    def _session(self, call: SessionCall) -> Iterator[_Hosted]:
+        """The session of a call, for this call alone, opened if necessary and with the call's context."""
+        with self._lock:
+            hosted = self._sessions.pop(call.session, None) or _Hosted()
+            self._sessions[call.session] = hosted
+            hosted.users += 1
+            idle = self._idle()
+        for each in idle:
+            each.close()
+        try:
+            with hosted.lock:
+                hosted.check = lambda: self._raise_if_cancelled(call)
+                hosted.check()
+                hosted.prepare(self.backend, call)
+                yield hosted
+        finally:
+            with self._lock:
+                hosted.users -= 1
+                ended = hosted.last is not None and not hosted.users
+            if ended:
+                hosted.close()
+
+    def _idle(self) -> list[_Hosted]:
+        """Removes sessions beyond the bound and returns them."""
+        excess = len(self._sessions) - MOST_SESSIONS
+        names = [name for name, hosted in self._sessions.items() if not hosted.users][: max(0, excess)]
+        return [self._sessions.pop(name) for name in names]
+
+    def _raise_if_cancelled(self, call: SessionCall) -> None:
+        if call.call in self._cancelled:
+            raise CancelledError("the call was cancelled")
+
+
+class _Hosted:
+    """A session of the backend, and what the running call says about it."""
+
+    session: Session
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # held by the running call
+        self.users = 0  # calls that run or wait
+        self.last: SessionCall | None = None  # the last call of a session that is to be closed
+        self.is_new = True
+        self.context: Ids = ()
+        self.masks: dict[Ids, bytes] = {}
+        self.check = lambda: None
+
+    def prepare(self, backend: Backend, call: SessionCall) -> None:
+        """Open the session if this is its first call, and set its context."""
+        context = tuple(call.context.tolist())
+        self.is_new = not self.context
+        if self.is_new:
+            self.session = backend.open(
+                context,
+                window=call.window,
+                lookup=call.lookup,
+                raise_if_cancelled=lambda: self.check(),
+                allowed=(lambda ids: self.masks.get(ids)) if call.masked else None,
+                namespace=call.namespace,
+            )
+        elif context != self.context:
+            self.session.commit(context)
+        self.context = context
+
+    def close(self) -> None:
+        """Close the session, with the context of its last call."""
+        if not self.context:
+            return
+        if self.last is not None and (context := tuple(self.last.context.tolist())) != self.context:
+            self.session.commit(context)
+        self.session.close()

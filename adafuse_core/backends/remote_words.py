@@ -1,0 +1,100 @@
+"""How far a host drafts ahead: to the likely end of a word, since it can't ask the caller after each step.
+
+The caller drops the steps beyond the end that it finds itself. So nothing here changes a text, only how many steps are
+computed in vain and how many calls a word takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from adafuse_core.backends.base import TopTokens
+
+_INSIDE, _BLANK, _NEWLINE, _CONTROL = range(4)  # kinds of tokens; all but the first can start after a word
+_BLANKS = (" ", "Ġ", "▁", "\t")  # in texts, byte-level vocabularies and SentencePiece
+_NEWLINES = ("\n", "Ċ", "<0x0A>")
+_MOST_STEPS = 8  # per word
+_STEPS_PER_WORD = 12  # steps already drafted for each further word that a call may end
+
+
+def token_kinds(tokenizer: Any, size: int) -> bytes:
+    """The kind of each token id: inside a word, after a blank, with a newline at its end, or a control token."""
+    names = tokenizer.convert_ids_to_tokens(range(min(size, len(tokenizer))))
+    kinds = bytearray(map(_kind, names))
+    for token in tokenizer.all_special_ids:
+        if token < len(kinds):
+            kinds[token] = _CONTROL
+    return bytes(kinds) + bytes([_CONTROL]) * (size - len(kinds))
+
+
+def until_words(kinds: bytes, words: int, *, inside: bool) -> Callable[[int, Sequence[TopTokens]], bool]:
+    """An `until` that ends a row when so many words have probably ended.
+
+    A word ends before a token that starts with a blank, and before the first token of a line.
+
+    Args:
+        kinds: The kind of each token.
+        words: Number of words.
+        inside: Whether rows begin inside a word.
+    """
+    ended: dict[int, int] = {}
+
+    def until(row: int, steps: Sequence[TopTokens]) -> bool:
+        kind = kinds[steps[-1].ids[0]]
+        if kind == _CONTROL:
+            return True
+        if len(steps) > 1 or inside:
+            before = kinds[steps[-2].ids[0]] if len(steps) > 1 else _INSIDE
+            ended[row] = ended.get(row, 0) + _starts_word(kind, before)
+        return ended.get(row, 0) >= words
+
+    return until
+
+
+def _starts_word(kind: int, before: int) -> bool:
+    return kind == _BLANK != before or (kind != _NEWLINE and before == _NEWLINE)
+
+
+def _kind(name: str | None) -> int:
+    if not name:
+        return _CONTROL
+    if name.endswith(_NEWLINES):
+        return _NEWLINE
+    return _BLANK if name.startswith(_BLANKS) else _INSIDE
+
+
+class Ahead:
+    """How many steps a draft computes at most in one call, by how many of them were used so far.
+
+    The ends of words are not always recognized: scripts without blanks have none. So the bound falls to the steps that
+    words really take, and rises if it cuts them off.
+    """
+
+    def __init__(self) -> None:
+        self._bound = _MOST_STEPS
+
+    def steps(self, words: int) -> int:
+        """Most steps of a call that may end so many words."""
+        return self._bound * words
+
+    def learn(self, computed: int, used: int, words: int) -> None:
+        """Adapt the bound to a call inside words.
+
+        Args:
+            computed: Steps of the longest row.
+            used: Steps of the longest row before the caller ended it.
+            words: Number of words that the call was allowed to end.
+        """
+        if computed > used + 1:
+            self._bound = max(1, used // words)
+        elif computed == used >= self._bound * words:
+            self._bound = min(_MOST_STEPS, 2 * self._bound)
+
+
+def words_to_end(steps: int) -> int:
+    """Words that a call may end, from the steps that earlier calls of the same draft have added to the longest row.
+
+    Whole answers are drafted with few calls; what is computed in vain is a fraction of what is used.
+    """
+    return 1 + steps // _STEPS_PER_WORD
