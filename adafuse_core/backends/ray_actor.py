@@ -124,14 +124,14 @@ class ActorChannel:
     def load(self, seconds: float) -> Abilities:
         """Have the actor load its model; returns its abilities, with the place of the actor."""
         try:
-            abilities, node = self._repeated("load", (), lambda: None, seconds)
+            abilities: Abilities
+            abilities, self._node = self._repeated("load", (), lambda: None, seconds)
         except MemberError as error:
             if type(error) is not MemberError:  # an error of the model
                 raise
             raise ModelLoadError(error.message, hint=error.hint) from error
-        self._node = node
         place = f"ray:{self._actor._actor_id.hex()[:12]}"
-        return replace(abilities, device=f"{abilities.device} of Ray node {node}", place=place)
+        return replace(abilities, device=f"{abilities.device} of Ray node {self._node}", place=place)
 
     def ask(self, method: str, call: SessionCall, check: Callable[[], None]) -> Reply:
         """See `Channel.ask`. A call is repeated while the actor is lost, until its timeout."""
@@ -260,7 +260,7 @@ def _reason(error: Exception) -> str:
 
 def _hide_progress_bars() -> None:
     """An actor's output goes to the log of its node."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     disable_progress_bars()

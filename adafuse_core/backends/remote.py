@@ -23,7 +23,7 @@ from adafuse_core.backends.remote_messages import (
     packed,
     unpacked_logprobs,
 )
-from adafuse_core.backends.remote_words import Ahead, words_to_end
+from adafuse_core.backends.remote_words import Ahead, Certainty, words_to_end
 from adafuse_core.errors import ContextOverflowError
 from adafuse_core.text.ids import Ids
 
@@ -123,6 +123,8 @@ class RemoteSession:
         self._known = _Steps()
         self._unmasked = _Steps()
         self._ahead = Ahead()
+        self._certainty = Certainty()
+        self._branches = 1  # likeliest tokens that drafts ask for
         self._tokens = self._earlier = SessionTokens()  # in all, and before the host opened its current session
         self._open = False  # whether the host has the session
 
@@ -130,6 +132,8 @@ class RemoteSession:
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
     ) -> list[list[TopTokens]]:
         """See `Session.draft`."""
+        if 1 < top < _REPORTED:  # rows that complete a word ask for one token
+            self._branches = top
         steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
 
@@ -140,7 +144,10 @@ class RemoteSession:
                 if step is None:
                     return True
                 steps[row].append(step)
-                if until(row, steps[row]) or len(steps[row]) >= max_new:
+                ended = until(row, steps[row])
+                if len(steps[row]) == 1 and 1 < top < _REPORTED:
+                    self._certainty.learn(step, ended=ended)
+                if ended or len(steps[row]) >= max_new:
                     return False
                 written[row] += step.ids[:1]
             return False
@@ -153,7 +160,7 @@ class RemoteSession:
             asked = dict.fromkeys(written[row] for row in live)
             computed = self._ask_for_steps(list(asked), top, most, words, guesses)
             asking, live = live, [row for row in live if needs_call(row)]
-            if top == 1 and not live:  # rows that complete a word ask for one token
+            if top == 1 and not live:
                 used = max(len(steps[row]) for row in asking) - max(lengths)
                 self._ahead.learn(computed, used, words)
         return steps
@@ -241,16 +248,19 @@ class RemoteSession:
             most=most,
             words=words,
             inside=top == 1,
+            branches=self._branches,
+            certain=self._certainty.bound,
             guesses=PackedIds.of(guesses, self._context),
         )
         assert reply.steps is not None
+        assert reply.branches is not None
         rows = reply.steps.unpack()
-        for context, steps in zip(contexts, rows, strict=True):
+        for context, steps in zip([*contexts, *reply.branches.unpack(self._context)], rows, strict=True):
             for step in steps:
                 exact = self._allowed is None or context in masks
                 (self._known if exact else self._unmasked).put(context, reported, step)
                 context += step.ids[:1]
-        return max(map(len, rows))
+        return max(map(len, rows[: len(contexts)]))
 
     def _ask(self, method: str, kind: type[SessionCall], **arguments: Any) -> Reply:
         call = self._call(kind, **arguments)

@@ -1,23 +1,26 @@
-"""The host of a remote member: answers the calls of remote sessions with a backend of its own process."""
+"""The host of a remote member: answers the calls of remote sessions with the local backend of its process."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from adafuse_core.backends.base import Backend, Session
+from adafuse_core.backends.base import TopTokens
+from adafuse_core.backends.local import LocalBackend, LocalSession
 from adafuse_core.backends.remote_messages import (
     DraftCall,
+    PackedIds,
     PackedSteps,
     Reply,
     ScoreCall,
     SessionCall,
     packed_logprobs,
 )
-from adafuse_core.backends.remote_words import until_words
+from adafuse_core.backends.remote_words import margin, starting_tokens, until_words
+from adafuse_core.engine.device_turns import requests_of
 from adafuse_core.errors import CancelledError
 from adafuse_core.text.ids import Ids
 
@@ -33,11 +36,11 @@ class Host:
     """Sessions of one backend, by the names that their callers gave them. Thread-safe.
 
     Args:
-        backend: The backend, with masks.
+        backend: The backend.
         kinds: See `token_kinds`.
     """
 
-    def __init__(self, backend: Backend, kinds: bytes) -> None:
+    def __init__(self, backend: LocalBackend, kinds: bytes) -> None:
         self.backend = backend
         self._kinds = kinds
         self._lock = threading.Lock()  # guards all fields of this object and of the sessions but their backend's state
@@ -47,16 +50,34 @@ class Host:
     def draft(self, call: DraftCall) -> Reply:
         """Answer a call of `Session.draft`. Raises `CancelledError` if the call is cancelled."""
         with self._session(call) as hosted:
-            context = hosted.context
+            context, session = hosted.context, hosted.session
             hosted.masks = call.masks.unpack(context)
-            steps = hosted.session.draft(
-                call.contexts.unpack(context),
-                call.most,
-                call.top,
-                until_words(self._kinds, call.words, inside=call.inside),
-                call.guesses.unpack(context),
+            session.branches = call.branches
+            contexts, guesses = call.contexts.unpack(context), call.guesses.unpack(context)
+            words = until_words(self._kinds, call.words, inside=call.inside)
+            branching = call.branches > 1 and call.most > 1 and not call.inside
+
+            def uncertain(steps: Sequence[TopTokens]) -> bool:
+                return branching and len(steps) == 1 and margin(steps[0]) < call.certain
+
+            def until(row: int, steps: Sequence[TopTokens]) -> bool:
+                return uncertain(steps) or words(row, steps)
+
+            rows = session.draft(contexts, call.most, call.top, until, guesses)
+            branches = [
+                (*start, token)
+                for start, steps in zip(contexts, rows, strict=True)
+                if uncertain(steps)
+                for token in starting_tokens(self._kinds, steps[0], call.branches)
+            ]
+            to_end = until_words(self._kinds, 1, inside=True)
+            rows += session.draft(branches, call.most - 1, call.top, to_end)
+            return Reply(
+                tokens=session.tokens(),
+                opened=hosted.is_new,
+                steps=PackedSteps.of(rows),
+                branches=PackedIds.of(branches, context),
             )
-            return Reply(PackedSteps.of(steps), None, hosted.session.tokens(), hosted.is_new)
 
     def score(self, call: ScoreCall) -> Reply:
         """Answer a call of `Session.score`. Raises `CancelledError` if the call is cancelled."""
@@ -66,7 +87,7 @@ class Host:
             rows = hosted.session.score(
                 call.contexts.unpack(context), call.continuations.unpack(), call.guesses.unpack(context)
             )
-            return Reply(None, packed_logprobs(rows), hosted.session.tokens(), hosted.is_new)
+            return Reply(tokens=hosted.session.tokens(), opened=hosted.is_new, logprobs=packed_logprobs(rows))
 
     def cancel(self, call: str) -> None:
         """Let a call end before its next pass, whether it is running or has not arrived yet."""
@@ -81,7 +102,8 @@ class Host:
             hosted.last = call
             if hosted.users:
                 return
-        hosted.close()
+        with requests_of(call.session):
+            hosted.close()
 
     @contextmanager
     def _session(self, call: SessionCall) -> Iterator[_Hosted]:
@@ -94,7 +116,7 @@ class Host:
         for each in idle:
             each.close()
         try:
-            with hosted.lock:
+            with hosted.lock, requests_of(call.session):
                 hosted.check = lambda: self._raise_if_cancelled(call)
                 hosted.check()
                 hosted.prepare(self.backend, call)
@@ -104,7 +126,8 @@ class Host:
                 hosted.users -= 1
                 ended = hosted.last is not None and not hosted.users
             if ended:
-                hosted.close()
+                with requests_of(call.session):
+                    hosted.close()
 
     def _idle(self) -> list[_Hosted]:
         """Removes sessions beyond the bound and returns them."""
@@ -120,7 +143,7 @@ class Host:
 class _Hosted:
     """A session of the backend, and what the running call says about it."""
 
-    session: Session
+    session: LocalSession
 
     def __init__(self) -> None:
         self.lock = threading.Lock()  # held by the running call
@@ -129,9 +152,9 @@ class _Hosted:
         self.is_new = True
         self.context: Ids = ()
         self.masks: dict[Ids, bytes] = {}
-        self.check = lambda: None
+        self.check: Callable[[], None] = _no_check
 
-    def prepare(self, backend: Backend, call: SessionCall) -> None:
+    def prepare(self, backend: LocalBackend, call: SessionCall) -> None:
         """Open the session if this is its first call, and set its context."""
         context = tuple(call.context.tolist())
         self.is_new = not self.context
@@ -155,3 +178,7 @@ class _Hosted:
         if self.last is not None and (context := tuple(self.last.context.tolist())) != self.context:
             self.session.commit(context)
         self.session.close()
+
+
+def _no_check() -> None:
+    """The check of a session without a call."""

@@ -149,6 +149,8 @@ class DraftCall(SessionCall):
         most: Most steps per context.
         words: Words after whose ends a row stops; see `remote_words`.
         inside: Whether the contexts end inside a word.
+        branches: Likeliest tokens that the caller goes on with where it is uncertain.
+        certain: Margin from which on it is certain.
         guesses: As in `Session.draft`.
     """
 
@@ -158,6 +160,8 @@ class DraftCall(SessionCall):
     most: int
     words: int
     inside: bool
+    branches: int
+    certain: float
     guesses: PackedIds
 
 
@@ -171,21 +175,23 @@ class ScoreCall(SessionCall):
     guesses: PackedIds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """The result of a call.
 
     Args:
-        steps: Steps of a draft.
-        logprobs: Log-probabilities of all continuation tokens, one continuation after the other.
         tokens: Tokens that the host's session has read and reused.
         opened: Whether the host had to open the session for this call.
+        steps: Steps of a draft: of the call's contexts, then of the branches.
+        branches: The contexts of the branches.
+        logprobs: Log-probabilities of all continuation tokens of a score, one continuation after the other.
     """
 
-    steps: PackedSteps | None
-    logprobs: NDArray[np.floating[Any]] | None
     tokens: SessionTokens
     opened: bool
+    steps: PackedSteps | None = None
+    branches: PackedIds | None = None
+    logprobs: NDArray[np.floating[Any]] | None = None
 
 
 def packed(ids: Ids) -> Integers:

@@ -1,4 +1,4 @@
-"""How far a host drafts ahead: to the likely end of a word, since it can't ask the caller after each step.
+"""What a host drafts ahead, since it can't ask the caller after each step: words to their likely end, and branches.
 
 The caller drops the steps beyond the end that it finds itself. So nothing here changes a text, only how many steps are
 computed in vain and how many calls a word takes.
@@ -6,6 +6,7 @@ computed in vain and how many calls a word takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ _INSIDE, _BLANK, _NEWLINE, _CONTROL = range(4)  # kinds of tokens; all but the f
 _BLANKS = (" ", "Ġ", "▁", "\t")  # in texts, byte-level vocabularies and SentencePiece
 _NEWLINES = ("\n", "Ċ", "<0x0A>")
 _MOST_STEPS = 8  # per word
+_USUAL_TAU = 0.7  # the default of the strategies
 _STEPS_PER_WORD = 12  # steps already drafted for each further word that a call may end
 
 
@@ -90,6 +92,40 @@ class Ahead:
             self._bound = max(1, used // words)
         elif computed == used >= self._bound * words:
             self._bound = min(_MOST_STEPS, 2 * self._bound)
+
+
+class Certainty:
+    """From which margin on the caller goes on with a draft, as far as its drafts have shown.
+
+    Below, it starts branches with the likeliest tokens. The host does so in the same call, with the same passes.
+    """
+
+    def __init__(self) -> None:
+        self._ended = 0.0  # the highest margin at which a draft ended with its first step
+        self._continued = 1.0  # the lowest one at which it went on
+
+    @property
+    def bound(self) -> float:
+        """The margin from which on the caller probably goes on."""
+        return min(max(_USUAL_TAU, math.nextafter(self._ended, 1)), self._continued)
+
+    def learn(self, first: TopTokens, *, ended: bool) -> None:
+        """Note whether the caller ended a draft with its first step."""
+        if ended:
+            self._ended = max(self._ended, margin(first))
+        else:
+            self._continued = min(self._continued, margin(first))
+
+
+def margin(step: TopTokens) -> float:
+    """The probability of the likeliest token minus that of the second one."""
+    first, second = (*map(math.exp, step.logprobs[:2]), 0.0)[:2]
+    return first - second
+
+
+def starting_tokens(kinds: bytes, step: TopTokens, count: int) -> list[int]:
+    """The likeliest tokens that a branch can start with and go on; an end token ends it."""
+    return [token for token in step.ids[:count] if kinds[token] != _CONTROL]
 
 
 def words_to_end(steps: int) -> int:

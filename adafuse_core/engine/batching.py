@@ -14,7 +14,7 @@ import torch
 
 from adafuse_core.engine.admission import Admission
 from adafuse_core.engine.clock import SYSTEM, Clock
-from adafuse_core.engine.device_turns import Turns
+from adafuse_core.engine.device_turns import Turns, requester
 from adafuse_core.engine.memo import Memo
 from adafuse_core.engine.prefix_cache import PrefixCache
 from adafuse_core.engine.read_request import ReadRequest
@@ -35,11 +35,11 @@ class Orphaned(Exception):
 
 
 class _Queued:
-    """A request in the queue and its thread."""
+    """A request in the queue and its requester."""
 
     def __init__(self, request: ReadRequest, lock: threading.RLock) -> None:
         self.request = request
-        self.thread = threading.get_ident()
+        self.requester = requester()
         self.settled = False  # whether the request was answered or failed
         self.error: Exception | None = None
         self.wake = threading.Condition(lock)  # notified when the request is settled or becomes the leader
@@ -211,7 +211,7 @@ class Batcher:
             self._lock.acquire()
             passed, self._passing = self._passing, []
             settled = [queued for queued in passed if queued.settled]
-            self.turns.expect(queued.thread for queued in settled)
+            self.turns.expect(queued.requester for queued in settled)
             for queued in settled:
                 queued.wake.notify_all()
             self._changed.notify_all()

@@ -7,14 +7,32 @@ when all recently answered requests have come back with a new read, or after a t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from adafuse_core.engine.clock import SYSTEM, Clock
 from adafuse_core.forks import renew_after_fork
 
 PATIENCE = 2.0  # timeout for answered requests, in durations of the last pass
 MOST_SECONDS = 0.05  # upper bound of this timeout
+
+_requester: ContextVar[Hashable] = ContextVar("requester", default=None)
+
+
+def requester() -> Hashable:
+    """Who makes the calling thread's requests: the thread itself, or who is named by `requests_of`."""
+    return _requester.get() or threading.get_ident()
+
+
+@contextmanager
+def requests_of(name: Hashable) -> Iterator[None]:
+    """Context in which requests are another's, such as those of a remote session, whose threads change."""
+    token = _requester.set(name)
+    try:
+        yield
+    finally:
+        _requester.reset(token)
 
 
 class _Queue:
@@ -29,7 +47,7 @@ class _Queue:
 
 
 class Turns:
-    """The scheduler of one device. Each request is identified by its thread.
+    """The scheduler of one device. Each request is identified by its `requester`.
 
     Args:
         clock: Clock for timeouts.
@@ -42,21 +60,21 @@ class Turns:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Replace the lock, and forget the parent's threads."""
+        """Replace the lock, and forget the parent's requests."""
         self._changed = threading.Condition()
         self._taken = False
         self._queues: list[_Queue] = []
-        self._expected: dict[int, float] = {}  # times at which threads were answered
+        self._expected: dict[Hashable, float] = {}  # times at which requesters were answered
 
-    def expect(self, threads: Iterable[int]) -> None:
-        """Let the next passes wait for these threads, whose requests were just answered."""
+    def expect(self, requesters: Iterable[Hashable]) -> None:
+        """Let the next passes wait for these requesters, who were just answered."""
         with self._changed:
-            self._expected |= dict.fromkeys(threads, self._clock.now())
+            self._expected |= dict.fromkeys(requesters, self._clock.now())
 
     def arrive(self) -> None:
-        """Stop waiting for the calling thread, which has queued a request or finished its work."""
+        """Stop waiting for the calling requester, who has queued a request or finished the work."""
         with self._changed:
-            self._expected.pop(threading.get_ident(), None)
+            self._expected.pop(requester(), None)
             if not self._expected:
                 self._changed.notify_all()
 
@@ -98,7 +116,7 @@ class Turns:
         return not self._taken and queue is max(self._queues, key=_Queue.weight)
 
     def _patience_left(self) -> float:
-        """Seconds left to wait for expected threads. Threads beyond the timeout are forgotten."""
+        """Seconds left to wait for expected requesters. Those beyond the timeout are forgotten."""
         since = self._clock.now() - min(PATIENCE * self._pass_seconds, MOST_SECONDS)
-        self._expected = {thread: when for thread, when in self._expected.items() if when > since}
+        self._expected = {who: when for who, when in self._expected.items() if when > since}
         return max(self._expected.values(), default=since) - since

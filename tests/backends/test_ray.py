@@ -26,6 +26,7 @@ ray = pytest.importorskip("ray", reason="run `make test-ray`")
 
 QUESTION = [{"role": "user", "content": "What is the capital of Peru?"}]
 OTHERS = ("The old tower", "Anna went to the", "2 + 3 =", "Where is the market?\n")
+NODE = {"num_cpus": 8, "node_ip_address": "127.0.0.1"}
 SECRET = "hf_thisIsNotForOthersToSee"
 TIMEOUT = 20  # seconds, of members whose node is removed
 ROUNDED = 1e-4  # tolerance in float32: passes over other numbers of tokens add in another order
@@ -35,8 +36,8 @@ ROUNDED = 1e-4  # tolerance in float32: passes over other numbers of tokens add 
 def cluster():
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "resources": {"first": 8}})
-    cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
+    cluster = Cluster(initialize_head=True, head_node_args={"resources": {"first": 8}, **NODE})
+    cluster.second = cluster.add_node(resources={"second": 8}, **NODE)
     cluster.wait_for_nodes()
     ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     yield cluster
@@ -313,6 +314,6 @@ def test_a_removed_node_is_an_error_within_the_timeout_and_its_return_ends_it(cl
     assert caught.value.member == "birch"
     assert caught.value.retryable
     assert cluster.address in caught.value.message
-    cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
+    cluster.second = cluster.add_node(resources={"second": 8}, **NODE)
     cluster.wait_for_nodes()
     assert ensemble.generate(QUESTION, max_new_tokens=12).text == expected.text

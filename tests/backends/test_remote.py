@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Waiting
@@ -16,7 +17,7 @@ from adafuse_core.backends.base import TopTokens
 from adafuse_core.backends.remote import RemoteBackend, RemoteSession
 from adafuse_core.backends.remote_host import Host
 from adafuse_core.backends.remote_messages import PackedIds, PackedMasks, ScoreCall
-from adafuse_core.backends.remote_words import Ahead, token_kinds, until_words
+from adafuse_core.backends.remote_words import Ahead, Certainty, margin, token_kinds, until_words
 from adafuse_core.errors import CancelledError, ContextOverflowError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member
@@ -141,7 +142,7 @@ def test_a_round_takes_few_calls_and_reads_few_tokens_in_vain(ensembles):
     for name in MODELS:
         assert answer.usage.read_tokens[name] <= 1.3 * expected.usage.read_tokens[name]
     for each in calls:
-        assert len(each) <= 4 * len(answer.rounds)
+        assert len(each) <= 2 * len(answer.rounds)
         assert each.count("end") == 1
 
 
@@ -296,3 +297,35 @@ def test_the_bound_of_steps_follows_the_length_of_words():
     assert ahead.steps(1) == 4
     ahead.learn(computed=3, used=2, words=1)  # the token after the word is no waste
     assert ahead.steps(1) == 4
+
+
+def test_a_pass_waits_for_a_session_not_for_the_thread_of_its_last_call(pipe):
+    session = session_of(pipe, (3, 5, 7))
+    for token in (8, 9):
+        session.score([(3, 5, 7)], [(token, 6)])
+        assert {*pipe.host.backend._batcher.turns._expected} == {session._name}
+    session.close()
+    assert not pipe.host.backend._batcher.turns._expected
+
+
+# --- when the host branches ---
+
+
+@pytest.mark.parametrize(
+    ("learned", "expected"),
+    [
+        ([], 0.7),
+        ([(0.2, True), (0.9, False)], 0.7),  # what they would be taken for anyway
+        ([(0.5, False), (0.6, False)], 0.5),
+        ([(0.85, True)], pytest.approx(0.85)),
+        ([(0.6, True), (0.65, False)], 0.65),
+    ],
+)
+def test_the_bound_of_certainty_follows_the_drafts_of_the_caller(learned, expected):
+    certainty = Certainty()
+    for value, ended in learned:
+        step = TopTokens((5, 6), (math.log((1 + value) / 2), math.log((1 - value) / 2)))
+        assert margin(step) == pytest.approx(value)
+        certainty.learn(step, ended=ended)
+    assert certainty.bound == pytest.approx(expected)
+    assert margin(TopTokens((5,), (0.0,))) == 1
