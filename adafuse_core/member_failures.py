@@ -62,10 +62,8 @@ def commit(prefixes: Prefixes, span: Span, config: EnsembleConfig) -> Iterator[M
 
 def _dropped(error: MemberError, names: Sequence[str], config: EnsembleConfig) -> MemberDropped:
     """The event for a member that is left out; raises the error if the others must not or can't go on."""
-    if config.on_member_failure == "fail" or error.member not in names:
-        raise error
     left = [name for name in names if name != error.member]
-    if not left:
+    if config.on_member_failure == "fail" or error.member is None or not 0 < len(left) < len(names):
         raise error
     try:
         config.strategy.check_members(left)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BACKENDS = {  # module and class, imported at the first use
     "local": "adafuse_core.backends.huggingface:Local",
     "ray": "adafuse_core.backends.ray:Ray",
+    "sglang": "adafuse_core.backends.sglang:SGLang",
     "vllm": "adafuse_core.backends.vllm:VLLM",
 }
 

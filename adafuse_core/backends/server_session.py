@@ -44,8 +44,11 @@ class Drafted:
 class Format(Protocol):
     """The requests of one kind of server, and how to read its answers. Malformed answers may raise any error."""
 
-    path: ClassVar[str]  # of all requests, below the base URL
     most_tokens: ClassVar[int]  # most different tokens that one request can read
+
+    @property
+    def path(self) -> str:
+        """The path of all requests below the base URL, or another URL of the same server."""
 
     def draft(self, contexts: Sequence[Ids], max_new: int, top: int, salt: str) -> dict[str, Any]:
         """A request for greedy continuations, with the likeliest tokens of each step.

@@ -44,7 +44,7 @@ PROMPTS = [
     [{"role": "user", "content": text}]
     for text in ("What is the capital of Peru?", "Who wrote Faust?", "Tell me about yourself.")
 ]
-LONG = "Anna went to the market with her brother, and the tallest tower is in the old town. " * 30
+LONG = "Anna went to the market with her brother, and the tallest tower is in the old town. " * 45
 
 pytestmark = [
     pytest.mark.skipif(PYTHON is None, reason="run it with `make test-vllm`"),
@@ -184,7 +184,7 @@ def test_scores_use_the_prefix_cache(servers, remote):
     hits, queries, rows = (server.metric(name) - first for name, first in zip(names, before, strict=True))
     assert rows >= 4
     assert queries >= rows * 900
-    assert hits >= rows * 896 - 32  # all full blocks of the prompt, for every row
+    assert hits >= rows * 896  # all full blocks of the prompt, for every row
     again = member.backend.open(ids, window=None, lookup=False, raise_if_cancelled=lambda: None)
     again.draft([ids], 1, 2, lambda *_: True)
     assert again.tokens().cached >= 864

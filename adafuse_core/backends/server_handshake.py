@@ -1,4 +1,4 @@
-"""The questions to a vLLM server before it is used: which model, which limits, which tokenizer, which numbers."""
+"""The questions to a server before it is used: which model, which limits, which tokenizer, which numbers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,6 @@ _TEXTS = (
 )
 _SPECIAL_TOKENS = 6  # of the tokenizer's own that are encoded, too
 _TOPS = (20, 10, 5, 3, 2)  # numbers of likeliest tokens to try
-_FIELDS = ("logprob_token_ids", "return_tokens_as_token_ids")
 _TOLERANCE = 0.1  # nats by which two passes of a model in 16 bits may differ
 
 
@@ -54,7 +53,7 @@ class Found:
         model: Name of the model on the server.
         root: Where the server has loaded it from.
         max_context: Most tokens of prompt and continuation.
-        version: Version of vLLM.
+        version: Version of its software.
     """
 
     model: str
@@ -72,12 +71,16 @@ class Handshake:
         model: Name of the model on it; None for its only one.
         usual: Name to look for if the server has several models, and `model` is None.
         tokenizer: The member's tokenizer.
+        schema: Name of the requests' schema in `/openapi.json`, and the fields that it must have.
+        since: The software that has these fields, for errors.
     """
 
     server: Server
     model: str | None
     usual: str
     tokenizer: Any
+    schema: tuple[str, tuple[str, ...]]
+    since: str
 
     def run(self) -> Found:
         """Ask the server, and wait for it up to the deadline if it does not answer.
@@ -107,7 +110,7 @@ class Handshake:
         model = self._chosen({entry["id"]: entry for entry in listed})
         version, _, _ = await asyncio.gather(self._version(), self._check_fields(), self._check_tokenizer(model["id"]))
         if not model.get("max_model_len"):
-            raise self._unsupported("does not tell its longest context (max_model_len)", "use a vLLM server")
+            raise self._unsupported("does not tell its longest context (max_model_len)", f"use {self.since}")
         return Found(
             model=model["id"],
             root=str(model.get("root") or model["id"]),
@@ -136,9 +139,10 @@ class Handshake:
             schemas = (await self.server.get(f"{self.server.address.root}/openapi.json"))["components"]["schemas"]
         except Refused:  # switched off; the numbers are checked in any case
             return
-        known = schemas.get("CompletionRequest", {}).get("properties", {})
-        if missing := [name for name in _FIELDS if name not in known]:
-            raise self._unsupported(f"does not know {' and '.join(missing)}", "use vLLM 0.32 or later")
+        name, fields = self.schema
+        known = schemas.get(name, {}).get("properties", {})
+        if missing := [field for field in fields if field not in known]:
+            raise self._unsupported(f"does not know {' and '.join(missing)}", f"use {self.since}")
 
     async def _check_tokenizer(self, model: str) -> None:
         """Compare the ids of some texts, which include names of special tokens."""
@@ -202,7 +206,7 @@ def _check_numbers(likeliest: Mapping[int, float], read: Mapping[int, float], vo
         problem = f"reports probabilities of the likeliest tokens that add up to {total:.3g}"
         hint = "start it without --logprobs-mode: it must report raw log-probabilities"
     elif any(abs(read.get(token, math.inf) - value) > _TOLERANCE for token, value in likeliest.items()):
-        problem, hint = "does not report the log-probabilities of given tokens", "use vLLM 0.32 or later"
+        problem, hint = "does not report the log-probabilities of given tokens", "use a later version"
     else:
         return
     raise UnsupportedModelError(f"the server at {address} {problem}", hint=hint)
