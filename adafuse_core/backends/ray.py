@@ -9,7 +9,9 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -31,9 +33,9 @@ class Ray:
     """Runs a model in an actor of a Ray cluster. All fields of `MemberConfig` have the same meaning there.
 
     Args:
-        address: Address of the cluster, such as `"10.0.0.1:6379"`; `"auto"` for the one on this machine, `"local"` for a
-            new one on this machine. Default: the cluster that this process is connected to, or that of
-            the environment variable `RAY_ADDRESS`, or `"auto"`, or, if there is none, `"local"`.
+        address: Address of the cluster, such as `"10.0.0.1:6379"`; `"auto"` for the one on this machine, `"local"` for
+            a new one on this machine. Default: the cluster that this process is connected to, or that of the
+            environment variable `RAY_ADDRESS`, or `"auto"`, or, if there is none, `"local"`.
         num_gpus: GPUs that the actor reserves; may be a fraction, for members that share a GPU. Default: one if a node
             of the cluster has one, unless the member's device is `"cpu"`.
         num_cpus: CPU cores that the actor reserves, and threads of its forward passes on a CPU.
@@ -90,7 +92,8 @@ class Ray:
         channel = ActorChannel(
             ray,
             config.label,
-            (there, files.reread, token_kinds(files.tokenizer, size)),
+            # Ray keeps small arguments for restarts; those of more than 100 KB could get lost.
+            (there, files.reread, zlib.compress(token_kinds(files.tokenizer, size))),
             self._actor_options(ray, config),
             timeout=self.timeout,
         )
@@ -158,4 +161,23 @@ def _join(ray: Any, address: str | None) -> None:
                 raise
         else:
             return
-    ray.init("local", _node_ip_address="127.0.0.1", **quiet)
+    _on_lasting_thread(lambda: ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet))
+
+
+def _on_lasting_thread(work: Callable[[], object]) -> None:
+    """Run a function on a thread that lives as long as this process.
+
+    On Linux, the processes of a new cluster are killed when the thread that started them ends.
+    """
+    done: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            threading.Event().wait()
+
+    threading.Thread(target=run, name="adafuse-ray", daemon=True).start()
+    done.result()

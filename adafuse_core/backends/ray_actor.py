@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,13 +33,13 @@ class MemberActor:
     Args:
         config: The member's config, for the local backend.
         reread: See `ModelFiles`.
-        kinds: See `token_kinds`.
+        kinds: See `token_kinds`; compressed by zlib.
     """
 
     def __init__(self, config: MemberConfig, reread: Callable[[MemberConfig], ModelFiles], kinds: bytes) -> None:
         self._config = config
         self._reread = reread
-        self._kinds = kinds
+        self._kinds = zlib.decompress(kinds)
         self._lock = threading.Lock()
         self._loaded: Host | None = None
 

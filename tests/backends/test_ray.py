@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +206,20 @@ def test_secrets_are_not_shown(cluster, caplog, capfd):
     assert "trying again" in caplog.text
     for text in shown:
         assert SECRET not in text
+
+
+def test_a_cluster_of_its_own_lives_as_long_as_the_process():
+    code = """
+import time
+from adafuse_core import Ensemble
+member = {"model": "small:birch", "dtype": "float32", "device": "cpu", "backend": "ray"}
+with Ensemble(members=[member | {"backend_options": {"address": "local", "timeout": 10}}]) as ensemble:
+    ensemble.load()
+    time.sleep(3)
+    print("answer:", ensemble.generate("The capital of Peru is", max_new_tokens=4).text)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "answer:" in run.stdout, run.stderr
 
 
 # --- cancellation and closing ---
