@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import re
 import time
@@ -35,6 +36,8 @@ from transformers import AutoTokenizer
 import common
 from adafuse_core import Ensemble, Finished, RoundDone
 from given_models import prose
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # the same priority as the members of this process
 
 LENGTHS = (100, 500, 900)  # tokens of the first member
 
