@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDone
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ Check = Callable[[], Coroutine[Any, Any, None]]
 _POLL_SECONDS = 0.05  # between two checks whether the request was cancelled
 _FIRST_DELAY = 0.1  # seconds before the first retry; doubled for every further one
 _LONGEST_DELAY = 2.0
+_CONNECT_SECONDS = 10.0  # in which a connection is made, or it is tried again
 _ERRORS_OF_A_USABLE_SERVER = 4  # of one call: a server that answers everything else will not answer this
 
 
@@ -95,10 +97,8 @@ class Server:
             MemberError: The server refused a request, or did not answer within the deadline.
         """
 
-        async def every() -> list[Json]:
-            return await asyncio.gather(*(self._persistently(partial(self.post, path, body)) for body in bodies))
-
-        return self.run(every, raise_if_cancelled)
+        calls = [partial(self._persistently, partial(self.post, path, body)) for body in bodies]
+        return self.run(partial(_all, calls), raise_if_cancelled)
 
     def run_persistently(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run a coroutine of several calls, from its start again if one of them fails. Errors as of `post_all`."""
@@ -125,6 +125,8 @@ class Server:
                 if running.done():
                     return running.result()
                 _cancel_if_cancelled(running, raise_if_cancelled)
+            except Cancelled:
+                raise _freed() from None
 
     def close(self) -> None:
         """Close the connections and end the thread. May be called twice."""
@@ -140,7 +142,7 @@ class Server:
     def _started(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
         with self._lock:
             if self._closed:
-                raise MemberError("its model was freed by close() while it was in use", retryable=False)
+                raise _freed()
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="adafuse-server", daemon=True)
@@ -202,12 +204,14 @@ class Server:
     def _connected(self) -> AsyncOpenAI:
         """The client, which belongs to the event loop."""
         if self._client is None:
+            import httpx
             from openai import AsyncOpenAI
 
+            seconds = self.address.timeout
             self._client = AsyncOpenAI(
                 base_url=self.address.base_url,
                 api_key=self.address.api_key or "none",
-                timeout=self.address.timeout,
+                timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),
                 max_retries=0,
             )
         return self._client
@@ -236,6 +240,22 @@ class _Outage:
             raise given_up(error, self._address.base_url, self._attempts, seconds) from error
         await asyncio.sleep(self._delay * random.uniform(0.5, 1))
         self._delay = min(2 * self._delay, _LONGEST_DELAY)
+
+
+async def _all(calls: Sequence[Callable[[], Coroutine[Any, Any, Result]]]) -> list[Result]:
+    """The results of all calls. If one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(call()) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _freed() -> MemberError:
+    return MemberError(
+        "its model was freed by close() while it was in use", hint="close when all streams are done", retryable=False
+    )
 
 
 def _cancel_if_cancelled(running: Future[Any], raise_if_cancelled: Callable[[], None]) -> None:

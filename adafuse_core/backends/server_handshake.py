@@ -20,6 +20,7 @@ from adafuse_core.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _TEXTS = (
 )
 _SPECIAL_TOKENS = 6  # of the tokenizer's own that are encoded, too
 _TOPS = (20, 10, 5, 3, 2)  # numbers of likeliest tokens to try
+_FORMAT_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
+_CHECK = "check base_url in backend_options, and the server's version"
 _TOLERANCE = 0.1  # nats by which two passes of a model in 16 bits may differ
 
 
@@ -94,12 +97,16 @@ class Handshake:
             found = self.server.run_persistently(self._checked)
         except MemberError as error:
             raise ModelLoadError(error.message, hint=error.hint) from error
+        except _FORMAT_ERRORS as error:
+            raise self._unsupported(
+                f"answers in an unknown format ({type(error).__name__}: {error})", _CHECK
+            ) from error
 
         async def check_again() -> None:
             try:
                 if await self._checked() != found:
                     raise ModelLoadError("it has another model, version or context window than before")
-            except ModelLoadError as error:
+            except (ModelLoadError, *_FORMAT_ERRORS) as error:
                 raise _replaced(error, self.server.address.base_url) from error
 
         self.server.check_after_outages(check_again)
@@ -182,21 +189,29 @@ def probe_top(server: Server, form: Format, ids: Sequence[int], vocab_size: int,
     Raises:
         ModelLoadError: The server reports fewer, or reports something else than log-probabilities of this model.
     """
-    context = tuple(ids)
-    problem: AdaFuseError | None = None
+    context, problem = tuple(ids), None
     for top in [wanted] if wanted else [top for top in _TOPS if top <= vocab_size]:
         try:
-            (answer,) = server.post_all(form.path, [form.draft([context], 1, top, "")])
+            _check_numbers(*_numbers(server, form, context, top, vocab_size), vocab_size, server.address.base_url)
+            return top
         except MemberError as error:
             problem = error
-            continue
-        likeliest = form.drafted(answer)[0][0].logprobs
-        tokens = [*likeliest, vocab_size - 1]
-        (answer,) = server.post_all(form.path, [form.read([context], tokens, "")])
-        _check_numbers(likeliest, form.values(answer)[0], vocab_size, server.address.base_url)
-        return top
+        except _FORMAT_ERRORS as error:
+            raise UnsupportedModelError(
+                f"the server at {server.address.base_url} answers in an unknown format: {error}", hint=_CHECK
+            ) from error
     assert problem is not None
     raise ModelLoadError(problem.message, hint=f"lower top, or raise the server's --max-logprobs; {problem.hint}")
+
+
+def _numbers(
+    server: Server, form: Format, context: Ids, top: int, vocab_size: int
+) -> tuple[Mapping[int, float], Mapping[int, float]]:
+    """The log-probabilities of the likeliest tokens after a context, as drafts report them and as reads do."""
+    (answer,) = server.post_all(form.path, [form.draft([context], 1, top, "")])
+    likeliest = form.drafted(answer)[0][0].logprobs
+    (answer,) = server.post_all(form.path, [form.read([context], [*likeliest, vocab_size - 1], "")])
+    return likeliest, form.values(answer)[0]
 
 
 def _check_numbers(likeliest: Mapping[int, float], read: Mapping[int, float], vocab_size: int, address: str) -> None:
@@ -212,9 +227,10 @@ def _check_numbers(likeliest: Mapping[int, float], read: Mapping[int, float], vo
     raise UnsupportedModelError(f"the server at {address} {problem}", hint=hint)
 
 
-def _replaced(error: ModelLoadError, address: str) -> MemberError:
+def _replaced(error: Exception, address: str) -> MemberError:
+    reason = error.message if isinstance(error, AdaFuseError) else f"{type(error).__name__}: {error}"
     return MemberError(
-        f"the server at {address} was replaced during an outage: {error.message}",
+        f"the server at {address} was replaced during an outage: {reason}",
         hint="load the ensemble again",
         retryable=False,
     )

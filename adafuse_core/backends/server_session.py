@@ -204,11 +204,15 @@ class ServerSession:
         steps = min(max_new, self._limit - max(map(len, contexts)))
         assert steps > 0, "a context has no room for another token"
         form = self._backend.format
-        while missing := [each for each in dict.fromkeys(contexts) if self._likeliest(each, self._top) is None]:
+        missing = list(dict.fromkeys(contexts))
+        while missing:
             rows = list(_batches(missing, _MAX_ROWS))
-            drafts = self._answers("draft", rows, [form.draft(each, steps, top, self._salt) for each in rows])
-            if not sum(self._learn_steps(*draft) for draft in drafts):
+            for draft in self._answers("draft", rows, [form.draft(each, steps, top, self._salt) for each in rows]):
+                self._learn_steps(*draft)
+            left = [each for each in missing if self._likeliest(each, self._top) is None]
+            if left == missing:
                 self._wait(deadline)
+            missing = left
 
     def _read_tokens(self, wanted: Iterable[tuple[Ids, int]]) -> None:
         """Read the log-probabilities of tokens after contexts, in requests that run together."""
@@ -217,8 +221,11 @@ class ServerSession:
         if reads:
             rows = [contexts for contexts, _ in reads]
             bodies = [form.read(contexts, tokens, self._salt) for contexts, tokens in reads]
-            for contexts, values in self._answers("read", rows, bodies):
+            answers = self._answers("read", rows, bodies)
+            for (contexts, values), (_, tokens) in zip(answers, reads, strict=True):
                 for context, logprobs in zip(contexts, values, strict=True):
+                    if not logprobs.keys() >= set(tokens):
+                        raise self._unknown_format("some tokens have no log-probability")
                     self._known.at(context).add(_finite(logprobs))
 
     def _answers(
@@ -241,20 +248,21 @@ class ServerSession:
                 raise ValueError(f"{len(parsed)} results for {rows} prompts")
             return parsed
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise MemberError(
-                f"the server at {self._backend.server.address.base_url} answered in an unknown format: "
-                f"{type(error).__name__}: {error}",
-                hint="check base_url in backend_options, and the server's version",
-                retryable=False,
-            ) from error
+            raise self._unknown_format(f"{type(error).__name__}: {error}") from error
 
-    def _learn_steps(self, contexts: Sequence[Ids], drafts: Sequence[Sequence[Drafted]]) -> int:
-        """Keep the steps after each context; returns their number."""
+    def _unknown_format(self, problem: str) -> MemberError:
+        return MemberError(
+            f"the server at {self._backend.server.address.base_url} answered in an unknown format: {problem}",
+            hint="check base_url in backend_options, and the server's version",
+            retryable=False,
+        )
+
+    def _learn_steps(self, contexts: Sequence[Ids], drafts: Sequence[Sequence[Drafted]]) -> None:
+        """Keep the steps after each context."""
         for context, drafted in zip(contexts, drafts, strict=True):
             for step in drafted:
                 self._known.at(context).add_top(_ranked(_finite(step.logprobs)))
                 context += (step.token,)
-        return sum(map(len, drafts))
 
     def _wait(self, deadline: float) -> None:
         """Wait until other clients' requests may have ended that keep the server from reporting likeliest tokens."""

@@ -260,7 +260,9 @@ def test_refused_requests_are_not_repeated(remote, servers, status, retryable):
     assert len(servers["bytes"].model.requests) == 1
 
 
-@pytest.mark.parametrize("fault", [vllm_server.garbled, vllm_server.another_format, vllm_server.too_few])
+@pytest.mark.parametrize(
+    "fault", [vllm_server.garbled, vllm_server.another_format, vllm_server.too_few, vllm_server.empty]
+)
 def test_answers_in_another_format_are_errors(remote, servers, fault):
     with Ensemble(members=[remote()], strategy="single") as ensemble:
         ensemble.load()
@@ -323,6 +325,35 @@ def test_drafts_without_likeliest_tokens_are_an_error_at_the_deadline(remote, se
         with pytest.raises(MemberError, match="likeliest tokens") as caught:
             ensemble.generate(PROMPT, max_new_tokens=4)
     assert "logprob_token_ids" in caught.value.hint
+
+
+def test_a_model_that_is_freed_while_it_is_in_use_is_an_error(remote, servers):
+    hanging, failed = vllm_server.Hanging(), []
+    ensemble = Ensemble(members=[remote()], strategy="single").load()
+    servers["bytes"].model.faults.append(hanging)
+
+    def ask():
+        with pytest.raises(MemberError, match=r"freed by close\(\)") as caught:
+            ensemble.generate(PROMPT)
+        failed.append(caught.value)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert hanging.begun.wait(10)
+    ensemble.close()
+    thread.join(10)
+    assert failed
+
+
+def test_a_failed_request_ends_those_that_were_sent_with_it(remote, servers):
+    hanging = vllm_server.Hanging()
+    member = load_member(MemberConfig(**remote()))
+    servers["bytes"].model.faults += [hanging, failing(400)]
+    session = member.backend.open((5, 6, 7), window=None, lookup=False, raise_if_cancelled=lambda: None)
+    with pytest.raises(MemberError, match="HTTP 400"):
+        session.score([(5, 6, 7)] * 200, [(token,) for token in range(200)])
+    assert hanging.left.wait(10)
+    member.close()
 
 
 def test_another_model_after_an_outage_is_refused(remote, servers):
@@ -412,6 +443,8 @@ def test_a_model_that_the_server_lacks_is_refused_with_those_that_it_has(remote)
         ({"reports": "top"}, "does not report the log-probabilities of given tokens"),
         ({"window": None}, "max_model_len"),
         ({"missing": "/tokenize"}, "/tokenize .*HTTP 404"),
+        ({"missing": "/v1/models", "instead": {"hello": 1}}, "unknown format"),
+        ({"reports": "nothing"}, "unknown format"),
     ],
 )
 def test_a_server_that_lacks_something_is_refused(remote, servers, monkeypatch, change, match):

@@ -38,7 +38,8 @@ class TinyVLLM:
         self.name, self.folder, self.window, self.max_logprobs = name, str(folder), window, max_logprobs
         self.api_key, self.version, self.fields = api_key, version, FIELDS
         self.missing = ()  # paths that it does not have
-        self.reports = "logprobs"  # or "logits", or "top": the likeliest tokens in place of given ones
+        self.instead = None  # what is there in their place
+        self.reports = "logprobs"  # or "logits", or "top" (the likeliest tokens in place of given ones), or "nothing"
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.repetition_penalty = 5.0  # the model's own, as in a generation_config.json
@@ -62,7 +63,7 @@ class TinyVLLM:
             if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":
                 return JSONResponse({"error": "Unauthorized"}, 401)
             if request.url.path in self.missing:
-                return JSONResponse({"detail": "Not Found"}, 404)
+                return JSONResponse(*([{"detail": "Not Found"}, 404] if self.instead is None else [self.instead]))
             return await call(request)
 
         return answer
@@ -127,7 +128,7 @@ class TinyVLLM:
             self.read([each.ids for each in growing])
             for each in growing:
                 self.extend(each, body)
-        return [each.choice() for each in found]
+        return [each.choice() | ({"logprobs": None} if self.reports == "nothing" else {}) for each in found]
 
     def extend(self, continuation, body):
         logprobs = self.known[tuple(continuation.ids)]
@@ -196,6 +197,10 @@ def another_format(body):
 
 def too_few(body):
     return JSONResponse({"choices": []})
+
+
+def empty(body):
+    return JSONResponse({"choices": [{"index": 0, "logprobs": None}]})
 
 
 def not_finite(body):
