@@ -77,6 +77,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._client: AsyncOpenAI | None = None
+        self._running: set[asyncio.Task[Any]] = set()
 
     def check_after_outages(self, check: Check) -> None:
         """Run a check before a failed call is repeated: another server may have taken the place of the first one."""
@@ -97,8 +98,10 @@ class Server:
             MemberError: The server refused a request, or did not answer within the deadline.
         """
 
-        calls = [partial(self._persistently, partial(self.post, path, body)) for body in bodies]
-        return self.run(partial(_all, calls), raise_if_cancelled)
+        def every() -> Coroutine[Any, Any, list[Json]]:
+            return together(*(self._persistently(partial(self.post, path, body)) for body in bodies))
+
+        return self.run(every, raise_if_cancelled)
 
     def run_persistently(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run a coroutine of several calls, from its start again if one of them fails. Errors as of `post_all`."""
@@ -147,14 +150,23 @@ class Server:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="adafuse-server", daemon=True)
                 self._thread.start()
-            return asyncio.run_coroutine_threadsafe(work(), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
+
+    async def _tracked(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await work()
+        finally:
+            self._running.discard(task)
 
     async def _disconnected(self) -> None:
-        """End all calls and connections."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        """End all calls and connections. The tasks of other libraries are left to these, which the calls wait for."""
+        running = list(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
 
@@ -196,8 +208,10 @@ class Server:
                 raise Unanswered(f"HTTP {error.status_code}: {text}", reached=True) from None
             raise Refused(error.status_code, text) from None
         except openai.APIError as error:  # no connection, or a timeout
+            if isinstance(error, openai.APITimeoutError):
+                raise Unanswered(f"no answer within {self.address.timeout:g} seconds") from None
             cause = error.__cause__ or error
-            raise Unanswered(shown(f"{type(cause).__name__}: {cause or error}", secret)) from None
+            raise Unanswered(shown(f"{type(cause).__name__}: {cause}", secret)) from None
         except ValueError:
             raise Refused(answer.status_code, f"not JSON: {shown(answer.text, secret)!r}") from None
 
@@ -242,14 +256,15 @@ class _Outage:
         self._delay = min(2 * self._delay, _LONGEST_DELAY)
 
 
-async def _all(calls: Sequence[Callable[[], Coroutine[Any, Any, Result]]]) -> list[Result]:
-    """The results of all calls. If one fails, the others are cancelled."""
-    tasks = [asyncio.ensure_future(call()) for call in calls]
+async def together(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The results of calls that run at the same time. If one fails, the others are cancelled; none is left running."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _freed() -> MemberError:

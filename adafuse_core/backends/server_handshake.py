@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adafuse_core.backends.server import Json, Server
+from adafuse_core.backends.server import Json, Server, together
 from adafuse_core.backends.server_errors import Refused
 from adafuse_core.backends.server_session import Format
 from adafuse_core.errors import (
@@ -115,7 +114,7 @@ class Handshake:
     async def _checked(self) -> Found:
         listed = (await self.server.get("/models"))["data"]
         model = self._chosen({entry["id"]: entry for entry in listed})
-        version, _, _ = await asyncio.gather(self._version(), self._check_fields(), self._check_tokenizer(model["id"]))
+        version, _, _ = await together(self._version(), self._check_fields(), self._check_tokenizer(model["id"]))
         if not model.get("max_model_len"):
             raise self._unsupported("does not tell its longest context (max_model_len)", f"use {self.since}")
         return Found(
@@ -154,7 +153,7 @@ class Handshake:
     async def _check_tokenizer(self, model: str) -> None:
         """Compare the ids of some texts, which include names of special tokens."""
         texts = (*_TEXTS, *map(str, self.tokenizer.all_special_tokens[:_SPECIAL_TOKENS]))
-        encoded = await asyncio.gather(*(self._encoded(model, text) for text in texts))
+        encoded = await together(*(self._encoded(model, text) for text in texts))
         for text, got in zip(texts, encoded, strict=True):
             expected = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             if got != expected:
