@@ -24,7 +24,7 @@ import pickle
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -107,12 +107,31 @@ def ray_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
         yield traffic
 
 
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """A cluster on this machine, which listens on loopback, as Ray does where systems ask before a program listens."""
+    import ray
+    from ray._private import ray_constants
+
+    with mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A backend to measure: the options of each of its members, and a context that counts their messages."""
+    """A backend to measure.
+
+    Args:
+        options: Options of each of its members.
+        traffic: Context that counts their messages.
+        running: Context in which the members are loaded and used.
+    """
 
     options: Callable[[argparse.Namespace, int], dict[str, Any]]
-    traffic: Callable[[argparse.Namespace], Any]
+    traffic: Callable[[argparse.Namespace], AbstractContextManager[Traffic]] = no_traffic
+    running: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def in_process(args: argparse.Namespace, member: int) -> dict[str, Any]:
@@ -128,8 +147,8 @@ def on_server(args: argparse.Namespace, member: int) -> dict[str, Any]:
 
 
 BACKENDS = {
-    "local": Kind(in_process, no_traffic),
-    "ray": Kind(on_cluster, ray_traffic),
+    "local": Kind(in_process),
+    "ray": Kind(on_cluster, ray_traffic, ray_cluster),
     "vllm": Kind(on_server, vllm_traffic),
 }
 
@@ -162,6 +181,8 @@ def main() -> None:
     result |= {"models": list(args.models), "dtype": "float32", "words": args.words, "repeats": args.repeats}
     tokenizer = AutoTokenizer.from_pretrained(common.folder_of(args.models[0]))
     with ExitStack() as stack:
+        for name in args.backends:
+            stack.enter_context(BACKENDS[name].running())
         ensembles = {name: stack.enter_context(ensemble(args, BACKENDS[name])) for name in args.backends}
         result["rows"] = [
             row for length in args.lengths for row in rows(args, ensembles, prose(tokenizer, length), length)
