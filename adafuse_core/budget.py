@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from adafuse_core.chat.guide import Guide
 from adafuse_core.errors import ConfigError, ContextOverflowError, MemberError
+from adafuse_core.members.base import Prefix
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, LibraryText, Round, Span
 from adafuse_core.text.ids import shared_length
@@ -39,12 +40,16 @@ class Budget:
 
     def __init__(self, prefixes: Prefixes, tokens: int | None, guide: Guide | None) -> None:
         self._prefixes = prefixes
-        self._reference = prefixes[0]
         self._tokens = tokens
         self._reserve = 0.0
         if guide is not None:
             self._check_room(guide)
             self._reserve = self._affordable_reserve(guide.short_ending or "")
+
+    @property
+    def _reference(self) -> Prefix:
+        """The first member's view of the answer."""
+        return self._prefixes[0]
 
     def fit(self, played: Round, guide: Guide | None) -> tuple[Round, bool]:
         """The round, cut to the budget, and whether the budget is spent after it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
@@ -45,11 +46,13 @@ _FOREIGN_OPTIONS = {
         *("model", "model_name", "model_id", "model_path", "models", "repo_id", "engine", "deployment_name"),
         *("tokenizer_name", "llm", "llms"),
     ),
-    "members run in this process, without a server: name the models in members=[...]": (
+    "name the models in members=[...]; a member on a server has backend='vllm' and backend_options={'base_url': ...}": (
         *("api_base", "base_url", "endpoint_url", "openai_api_base", "api_version", "api_type", "host"),
         *("openai_api_key", "organization", "default_headers"),
     ),
-    "set model_kwargs={'token': ...} of the member": ("api_key", "token", "use_auth_token", "huggingfacehub_api_token"),
+    "set model_kwargs={'token': ...} of the member, or backend_options={'api_key': ...} for a member on a server": (
+        *("api_key", "token", "use_auth_token", "huggingfacehub_api_token"),
+    ),
     "pass cancel=threading.Event() and set the event from a timer; adapters have a timeout": (
         *("request_timeout", "timeout", "max_time"),
     ),
@@ -129,6 +132,25 @@ def torch_name(value: Any) -> Any:
 def is_secret(name: str, value: Any) -> bool:
     """Whether an option is a token, a key or a password."""
     return isinstance(value, str) and name.lower().endswith(_SECRET_ENDINGS)
+
+
+def hidden(secret: str) -> str:
+    """A short hash in place of a secret, so that different secrets stay distinct."""
+    return f"hidden-{hashlib.sha256(secret.encode()).hexdigest()[:8]}"
+
+
+def with_hidden_secrets(value: Any, name: str = "") -> Any:
+    """A copy of an option in which tokens, keys and passwords are hidden.
+
+    Args:
+        value: Nested mappings, lists and plain values.
+        name: Name of the option.
+    """
+    if isinstance(value, Mapping):
+        return {key: with_hidden_secrets(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(with_hidden_secrets(item, name) for item in value)
+    return hidden(value) if is_secret(name, value) else value
 
 
 def without_secrets(value: Any, left_out: list[str], path: str = "") -> Any:

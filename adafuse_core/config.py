@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Self
@@ -116,14 +116,20 @@ class EnsembleConfig:
             the earlier members' candidates in the forward pass that starts their own draft. `"lookup"`: members draft
             from earlier occurrences of the last tokens in prompt and answer (prompt lookup), and read in advance how
             the next draft begins after the candidates. `"auto"`: both. `"off"`: neither.
+        on_member_failure: What happens if a member fails while an answer is written, such as a server that can't be
+            reached. `"fail"`: the answer fails, with the text so far in the error. `"drop"`: the answer goes on without
+            the member, from the text that was committed; the event `MemberDropped` and `dropped_members` of the answer
+            say so, and the next answer tries all members again. The error is raised if no member is left, or if the
+            strategy can't do without the member. Errors while models are loaded are always raised.
         generation: Default generation options, as a mapping or `GenerationParams`.
     """
 
     members: tuple[MemberConfig, ...]
-    member_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    member_defaults: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)  # may have secrets
     strategy: Strategy = field(default_factory=Beam)
     max_word_tokens: int = 24
     speculation: str = "auto"
+    on_member_failure: str = "fail"
     generation: GenerationParams = field(default_factory=GenerationParams)
 
     def __post_init__(self) -> None:
@@ -142,6 +148,9 @@ class EnsembleConfig:
         expect(isinstance(self.generation, GenerationParams), "generation", self.generation, "a mapping")
         expect_choice("speculation", self.speculation, ("auto", "verify", "lookup", "off"))
         expect_integer("max_word_tokens", self.max_word_tokens, at_least=1)
+        expect_choice("on_member_failure", self.on_member_failure, ("fail", "drop"))
+        if self.on_member_failure == "drop":
+            self._check_can_drop()
         self.check_choice(self.generation)
 
     def check_choice(self, params: GenerationParams) -> None:
@@ -152,6 +161,26 @@ class EnsembleConfig:
                 "members and these options has one candidate per round",
                 hint="temperature samples among the candidates: use more members or branches, or temperature=0",
             )
+
+    def _check_can_drop(self) -> None:
+        """Refuse `on_member_failure="drop"` if the strategy can do without none of the members."""
+        names = [member.label for member in self.strategy.select(self.members)]
+        problems = [self._problem_without(name, names) for name in names]
+        if all(problems):
+            raise ConfigError(
+                f"got on_member_failure='drop', but no member can be left out: {problems[0]}",
+                hint="use more members, or on_member_failure='fail'",
+            )
+
+    def _problem_without(self, name: str, names: Sequence[str]) -> str | None:
+        left = [other for other in names if other != name]
+        if not left:
+            return f"strategy {self.strategy.name!r} has one member, {name!r}"
+        try:
+            self.strategy.check_members(left)
+        except ConfigError as error:
+            return error.message
+        return None
 
     def updated(self, options: Mapping[str, Any]) -> Self:
         """A copy with some options changed, including options of the strategy and of all members.

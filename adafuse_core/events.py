@@ -79,6 +79,19 @@ class RoundDone(AsDict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemberDropped(AsDict):
+    """A member failed, and the answer goes on without it (`on_member_failure="drop"`).
+
+    Args:
+        member: Name of the member.
+        error: Why it failed.
+    """
+
+    member: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(AsDict):
     """The last event.
 
@@ -88,18 +101,25 @@ class Finished(AsDict):
         stop: The stop string that was found, if any.
         usage: Tokens of prompt and answer per member.
         library_text: Texts that AdaFuse wrote in the members' place, in the order of the answer.
+        dropped_members: Members that failed, and without which the answer went on.
     """
 
     reason: str
     stop: str | None
     usage: Usage
     library_text: tuple[LibraryText, ...] = ()
+    dropped_members: tuple[MemberDropped, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values; an empty `library_text` is left out."""
+        """All fields as plain JSON values; `library_text` and `dropped_members` are left out if they are empty."""
         values = super().to_dict()
-        del values["library_text"]
-        return {**values, **library_dict(self.library_text)}
+        del values["library_text"], values["dropped_members"]
+        return {**values, **self.incidents()}
+
+    def incidents(self) -> dict[str, Any]:
+        """`library_text` and `dropped_members` as plain JSON values, without those that are empty."""
+        dropped = [{"member": each.member, "error": each.error} for each in self.dropped_members]
+        return {**library_dict(self.library_text), **({"dropped_members": dropped} if dropped else {})}
 
 
 def library_dict(texts: Sequence[LibraryText]) -> dict[str, Any]:
@@ -107,4 +127,4 @@ def library_dict(texts: Sequence[LibraryText]) -> dict[str, Any]:
     return {"library_text": [text.to_dict() for text in texts]} if texts else {}
 
 
-Event = TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone | RoundDone | Finished
+Event = TextDelta | ReasoningDelta | ToolCallDelta | ToolCallDone | RoundDone | MemberDropped | Finished

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adafuse_core.calls import InvalidToolCall, ToolCall
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
+from adafuse_core.events import Event, Finished, MemberDropped, ReasoningDelta, RoundDone, TextDelta, ToolCallDone
 from adafuse_core.rounds import LibraryText, Round, Usage
 from adafuse_core.trace import Trace
 
@@ -26,6 +26,7 @@ class Generation:
         tool_calls: Valid tool calls of the answer.
         invalid_tool_calls: Tool calls that were cut off by the token budget, a context window or an error.
         library_text: Texts that AdaFuse wrote in the members' place, because a token budget or context window was full.
+        dropped_members: Members that failed, and without which the answer went on (`on_member_failure="drop"`).
     """
 
     text: str
@@ -37,6 +38,7 @@ class Generation:
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     library_text: tuple[LibraryText, ...] = ()
+    dropped_members: tuple[MemberDropped, ...] = ()
 
     @property
     def trace(self) -> Trace:
@@ -58,5 +60,6 @@ def collect(events: Iterable[Event]) -> Generation:
         stop=finished.stop,
         usage=finished.usage,
         library_text=finished.library_text,
+        dropped_members=finished.dropped_members,
         rounds=tuple(event.round for event in seen if isinstance(event, RoundDone)),
     )

@@ -20,6 +20,7 @@ from adafuse_core.checks import (
     known_options,
     strings,
     torch_name,
+    with_hidden_secrets,
 )
 from adafuse_core.errors import ConfigError
 
@@ -31,7 +32,7 @@ _NOT_SHARED = ("model", "adapter", "name", "weight")  # fields that `member_defa
 _REPLACED_BY = {"device": ("device_map",), "device_map": ("device",), "backend_options": ("backend",)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MemberConfig:
     """One language model of the ensemble.
 
@@ -46,9 +47,9 @@ class MemberConfig:
         revision: Branch, tag or commit of the model repository, and of the tokenizer if it is in the same repository.
         gguf_file: Name of the GGUF file to load from the repository or folder `model`, as in transformers.
         backend: Backend that runs the model, a name in `adafuse_core.backends.BACKENDS`. `"local"` runs it in this
-            process, `"ray"` in an actor of a Ray cluster.
-        backend_options: Options of the backend's class, such as `adafuse_core.backends.ray.Ray`. The local backend has
-            none.
+            process, `"ray"` in an actor of a Ray cluster, `"vllm"` and `"sglang"` on a server.
+        backend_options: Options of the backend's class, such as `adafuse_core.backends.ray.Ray` or
+            `adafuse_core.backends.vllm.VLLM`. The local backend has none.
         dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`, or a
             `torch.dtype`. `"auto"` is the data type of the files, and bfloat16 for quantized GGUF files.
         device: Device of the model, such as `"cuda:0"`, `"cpu"` or a `torch.device`. Default: the first GPU if there
@@ -176,9 +177,13 @@ class MemberConfig:
 
     @property
     def load_key(self) -> str:
-        """Key of the loaded model: configs with equal keys share one model in memory."""
+        """Key of the loaded model: configs with equal keys share one model in memory. It has no secrets."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "weight")}
-        return json.dumps(values, sort_keys=True, default=repr)
+        return json.dumps(with_hidden_secrets(values), sort_keys=True, default=repr)
+
+    def __repr__(self) -> str:
+        values = with_hidden_secrets({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def __hash__(self) -> int:
         return hash((self.load_key, self.name, self.weight))
@@ -193,7 +198,9 @@ class MemberConfig:
         if isinstance(value, Mapping):
             options = known_options(field_names(cls), value, "member option")
             if "model" not in options:
-                raise ConfigError(f"the member {options!r} has no 'model'", hint="set it to a model name or path")
+                raise ConfigError(
+                    f"the member {with_hidden_secrets(options)!r} has no 'model'", hint="set it to a model name or path"
+                )
             return cls(**options)
         raise ConfigError(
             f"got {value!r} as a member, expected a model name, a mapping or a MemberConfig",

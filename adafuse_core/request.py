@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -23,8 +23,9 @@ from adafuse_core.checks import expect, several
 from adafuse_core.config import EnsembleConfig, GenerationParams
 from adafuse_core.decode import decode, usage
 from adafuse_core.errors import AdaFuseError, CancelledError, ConfigError, ContextOverflowError, PromptError
-from adafuse_core.events import Event, Finished, RoundDone
+from adafuse_core.events import Event, Finished, MemberDropped, RoundDone
 from adafuse_core.generation import collect
+from adafuse_core.member_failures import opened
 from adafuse_core.members.base import Member, Opening, Prompt
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.members.reading import Reading
@@ -104,10 +105,9 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
         namespace=request.params.cache_namespace,
     )
     verify = config.speculation in ("auto", "verify")
-    with (
-        request_span(request.prompt, request.params, config) as observe,
-        closing(Prefixes.opened(members, opening, verify=verify)) as prefixes,
-    ):
+    with request_span(request.prompt, request.params, config) as observe, ExitStack() as closings:
+        prefixes, dropped = opened(members, opening, config, verify=verify)
+        closings.callback(prefixes.close)
         begun = begun_thought({prefix.name: prefix.thinking for prefix in prefixes})
         if grammar is not None and begun is not None:
             grammar = begun.after_thought(grammar)
@@ -121,7 +121,7 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
             return stop.hit is not None or (calls is not None and calls.repeated)
 
         failures: list[AdaFuseError] = []
-        events = decode(prefixes, config, request.params, guide, stopped)
+        events = decode(prefixes, config, request.params, guide, stopped, dropped)
         read = read_answer(
             _finish_on_error(events, failures, prefixes),
             calls=calls,
@@ -140,10 +140,12 @@ def _finish_on_error(events: Iterator[Event], failures: list[AdaFuseError], pref
         failures: Receives the error. An error that the consumer adds has the same effect.
         prefixes: For the token counts.
     """
-    rounds: list[Round] = []
+    rounds, dropped = list[Round](), list[MemberDropped]()
     try:
         for event in events:
             yield event
+            if isinstance(event, MemberDropped):
+                dropped.append(event)
             if isinstance(event, RoundDone):
                 rounds.append(event.round)
                 if failures:
@@ -153,7 +155,13 @@ def _finish_on_error(events: Iterator[Event], failures: list[AdaFuseError], pref
     if failures:
         reason = "cancelled" if isinstance(failures[0], CancelledError) else "error"
         library_text = tuple(played.library_text for played in rounds if played.library_text)
-        yield Finished(reason=reason, stop=None, usage=usage(prefixes, len(rounds)), library_text=library_text)
+        yield Finished(
+            reason=reason,
+            stop=None,
+            usage=usage(prefixes, len(rounds)),
+            library_text=library_text,
+            dropped_members=tuple(dropped),
+        )
 
 
 def _observed(events: Iterator[Event], observe: Callable[[Event], None]) -> Iterator[Event]:

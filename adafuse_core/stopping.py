@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from adafuse_core.events import Event, Finished, RoundDone, TextDelta
+from adafuse_core.events import Event, Finished, MemberDropped, RoundDone, TextDelta
 
 
 class StopMatcher:
@@ -46,12 +46,12 @@ class StopMatcher:
 
 
 def until_stop(events: Iterator[Event], stop: StopMatcher) -> Iterator[Event]:
-    """Cut the text of an answer at a stop string. After it, only `RoundDone` and `Finished` events are yielded.
+    """Cut the text of an answer at a stop string. After it, no events of text, thoughts and calls are yielded.
 
     Thoughts and tool calls are not searched.
     """
     for event in events:
-        if isinstance(event, RoundDone):
+        if isinstance(event, RoundDone | MemberDropped):
             yield event
         elif stop.hit is not None:
             if isinstance(event, Finished):

@@ -85,10 +85,12 @@ def _recorder(span: Span) -> Callable[[Event], None]:
 def _result(finished: Finished) -> dict[str, Any]:
     """Token counts are those of the first member, as budgets are."""
     name, prompt_tokens, completion_tokens = finished.usage.first()
+    dropped = [each.member for each in finished.dropped_members]
     return {
         "gen_ai.response.finish_reasons": [finished.reason],
         "gen_ai.usage.input_tokens": prompt_tokens,
         "gen_ai.usage.output_tokens": completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": finished.usage.cached_tokens.get(name, 0),
         "adafuse.rounds": finished.usage.rounds,
+        **({"adafuse.dropped_members": dropped} if dropped else {}),
     }

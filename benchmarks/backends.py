@@ -2,21 +2,26 @@
 
     python benchmarks/backends.py --backends local ray --json PATH
     python benchmarks/backends.py --backends local ray --models FOLDER FOLDER --json PATH
+    python benchmarks/backends.py --backends local vllm --servers URL URL --json PATH
 
 `local` runs both members in this process, which decides; all other backends run each member in a process of its own, at
 the same time. So on two cores, with one thread per member, two processes can take about half of the time of one. Every
 backend answers the same prompts in turn (plain prose, continued), and must give the same text: weights are float32.
 
 Times are from the end of the first round, which reads the prompt, to the last one: medians of all repetitions. Bytes
-are those of the pickled calls and replies of both members, counted in a run of its own. Computed tokens are those that
-the models read for both members after the prompt: answer, candidates and guesses.
+are those of the pickled calls and replies of both members (for servers, of the JSON), counted in a run of its own.
+Computed tokens are those that the models read for both members after the prompt: answer, candidates and guesses. For
+vLLM they are read from the servers' metrics in that run, prompt included, since they depend on the prefix cache; start
+the servers with `--dtype float32`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -24,6 +29,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 from unittest import mock
+from urllib.request import urlopen
 
 from transformers import AutoTokenizer
 
@@ -43,16 +49,48 @@ class Traffic:
     calls: int = 0
     sent: int = 0  # bytes
     received: int = 0
+    computed: float | None = None  # tokens, if the members' own counts don't tell
 
 
 @contextmanager
-def no_traffic() -> Iterator[Traffic]:
+def no_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
     """Counts nothing: the members are in this process."""
     yield Traffic()
 
 
 @contextmanager
-def ray_traffic() -> Iterator[Traffic]:
+def vllm_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
+    """Counts HTTP requests, the bytes of their JSON, and the tokens that the servers compute."""
+    from adafuse_core.backends.server import Server
+
+    traffic, attempt = Traffic(), Server._attempt
+    before = computed_tokens(args.servers)
+
+    async def counted(self: Any, method: str, url: str, options: Any) -> Any:
+        answer = await attempt(self, method, url, options)
+        traffic.calls += 1
+        traffic.sent += len(json.dumps(options.get("body", "")))
+        traffic.received += len(json.dumps(answer))
+        return answer
+
+    with mock.patch.object(Server, "_attempt", counted):
+        yield traffic
+    traffic.computed = computed_tokens(args.servers) - before
+
+
+def computed_tokens(servers: Sequence[str]) -> float:
+    """Tokens that vLLM servers have computed so far: those of prompts that were not cached, and generated ones."""
+    total = 0.0
+    for url in servers:
+        with urlopen(f"{url.removesuffix('/v1')}/metrics") as answer:
+            counters = re.findall(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", answer.read().decode(), re.MULTILINE)
+        sums = {name: sum(float(value) for other, value in counters if other == name) for name, _ in counters}
+        total += sums["prefix_cache_queries_total"] - sums["prefix_cache_hits_total"] + sums["generation_tokens_total"]
+    return total
+
+
+@contextmanager
+def ray_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
     """Counts calls of Ray actors and the bytes of their arguments and results."""
     from adafuse_core.backends.ray_actor import ActorChannel
 
@@ -86,19 +124,32 @@ class Kind:
     """A backend to measure.
 
     Args:
-        options: Options of its members.
+        options: Options of each of its members.
         traffic: Context that counts their messages.
         running: Context in which the members are loaded and used.
     """
 
-    options: dict[str, Any]
-    traffic: Callable[[], AbstractContextManager[Traffic]] = no_traffic
+    options: Callable[[argparse.Namespace, int], dict[str, Any]]
+    traffic: Callable[[argparse.Namespace], AbstractContextManager[Traffic]] = no_traffic
     running: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
+def in_process(args: argparse.Namespace, member: int) -> dict[str, Any]:
+    return {"device": args.device, "dtype": "float32", **common.FORGETFUL}
+
+
+def on_cluster(args: argparse.Namespace, member: int) -> dict[str, Any]:
+    return {**in_process(args, member), "backend": "ray", "backend_options": {"num_cpus": 1}}
+
+
+def on_server(args: argparse.Namespace, member: int) -> dict[str, Any]:
+    return {"backend": "vllm", "backend_options": {"base_url": args.servers[member]}}
+
+
 BACKENDS = {
-    "local": Kind({}),
-    "ray": Kind({"backend": "ray", "backend_options": {"num_cpus": 1}}, ray_traffic, ray_cluster),
+    "local": Kind(in_process),
+    "ray": Kind(on_cluster, ray_traffic, ray_cluster),
+    "vllm": Kind(on_server, vllm_traffic),
 }
 
 
@@ -118,6 +169,7 @@ def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--models", nargs=2, default=("small:aspen", "small:birch"), help="default: the small models")
     parser.add_argument("--backends", nargs="+", choices=tuple(BACKENDS), default=["local"], help="default: local")
+    parser.add_argument("--servers", nargs=2, metavar="URL", help="of vLLM, one per model, such as http://HOST:8000/v1")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of the prompts")
     parser.add_argument("--words", type=int, default=24, help="words of an answer (default: 24)")
     parser.add_argument("--repeats", type=int, default=5, help="timed answers per row (default: 5)")
@@ -141,8 +193,7 @@ def main() -> None:
 
 def ensemble(args: argparse.Namespace, kind: Kind) -> Ensemble:
     """The loaded members on a backend, which read every prompt anew."""
-    placed = {"device": args.device, "dtype": "float32", **common.FORGETFUL, **kind.options}
-    members = [{"model": model, **placed} for model in args.models]
+    members = [{"model": model, **kind.options(args, place)} for place, model in enumerate(args.models)]
     return Ensemble({"members": members, "strategy": args.strategy}).load()
 
 
@@ -153,16 +204,19 @@ def rows(
     timed: dict[str, list[Timed]] = {name: [] for name in ensembles}
     traffic = {}
     for name, each in ensembles.items():  # also warms up
-        with BACKENDS[name].traffic() as traffic[name]:
+        each.forget()  # servers have a prefix cache
+        with BACKENDS[name].traffic(args) as traffic[name]:
             counted = answer(each, prompt, args.words)
         traffic[name] = (traffic[name], counted.rounds)
     for _ in range(args.repeats):
         for name, each in ensembles.items():
+            each.forget()
             timed[name].append(answer(each, prompt, args.words))
     texts = {one.text for answers in timed.values() for one in answers}
     assert len(texts) == 1, f"the backends give different texts: {texts}"
     for name, answers in timed.items():
         messages, all_rounds = traffic[name]
+        tokens = median(one.tokens for one in answers) if messages.computed is None else messages.computed
         wall = median(one.seconds for one in answers)
         yield {
             "backend": name,
@@ -171,7 +225,7 @@ def rows(
             "ms_per_round": 1e3 * wall / (answers[0].rounds - 1),
             "ms_per_word": 1e3 * wall / answers[0].words,
             "fastest_ms_per_word": 1e3 * min(one.seconds for one in answers) / answers[0].words,
-            "computed_tokens_per_round": median(one.tokens for one in answers) / answers[0].rounds,
+            "computed_tokens_per_round": tokens / answers[0].rounds,
             "calls_per_round": messages.calls / all_rounds,
             "bytes_sent_per_round": messages.sent / all_rounds,
             "bytes_received_per_round": messages.received / all_rounds,

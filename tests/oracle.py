@@ -592,15 +592,21 @@ class OracleEnsemble:
         temperature=0.0,
         seed=None,
         logprobs=False,
+        leave=None,
     ) -> OracleAnswer:
-        """The answer, cut at `max_new_tokens` tokens of the first member; not cut with a grammar."""
+        """The answer, cut at `max_new_tokens` tokens of the first member; not cut with a grammar.
+
+        `leave` tells by name before which round members leave.
+        """
         self.grammar = grammar and OracleGrammar(grammar.source())
-        rng, first, rounds = random.Random(seed), self.members[0], []
+        rng, rounds = random.Random(seed), []
         self.rounds, self.stop = rounds, stop if self.ahead["ahead"] else ()
         for member in self.members:
             member.start(prompt, tools, self.grammar)
             member.prompt_share = math.exp(-6 * member.prompt_nll(512)) if self.weighting == "prompt" else 1.0
         while True:
+            self.members = [each for each in self.members if (leave or {}).get(each.name, math.inf) > len(rounds)]
+            first = self.members[0]
             played = self.chosen(self.proposed(), temperature, rng)
             cut, spent = (None, False) if grammar else first.truncate(played.span, max_new_tokens)
             played = replace(played, cut=cut)

@@ -42,7 +42,11 @@ MAY_IMPORT = {
     "strategies": {"chat", "checks", "chooser", "errors", "fusion", "members", "rounds", "text"},
     "config": {"backends", "checks", "errors", "member_config", "small_models", "strategies"},
     "budget": {"chat", "errors", "members", "rounds", "text"},
-    "decode": {"budget", "chat", "chooser", "config", "events", "members", "rounds", "strategies"},
+    "member_failures": {"config", "errors", "events", "members", "rounds"},
+    "decode": {
+        *("budget", "chat", "chooser", "config", "errors", "events", "member_failures", "members", "rounds"),
+        "strategies",
+    },
     "telemetry": {"config", "errors", "events", "members"},
     "request": {
         "chat",
@@ -52,6 +56,7 @@ MAY_IMPORT = {
         "errors",
         "events",
         "generation",
+        "member_failures",
         "members",
         "rounds",
         "stopping",
@@ -89,7 +94,7 @@ MAY_SPEAK = {
     ),
 }
 # Libraries that single files of the core may import.
-OF_ONE_FILE = {"backends/ray.py": {"ray"}, "backends/ray_actor.py": {"ray"}}
+OF_ONE_FILE = {"backends/ray.py": {"ray"}, "backends/ray_actor.py": {"ray"}, "backends/server.py": {"openai"}}
 FRAMEWORKS = {
     *("langchain", "langchain_core", "langgraph", "llama_index", "llama_index_instrumentation", "rich"),
     *("fastapi", "starlette", "uvicorn", "openai", "lm_eval", "vllm", "ray"),
@@ -209,6 +214,7 @@ def loaded_by(statement):
     [
         ("import adafuse_core", {"torch", "transformers", "tokenizers"}),
         ("from adafuse_core import Ensemble; Ensemble()", {"torch", "transformers", "tokenizers"}),
+        ("import adafuse_core.backends.vllm", {"torch", "transformers", "openai", "httpx"}),
         ("import adafuse_integrations", {"torch", "transformers", "langchain_core", "llama_index"}),
         ("import adafuse_integrations.langchain", {"torch", "llama_index"}),
         ("import adafuse_integrations.llama_index", {"torch", "langchain_core"}),

@@ -82,6 +82,15 @@ Path("data/nq.jsonl").write_text('{"question": "What is the capital of Peru?", "
     "langchain.md": "",
     "server.md": "",
     "traces.md": "",
+    "vllm.md": """
+from adafuse_core.small_models import path
+from tests.backends.vllm_server import Running, TinyVLLM
+served = [Running(TinyVLLM(path(name), window=1024)) for name in ("aspen", "birch")]
+instead = {f"http://127.0.0.1:{port}/v1": server.url for port, server in zip((8001, 8002), served)}
+def after():
+    for server in served:
+        server.stop()
+""",
 }
 INSTEAD = {
     '{"type": "function", "function": {"name": "get_weather", "parameters": {...}}}': (
@@ -132,8 +141,11 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
         if path.name != page or any(text in code for text in NOT_RUN):
             continue
         if page != "langchain.md" or "meta-llama" in code:
+            for text, other in names.get("instead", {}).items():
+                code = code.replace(text, other)
             exec(compile(offline(code), f"{page}:{line}", "exec", dont_inherit=True), names)
             run += 1
+    names.get("after", lambda: None)()
     assert run or page == "lm_eval.md"
 
 
@@ -161,6 +173,8 @@ def test_commands_exist_with_their_options(line):
             pass  # test_docker.py
         case ["ray", "start" | "status" | "job", *_]:
             pass  # a cluster is not started
+        case ["vllm", "serve", _, "--port", _]:
+            pass  # another package
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module)
         case ["python", script, *_]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BACKENDS = {  # module and class, imported at the first use
     "local": "adafuse_core.backends.huggingface:Local",
     "ray": "adafuse_core.backends.ray:Ray",
+    "sglang": "adafuse_core.backends.sglang:SGLang",
+    "vllm": "adafuse_core.backends.vllm:VLLM",
 }
 
 # Fields of `MemberConfig` that configure how a model runs. A backend lists the ones it supports in `honours`.

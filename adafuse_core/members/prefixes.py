@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TypeVar
@@ -13,6 +14,8 @@ from adafuse_core.forks import renew_after_fork
 from adafuse_core.members.base import Member, Opening, Prefix, Prompt
 from adafuse_core.members.reading import Reading
 from adafuse_core.rounds import Draft, DraftPlan, Score, Span
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -45,6 +48,7 @@ class Prefixes:
         self._prefixes = tuple(prefixes)
         self._members = {member.name: member for member in members}
         self._asked: list[Prefix] = []
+        self._dropped: list[Prefix] = []
         self._verify = verify
         self._runner = PlaceRunner([prefix.place for prefix in self._prefixes])
 
@@ -133,11 +137,28 @@ class Prefixes:
 
     def read_tokens(self, name: str) -> int:
         """Number of tokens that a member's model has read, those of further prompts included."""
-        return sum(each.read_tokens for each in (*self._prefixes, *self._asked) if each.name == name)
+        return sum(each.read_tokens for each in (*self.with_dropped, *self._asked) if each.name == name)
 
     def fit(self, span: Span, closing: str = "") -> bool:
         """Whether every member's context window has room for the span and a closing text after it."""
         return all(prefix.fits(span, closing) for prefix in self._prefixes)
+
+    def drop(self, name: str) -> None:
+        """Leave out a member that has failed, and close its prefix."""
+        failed = next(prefix for prefix in self._prefixes if prefix.name == name)
+        self._prefixes = tuple(prefix for prefix in self._prefixes if prefix is not failed)
+        self._dropped.append(failed)
+        self._runner.close()
+        self._runner = PlaceRunner([prefix.place for prefix in self._prefixes])
+        try:
+            failed.close()
+        except Exception as error:  # whatever has made it fail may prevent this, too
+            logger.info("the prefix of member %r could not be closed: %s", name, error)
+
+    @property
+    def with_dropped(self) -> tuple[Prefix, ...]:
+        """The prefixes of all members, and then those that were left out."""
+        return (*self._prefixes, *self._dropped)
 
     def commit(self, span: Span) -> None:
         """Extend the committed text of every member."""
@@ -182,7 +203,9 @@ class PlaceRunner:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(len(self._groups), thread_name_prefix="adafuse-place")
             renew_after_fork(self)
-        done = list(self._threads.map(lambda group: list(work(group)), self._groups))
+        running = [self._threads.submit(lambda group: list(work(group)), group) for group in self._groups]
+        wait(running)  # all of them, even if one fails: a prefix is used by one thread at a time
+        done = [each.result() for each in running]
         found = {
             index: result
             for group, part in zip(self._groups, done, strict=True)

@@ -31,7 +31,7 @@ def check_ready_made(members: Sequence[Member], configs: Sequence[MemberConfig],
     """Refuse members whose names or weights differ from the config's, and options for loading members."""
     if defaults:
         raise ConfigError(
-            f"got member_defaults={dict(defaults)!r} for ready-made members, which are already loaded",
+            f"got options of members ({', '.join(defaults)}) for ready-made members, which are already loaded",
             hint="leave these options out",
         )
     given = [(member.name, member.weight) for member in members]

@@ -14,6 +14,7 @@ from adafuse_core import (
     ContextOverflowError,
     Event,
     Finished,
+    MemberDropped,
     ReasoningDelta,
     RoundDone,
     TextDelta,
@@ -79,7 +80,7 @@ class _Recorder:
             match event:
                 case TextDelta():
                     self.text += event.text
-                case ReasoningDelta() | ToolCallDelta() | ToolCallDone() | RoundDone() | Finished():
+                case ReasoningDelta() | ToolCallDelta() | ToolCallDone() | RoundDone() | MemberDropped() | Finished():
                     pass  # not part of the conversation
                 case _:
                     assert_never(event)

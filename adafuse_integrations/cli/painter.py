@@ -8,7 +8,16 @@ from typing import assert_never
 from rich.console import Console
 from rich.text import Text
 
-from adafuse_core import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, ToolCallDone
+from adafuse_core import (
+    Event,
+    Finished,
+    MemberDropped,
+    ReasoningDelta,
+    RoundDone,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallDone,
+)
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _SHARED = "bold"
@@ -61,6 +70,8 @@ class Painter:
                     text = ""
                 case ReasoningDelta():
                     self._console.print(Text(event.text, "dim"), end="", soft_wrap=True)
+                case MemberDropped():
+                    self._console.print(Text(f"\n{event.member} failed and was left out: {event.error}", "dim"))
                 case Finished():
                     self._console.print(text)
                     for written in event.library_text:

@@ -16,6 +16,7 @@ from adafuse_core import (
     ConfigError,
     Event,
     Finished,
+    MemberDropped,
     ReasoningDelta,
     Round,
     RoundDone,
@@ -71,7 +72,7 @@ class TraceRecorder:
             match event:
                 case RoundDone():
                     self._rounds.append(event.round)
-                case TextDelta() | ReasoningDelta() | ToolCallDelta() | ToolCallDone() | Finished():
+                case TextDelta() | ReasoningDelta() | ToolCallDelta() | ToolCallDone() | MemberDropped() | Finished():
                     pass
                 case _:
                     assert_never(event)

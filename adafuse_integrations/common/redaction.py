@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from adafuse_core.checks import is_secret
+from adafuse_core.checks import hidden, is_secret
 
 
 def redacted(value: Any, name: str = "") -> Any:
@@ -21,5 +20,5 @@ def redacted(value: Any, name: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [redacted(item, name) for item in value]
     if is_secret(name, value):
-        return f"hidden-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+        return hidden(value)
     return value if value is None or isinstance(value, str | int | float) else repr(value)

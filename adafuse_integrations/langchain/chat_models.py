@@ -128,7 +128,8 @@ class ChatAdaFuse(EnsembleModel, ToolCalling, RunAwareChatModel):
         `text`, the indices in `members` of the members that proposed it (`by`), and the number of candidates (`of`).
         With `trace="full"`, the trace has `rounds` with all candidates and scores instead. `library_text` is present if
         the token budget or a context window was too small for a grammar, and contains the text that AdaFuse wrote
-        instead of the members. A chunk carries the trace since the previous chunk; messages of
+        instead of the members. `dropped_members` is present if members failed, and the answer went on without them
+        (`on_member_failure="drop"`). A chunk carries the trace since the previous chunk; messages of
         `stream_events(version="v3")` keep the trace of the last chunk only.
 
     Reasoning:

@@ -20,12 +20,12 @@ from adafuse_core.calls import InvalidToolCall
 from adafuse_core.events import (
     Event,
     Finished,
+    MemberDropped,
     ReasoningDelta,
     RoundDone,
     TextDelta,
     ToolCallDelta,
     ToolCallDone,
-    library_dict,
 )
 from adafuse_integrations.common.trace import TraceBuilder, TraceLevel
 from adafuse_integrations.langchain.usage import usage_dict
@@ -41,8 +41,8 @@ def message_chunks(
     """Yield the pieces of an answer as chunks, with the trace of the rounds since the previous chunk, and a last chunk.
 
     The last chunk has the usage of the first member, `finish_reason`, `stop` (the stop string that ended the answer,
-    or None), `model_name`, and in `["adafuse"]` the `usage` of each member and the `library_text` that AdaFuse wrote
-    instead of the members, if any.
+    or None), `model_name`, and in `["adafuse"]` the `usage` of each member and, if there are any, the `library_text`
+    that AdaFuse wrote instead of the members, and the `dropped_members` that failed.
 
     Args:
         events: The events of one answer.
@@ -56,6 +56,8 @@ def message_chunks(
             case RoundDone():
                 rounds.add(event.round)
                 yield from _with_trace(pieces.take(), rounds)
+            case MemberDropped():
+                pass  # the last chunk lists them
             case Finished():
                 yield from _with_trace(pieces.take(), rounds)
                 yield _last_chunk(event, rounds.take_new(), pieces.invalid, model_name)
@@ -148,7 +150,7 @@ def _last_chunk(
 ) -> ChatGenerationChunk:
     counted_by, prompt, completion = finished.usage.first()
     adafuse: dict[str, Any] = {**trace, "usage": usage_dict(finished.usage), "counted_by": counted_by}
-    adafuse |= library_dict(finished.library_text)
+    adafuse |= finished.incidents()
     if invalid:
         adafuse["invalid_tool_calls"] = invalid
     message = AIMessageChunk(

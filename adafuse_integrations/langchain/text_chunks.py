@@ -15,12 +15,12 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from adafuse_core.events import (
     Event,
     Finished,
+    MemberDropped,
     ReasoningDelta,
     RoundDone,
     TextDelta,
     ToolCallDelta,
     ToolCallDone,
-    library_dict,
 )
 from adafuse_integrations.common.trace import TraceBuilder, TraceLevel
 from adafuse_integrations.langchain.usage import usage_dict, usage_from_dict
@@ -30,8 +30,8 @@ def text_chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = 
     """Yield a chunk for each piece of text, with the trace of the rounds since the previous chunk, and a last chunk.
 
     The `generation_info` of the last chunk has `finish_reason`, `stop` (the stop string that ended the answer, or
-    None), `usage`, and in `["adafuse"]["library_text"]` the text that AdaFuse wrote instead of the members, if any.
-    Reasoning before the answer is in `generation_info["reasoning"]`.
+    None), `usage`, and in `["adafuse"]`, if there are any, the `library_text` that AdaFuse wrote instead of the
+    members, and the `dropped_members` that failed. Reasoning before the answer is in `generation_info["reasoning"]`.
 
     Args:
         events: The events of one answer.
@@ -52,8 +52,10 @@ def text_chunks(events: Iterable[Event], *, trace: TraceLevel, logprobs: bool = 
                     text, info = "", {}
             case Finished():
                 ending = {"finish_reason": event.reason, "stop": event.stop, "usage": usage_dict(event.usage)}
-                adafuse = rounds.take_new() | library_dict(event.library_text)
+                adafuse = rounds.take_new() | event.incidents()
                 yield GenerationChunk(text=text, generation_info={**info, "adafuse": adafuse, **ending})
+            case MemberDropped():
+                pass  # the last chunk lists them
             case ToolCallDelta() | ToolCallDone():
                 raise AssertionError(f"an LLM has no tools, but called one: {event}")
             case _:

@@ -20,12 +20,12 @@ from llama_index.core.base.llms.types import (
 from adafuse_core.events import (
     Event,
     Finished,
+    MemberDropped,
     ReasoningDelta,
     RoundDone,
     TextDelta,
     ToolCallDelta,
     ToolCallDone,
-    library_dict,
 )
 from adafuse_core.rounds import Round, Usage
 from adafuse_integrations.common.trace import TraceBuilder, TraceLevel
@@ -101,6 +101,8 @@ def answer_chunks(
                 rounds.add(event.round)
                 if answer.changed:
                     yield answer.next_chunk(_new_trace(rounds))
+            case MemberDropped():
+                pass  # the last chunk lists them
             case Finished():
                 yield answer.next_chunk(_outcome(event) | rounds.so_far())
             case _:
@@ -166,7 +168,7 @@ def _outcome(finished: Finished) -> dict[str, Any]:
         "usage_by_member": by_member,
         "finish_reason": finished.reason,
         "stop": finished.stop,
-        **library_dict(finished.library_text),
+        **finished.incidents(),
     }
 
 

@@ -73,7 +73,8 @@ class AdaFuseLLM(EnsembleModel, CustomLLM, ToolCalling):
     the members that proposed it (`by`), and the number of candidates (`of`). With `trace="full"` it has `rounds` with
     all candidates and scores instead, and `raw` of each earlier chunk has its `round`. `library_text` is present if the
     token budget or a context window was too small for a grammar, and contains the text that AdaFuse wrote instead of
-    the members.
+    the members. `dropped_members` is present if members failed, and the answer went on without them
+    (`on_member_failure="drop"`).
 
     **Words.** Every endpoint calls `on_word` with an `EnsembleWord` for each round, before it returns the text of the
     round: on the caller's thread, or on a worker thread for async endpoints. An exception in `on_word` ends the call

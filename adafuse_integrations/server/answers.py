@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta, library_dict
+from adafuse_core.events import Event, Finished, ReasoningDelta, RoundDone, TextDelta, ToolCallDelta
 from adafuse_core.rounds import Round
 
 
@@ -90,8 +90,8 @@ def usage(finished: Sequence[Finished], choices: int) -> dict[str, Any]:
 
 
 def finish_details(finished: Finished) -> dict[str, Any]:
-    """What AdaFuse reports at the end of an answer: token counts by member, the stop string, text of the library."""
-    return {"usage": finished.usage.to_dict(), "stop": finished.stop, **library_dict(finished.library_text)}
+    """What AdaFuse reports at the end of an answer: token counts, stop string, text of the library, failed members."""
+    return {"usage": finished.usage.to_dict(), "stop": finished.stop, **finished.incidents()}
 
 
 def answer_details(part: Part, *, with_rounds: bool) -> dict[str, Any]:

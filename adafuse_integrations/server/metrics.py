@@ -65,6 +65,7 @@ class Metrics:
         self._chosen = by_member(
             "adafuse_rounds_proposed", "Rounds of which the member had proposed the committed text"
         )
+        self._dropped = by_member("adafuse_dropped_members", "Answers that went on without a member, which had failed")
         registry.register(_KvTokens(models))
 
     def observed(self, events: Iterable[Event], served: ServedModel, started: float) -> Iterator[Event]:
@@ -108,6 +109,8 @@ class Metrics:
     def _count_answer(self, model: str, finished: Finished) -> None:
         usage = finished.usage
         self._answers.labels(model, finished.reason).inc()
+        for dropped in finished.dropped_members:
+            self._dropped.labels(model, dropped.member).inc()
         for counter, counts in (
             (self._prompt, usage.prompt_tokens),
             (self._cached, usage.cached_tokens),
