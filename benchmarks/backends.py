@@ -15,6 +15,7 @@ the models read for both members after the prompt: answer, candidates and guesse
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from transformers import AutoTokenizer
 import common
 from adafuse_core import Ensemble, Finished, RoundDone
 from given_models import prose
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # the same priority as the members of this process
 
 LENGTHS = (100, 500, 900)  # tokens of the first member
 

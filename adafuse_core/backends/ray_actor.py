@@ -24,8 +24,14 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # interval at which waiting calls check for cancellation
 _PAUSES = (0.1, 0.2, 0.5, 1.0)  # seconds before a call is repeated; the last one again and again
+_MOST_TOLD = 1000
 _CONTROL = "control"  # calls that never wait for forward passes, on threads of their own
 _CONTROL_THREADS = 2
+_INSTALL_HINT = "install the same versions of adafuse and its dependencies on all nodes of the cluster"
+_LOST_HINT = (
+    "check `ray status` and the memory of the node; to have the actor started again, set max_restarts=-1 in "
+    "backend_options; then load the ensemble again"
+)
 
 
 class MemberActor:
@@ -137,7 +143,7 @@ class ActorChannel:
         self._closed = self._forked = False
         kinds = ray.exceptions
         self._losses = (kinds.RayActorError, kinds.ObjectLostError, kinds.NodeDiedError, kinds.WorkerCrashedError)
-        self._told: deque[Any] = deque()  # results of messages that nobody waits for
+        self._told: deque[Any] = deque(maxlen=_MOST_TOLD)  # results of messages that nobody waits for
         self._arguments, self._options = arguments, options
         self._is_shared = "name" in options
         self._actor = self._start()
@@ -194,7 +200,7 @@ class ActorChannel:
 
     def tell(self, method: str, *arguments: Any) -> None:
         """See `Channel.tell`."""
-        if self._forked or self._closed:
+        if self._forked or self._closed or not self._ray.is_initialized():
             return
         try:
             self._told.append(self._submit(method, arguments))
@@ -299,8 +305,7 @@ class ActorChannel:
     def _lost(self, method: str, tries: int, error: Exception) -> MemberError:
         return MemberError(
             f"{self} was lost during a call of {method!r} (tries: {tries}): {_reason(error)}; {self._nodes_that_fit()}",
-            hint="check `ray status` and the memory of the node; to have the actor started again, set max_restarts=-1 "
-            "in backend_options; then load the ensemble again",
+            hint=_INSTALL_HINT if getattr(error, "actor_init_failed", False) else _LOST_HINT,
         )
 
     def _nodes_that_fit(self) -> str:

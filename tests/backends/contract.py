@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,12 @@ from adafuse_core.small_models import path
 TEXT = "Where is the tallest tower?\nThe tallest tower is in the old town. Anna went to the market with her brother."
 PROMPTS = ("Where is the tallest tower?\n", "The capital of Peru is", "2 + 3 =", "Anna went to the")
 TOP = 4  # likeliest tokens that the tests compare
+
+
+@cache
+def reference_of(folder, dtype):
+    """The reference of a model, for all classes of tests."""
+    return Reference(folder, dtype)
 
 
 class Reference:
@@ -78,7 +85,7 @@ class BackendContract:
     @pytest.fixture(scope="class")
     @classmethod
     def reference(cls):
-        return Reference(path(cls.model), cls.dtype)
+        return reference_of(path(cls.model), cls.dtype)
 
     @pytest.fixture(scope="class")
     @classmethod

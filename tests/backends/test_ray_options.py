@@ -21,7 +21,7 @@ def config(**options):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"num_gpu": 1}, "did you mean 'num_gpus'"),
+        ({"ressources": {"b": 1}}, "did you mean 'resources'"),
         ({"num_gpus": -1}, "got num_gpus=-1, expected a number of at least 0"),
         ({"num_cpus": "2"}, "got num_cpus='2'"),
         ({"resources": ["b"]}, "got resources=.*expected a mapping"),
