@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: fields that exist, references that resolve, no root, no secrets, options that are honoured."""
+"""The Kubernetes manifests: existing fields, names and options, pods without privileges, no secrets."""
 
 from __future__ import annotations
 

@@ -1,0 +1,425 @@
+"""How many devices and server processes so many requests per second need: a simulation from measured costs per pass.
+
+    python benchmarks/sizing.py --json PATH
+    python benchmarks/sizing.py --costs costs.json --words 150 --prompt 800 --p95 10
+
+A request passes through the server (`host_ms` per word, one thread of a process) and its members. A member's model
+runs one pass after the other; a pass reads the next step of all requests that wait for it, and takes `pass_ms` plus
+`step_ms` for each, plus `prompt_token_ms` for each token of a new prompt. A step of a request ends when all members
+have taken it. Requests come at random times (Poisson), and a load balancer spreads them at random over equal copies of
+a layout, so one copy is simulated, at its share of the requests. For each rate, the table has the fewest copies with
+which 95 of 100 answers are complete within `--p95` seconds.
+
+Costs are fitted to results of `throughput.py` (least squares over all concurrencies), or read from a JSON file with the
+fields of `Costs`. The first table compares the simulation with the measured words per second. Everything else is
+simulated, not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import heapq
+import json
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import common
+
+RESULTS = Path(__file__).parent / "results"
+MEASURED = (RESULTS / "throughput.json", RESULTS / "throughput_writing.json")
+RATES = (1, 3, 10, 30, 100, 300, 1000)  # requests per second
+FULL = 0.7  # share of its time that a server process may be busy
+MAX_RUNNING = 32  # requests of a server process at the same time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Costs of one member, as far as all members are alike.
+
+    Args:
+        members: Number of members.
+        steps: Passes per word and member, of a request that runs alone.
+        pass_ms: Time of a pass, however many requests share it.
+        step_ms: Further time of a pass for each request that shares it.
+        prompt_token_ms: Time to read a token of a prompt.
+        host_ms: CPU time of the server process per word: text, candidates, decisions, HTTP.
+        call_ms: Time of a call to a member in another process, besides its passes.
+    """
+
+    members: int = 2
+    steps: float
+    pass_ms: float
+    step_ms: float
+    prompt_token_ms: float = 0.0
+    host_ms: float = 1.0
+    call_ms: float = 1.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where members and servers are in one copy.
+
+    Args:
+        name: Name.
+        shared_device: Whether all members use one device in turn.
+        remote: Whether members are in processes of their own, which several servers share.
+    """
+
+    name: str
+    shared_device: bool
+    remote: bool
+
+    def devices(self, costs: Costs) -> int:
+        """Devices of a copy."""
+        return 1 if self.shared_device else costs.members
+
+
+LAYOUTS = (
+    Layout(name="one device", shared_device=True, remote=False),
+    Layout(name="a device per member", shared_device=False, remote=False),
+    Layout(name="shared members", shared_device=False, remote=True),
+)
+
+
+@dataclass(slots=True)
+class Request:
+    """A request on its way."""
+
+    arrived: float  # milliseconds
+    words: int
+    prompt: int
+    steps: int = 0  # steps that are left
+    waiting: int = 0  # members that have not taken the current step
+    first: float = math.nan  # end of the first step
+
+
+@dataclass
+class Device:
+    """Runs the passes of its members, one after the other."""
+
+    queues: list[deque[Request]]  # requests that wait, by member
+    busy: bool = False
+    turn: int = 0
+    worked: float = 0.0  # milliseconds
+
+
+@dataclass
+class Copy:
+    """One copy of a layout, and its clock.
+
+    Args:
+        costs: Costs.
+        layout: Layout.
+        servers: Server processes.
+        slots: Requests that run at the same time.
+    """
+
+    costs: Costs
+    layout: Layout
+    servers: int = 1
+    slots: int = MAX_RUNNING
+    now: float = 0.0
+    passes: int = 0
+    running: int = 0
+    hosting: float = 0.0  # milliseconds of work of all servers
+    done: list[Request] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        members = range(self.costs.members)
+        kept = [members] if self.layout.shared_device else [[member] for member in members]
+        self.devices = [Device([deque() for _ in each]) for each in kept]
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        self.order = 0
+        self.line: deque[Request] = deque()
+        self.host_free = [0.0] * self.servers
+
+    def run(self, requests: Sequence[Request]) -> Copy:
+        """Answer all requests."""
+        for request in requests:
+            self.at(request.arrived, partial(self.arrive, request))
+        while self.events:
+            self.now, _, event = heapq.heappop(self.events)
+            event()
+        return self
+
+    def at(self, time: float, event: Callable[[], None]) -> None:
+        self.order += 1
+        heapq.heappush(self.events, (time, self.order, event))
+
+    def arrive(self, request: Request) -> None:
+        self.line.append(request)
+        self.admit()
+
+    def admit(self) -> None:
+        while self.line and self.running < self.slots:
+            self.running += 1
+            request = self.line.popleft()
+            request.steps = max(1, round(request.words * self.costs.steps))
+            self.host(request)
+
+    def host(self, request: Request) -> None:
+        """The work of the server before a step; afterwards all members take it."""
+        server = min(range(self.servers), key=self.host_free.__getitem__)
+        work = self.costs.host_ms / self.costs.steps
+        ready = max(self.now, self.host_free[server]) + work
+        self.host_free[server] = ready
+        self.hosting += work
+        self.at(ready + (self.costs.call_ms if self.layout.remote else 0.0), partial(self.ask, request))
+
+    def ask(self, request: Request) -> None:
+        request.waiting = self.costs.members
+        for device in self.devices:
+            for queue in device.queues:
+                queue.append(request)
+            self.start(device)
+
+    def start(self, device: Device) -> None:
+        """Start a pass of the next member that has requests."""
+        if device.busy:
+            return
+        for offset in range(len(device.queues)):
+            place = (device.turn + offset) % len(device.queues)
+            if device.queues[place]:
+                batch, device.queues[place] = list(device.queues[place]), deque()
+                device.turn, device.busy = place + 1, True
+                time = self.pass_time(batch)
+                device.worked += time
+                self.passes += 1
+                self.at(self.now + time, partial(self.end, device, batch))
+                return
+
+    def pass_time(self, batch: Sequence[Request]) -> float:
+        costs = self.costs
+        new = sum(request.prompt for request in batch if math.isnan(request.first))
+        return costs.pass_ms + costs.step_ms * len(batch) + costs.prompt_token_ms * new
+
+    def end(self, device: Device, batch: Sequence[Request]) -> None:
+        device.busy = False
+        for request in batch:
+            request.waiting -= 1
+            if not request.waiting:
+                self.step(request)
+        self.start(device)
+
+    def step(self, request: Request) -> None:
+        """A request has taken a step."""
+        if math.isnan(request.first):
+            request.first = self.now
+        request.steps -= 1
+        if request.steps:
+            self.host(request)
+            return
+        self.done.append(request)
+        self.ends.append(self.now)
+        self.running -= 1
+        self.admit()
+
+
+def poisson(rate: float, seconds: float, words: int, prompt: int, seed: int) -> Iterator[Request]:
+    """At least 20 requests at random times, `rate` per second; words and prompts vary by half of their mean."""
+    draw, now = random.Random(seed), 0.0
+    for _ in range(max(20, round(rate * seconds))):
+        now += 1e3 * draw.expovariate(rate)
+        size = draw.uniform(0.5, 1.5)
+        yield Request(now, max(1, round(words * size)), round(prompt * draw.uniform(0.5, 1.5)))
+
+
+# --- costs from measurements ---
+
+
+def fitted(files: Sequence[dict[str, Any]], host_ms: float, call_ms: float, members: int = 2) -> Costs:
+    """The costs that explain the measured times per word best.
+
+    ms per word = pass_ms * passes per word + word_ms + prompt_token_ms * prompt tokens per word, over all rows.
+    """
+    rows = [(row, prompt_per_word(each, row) * members) for each in files for row in each["rows"]]
+    table = np.array([[row["forwards_per_word"], 1.0, tokens] for row, tokens in rows])
+    times = np.array([1e3 * row["seconds"] / row["words"] for row, _ in rows])
+    if len(files) == 1:  # prompts can't be told from words
+        table = table[:, :2]
+    pass_ms, word_ms, *prompt_ms = map(float, np.linalg.lstsq(table, times, rcond=None)[0])
+    alone = [row["forwards_per_word"] for row, _ in rows if row["concurrent"] == 1]
+    steps = sum(alone) / len(alone) / members
+    step_ms = max(0.0, word_ms - host_ms) / (members * steps)
+    prompt = max(0.0, prompt_ms[0]) if prompt_ms else 0.0
+    return Costs(
+        members=members,
+        steps=steps,
+        pass_ms=pass_ms,
+        step_ms=step_ms,
+        prompt_token_ms=prompt,
+        host_ms=host_ms,
+        call_ms=call_ms,
+    )
+
+
+def prompt_per_word(file: dict[str, Any], row: dict[str, Any]) -> float:
+    """Prompt tokens per word of the answers, of prompts whose lengths are spread evenly."""
+    return sum(file["prompt_tokens"]) / 2 * file["prompts"] / row["words"]
+
+
+def compared(files: Sequence[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:
+    """Words per second, measured and simulated, at each measured concurrency.
+
+    The server's work takes turns with the passes here, since both were measured on the same cores.
+    """
+    turns = costs.step_ms + costs.host_ms / (costs.members * costs.steps)
+    costs = dataclasses.replace(costs, host_ms=0.0, step_ms=turns)
+    rows = []
+    for file in files:
+        for row in file["rows"]:
+            draw = random.Random(0)
+            low, high = file["prompt_tokens"]
+            words = max(1, round(row["words"] / file["prompts"]))
+            requests = [Request(0.0, words, draw.randint(low, high)) for _ in range(file["prompts"])]
+            copy = Copy(costs, LAYOUTS[0], slots=row["concurrent"]).run(requests)
+            simulated = 1e3 * words * len(requests) / copy.now
+            rows.append(
+                {
+                    "prompt_tokens": file["prompt_tokens"],
+                    "concurrent": row["concurrent"],
+                    "measured": row["words_per_second"],
+                    "simulated": simulated,
+                    "ratio": simulated / row["words_per_second"],
+                }
+            )
+    return rows
+
+
+# --- sizes ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What clients ask for."""
+
+    words: int  # per answer, mean
+    prompt: int  # tokens, mean
+    p95: float  # seconds in which 95 of 100 answers should be complete
+    seconds: float  # simulated time
+
+
+def simulate(costs: Costs, layout: Layout, traffic: Traffic, rate: float, servers: int) -> dict[str, float]:
+    """Latencies of one copy at a rate. The first tenth of the requests, which finds it empty, is left out."""
+    requests = list(poisson(rate, traffic.seconds, traffic.words, traffic.prompt, seed=1))
+    copy = Copy(costs, layout, servers, slots=MAX_RUNNING * servers).run(requests)
+    pairs = sorted(zip(copy.done, copy.ends, strict=True), key=lambda pair: pair[0].arrived)[len(requests) // 10 :]
+    whole = np.array([end - request.arrived for request, end in pairs]) / 1e3
+    first = np.array([request.first - request.arrived for request, _ in pairs]) / 1e3
+    return {
+        "p50": float(np.percentile(whole, 50)),
+        "p95": float(np.percentile(whole, 95)),
+        "first_p95": float(np.percentile(first, 95)),
+        "device_use": max(device.worked for device in copy.devices) / copy.now,
+        "server_use": copy.hosting / servers / copy.now,
+    }
+
+
+def servers_for(costs: Costs, layout: Layout, traffic: Traffic, rate: float) -> int:
+    """Server processes that a copy needs: by CPU time, and by the requests that run at the same time."""
+    if not layout.remote:
+        return 1
+    busy = rate * traffic.words * costs.host_ms / 1e3 / FULL
+    return max(1, math.ceil(busy), math.ceil(rate * traffic.p95 / MAX_RUNNING))
+
+
+def most(costs: Costs, layout: Layout, traffic: Traffic) -> float:
+    """The highest rate at which one copy keeps the promised time; 0 if it never does."""
+
+    def keeps(rate: float) -> bool:
+        return simulate(costs, layout, traffic, rate, servers_for(costs, layout, traffic, rate))["p95"] <= traffic.p95
+
+    work = traffic.words * costs.steps * costs.step_ms + traffic.prompt * costs.prompt_token_ms
+    low, high = 0.0, 1e3 / max(work, costs.pass_ms / MAX_RUNNING)  # the models alone can do no more
+    for _ in range(7):
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return low
+
+
+def sized(costs: Costs, layout: Layout, traffic: Traffic, rates: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """One row per rate. A layout that can't keep the time at any rate has rows without copies."""
+    highest = most(costs, layout, traffic)
+    for rate in rates:
+        row: dict[str, Any] = {"layout": layout.name, "requests_per_second": rate, "copies": None}
+        if highest:
+            copies = math.ceil(rate / highest)
+            servers = servers_for(costs, layout, traffic, rate / copies)
+            row |= {"copies": copies, "devices": copies * layout.devices(costs), "servers": copies * servers}
+            row |= simulate(costs, layout, traffic, rate / copies, servers)
+        yield row
+
+
+def main() -> None:
+    args = parsed()
+    result = common.prepare(args) | {"simulated": True}
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in args.measured] if not args.costs else []
+    costs, source = given(args, files)
+    traffic = Traffic(
+        words=args.words, prompt=args.prompt, p95=args.p95, seconds=(3 if args.quick else args.times) * args.p95
+    )
+    rates = RATES[::3] if args.quick else args.rates
+    result |= {
+        "costs": dataclasses.asdict(costs),
+        "costs_from": source,
+        "traffic": dataclasses.asdict(traffic),
+        "compared": compared(files, costs),
+        "rows": [row for layout in LAYOUTS for row in sized(costs, layout, traffic, rates)],
+    }
+    show(result)
+    common.finish(result, args.json)
+
+
+def parsed() -> argparse.Namespace:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--measured", type=Path, nargs="+", default=MEASURED, help="results of throughput.py")
+    parser.add_argument("--costs", type=Path, help="a JSON file with the fields of Costs, in place of --measured")
+    parser.add_argument("--host-ms", type=float, default=1.0, help="CPU time of the server per word (default: 1)")
+    parser.add_argument("--call-ms", type=float, default=1.4, help="time of a call to another process (default: 1.4)")
+    parser.add_argument("--words", type=int, default=32, help="words of an answer, mean (default: 32)")
+    parser.add_argument("--prompt", type=int, default=200, help="tokens of a prompt, mean (default: 200)")
+    parser.add_argument("--p95", type=float, default=5.0, help="seconds for 95 of 100 answers (default: 5)")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="requests per second")
+    parser.add_argument("--times", type=float, default=10, help="simulated time, in multiples of --p95 (default: 10)")
+    return parser.parse_args()
+
+
+def given(args: argparse.Namespace, files: Sequence[dict[str, Any]]) -> tuple[Costs, list[dict[str, str]]]:
+    """The costs, and where they are from."""
+    if args.costs:
+        return Costs(**json.loads(args.costs.read_text(encoding="utf-8"))), [{"file": args.costs.name}]
+    source = [
+        {"file": path.name, "hardware": file["hardware"], "command": file["command"]}
+        for path, file in zip(args.measured, files, strict=True)
+    ]
+    return fitted(files, args.host_ms, args.call_ms), source
+
+
+def show(result: dict[str, Any]) -> None:
+    print("costs:", ", ".join(f"{name} {value:.3g}" for name, value in result["costs"].items()))
+    for source in result["costs_from"]:
+        print("from", ", ".join(source.values()))
+    if result["compared"]:
+        columns = ("prompt tokens", "concurrent", "measured words/s", "simulated", "ratio")
+        rows = [[f"{row['prompt_tokens']}", *list(row.values())[1:]] for row in result["compared"]]
+        common.show("the simulation and the measurement", columns, rows)
+    traffic = result["traffic"]
+    keys = ("requests_per_second", "copies", "devices", "servers", "p50", "p95", "first_p95", "device_use")
+    columns = ("layout", "requests/s", "copies", "devices", "servers", "p50 s", "p95 s", "first word p95 s", "use")
+    rows = [[row["layout"], *(row.get(key) for key in keys)] for row in result["rows"]]
+    note = f"simulated: answers of {traffic['words']} words, prompts of {traffic['prompt']} tokens, p95 of"
+    common.show(f"fewest copies with p95 <= {traffic['p95']:g} s", columns, rows, f"{note} complete answers")
+
+
+if __name__ == "__main__":
+    main()
