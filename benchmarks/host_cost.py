@@ -3,8 +3,8 @@
     python benchmarks/host_cost.py --json PATH
 
 This is `--host-ms` of `sizing.py`, without HTTP: text, candidates, decisions, and the calls to the members. Members
-are the small models as actors of a Ray cluster of their own (`adafuse[ray]`). The CPU time of this process, all threads,
-is divided by the words of its answers.
+are the small models as actors of a Ray cluster of their own (`adafuse[ray]`). The CPU time of this process, all
+threads, is divided by the words of its answers.
 """
 
 from __future__ import annotations

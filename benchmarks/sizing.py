@@ -11,8 +11,8 @@ a layout, so one copy is simulated, at its share of the requests. For each rate,
 which 95 of 100 answers are complete within `--p95` seconds.
 
 Costs are fitted to results of `throughput.py` (least squares over all concurrencies), or read from a JSON file with the
-fields of `Costs`. The first table compares the simulation with the measured words per second. Everything else is
-simulated, not measured.
+fields of `Costs` and their `hardware`. The first table compares the simulation with the measured words per second. All
+other figures are simulated, not measured.
 """
 
 from __future__ import annotations
@@ -397,7 +397,9 @@ def parsed() -> argparse.Namespace:
 def given(args: argparse.Namespace, files: Sequence[dict[str, Any]]) -> tuple[Costs, list[dict[str, str]]]:
     """The costs, and where they are from."""
     if args.costs:
-        return Costs(**json.loads(args.costs.read_text(encoding="utf-8"))), [{"file": args.costs.name}]
+        values = json.loads(args.costs.read_text(encoding="utf-8"))
+        source = [{"file": args.costs.name, "hardware": values.pop("hardware")}]
+        return Costs(**values), source
     source = [
         {"file": path.name, "hardware": file["hardware"], "command": file["command"]}
         for path, file in zip(args.measured, files, strict=True)
