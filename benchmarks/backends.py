@@ -19,7 +19,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -69,17 +69,36 @@ def ray_traffic() -> Iterator[Traffic]:
         yield traffic
 
 
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """A cluster on this machine, which listens on loopback, as Ray does where systems ask before a program listens."""
+    import ray
+    from ray._private import ray_constants
+
+    with mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A backend to measure: options of its members, and a context that counts their messages."""
+    """A backend to measure.
+
+    Args:
+        options: Options of its members.
+        traffic: Context that counts their messages.
+        running: Context in which the members are loaded and used.
+    """
 
     options: dict[str, Any]
-    traffic: Callable[[], Any]
+    traffic: Callable[[], AbstractContextManager[Traffic]] = no_traffic
+    running: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 BACKENDS = {
-    "local": Kind({}, no_traffic),
-    "ray": Kind({"backend": "ray", "backend_options": {"num_cpus": 1}}, ray_traffic),
+    "local": Kind({}),
+    "ray": Kind({"backend": "ray", "backend_options": {"num_cpus": 1}}, ray_traffic, ray_cluster),
 }
 
 
@@ -110,6 +129,8 @@ def main() -> None:
     result |= {"models": list(args.models), "dtype": "float32", "words": args.words, "repeats": args.repeats}
     tokenizer = AutoTokenizer.from_pretrained(common.folder_of(args.models[0]))
     with ExitStack() as stack:
+        for name in args.backends:
+            stack.enter_context(BACKENDS[name].running())
         ensembles = {name: stack.enter_context(ensemble(args, BACKENDS[name])) for name in args.backends}
         result["rows"] = [
             row for length in args.lengths for row in rows(args, ensembles, prose(tokenizer, length), length)

@@ -102,8 +102,9 @@ class Ray:
         ray = _imported()
         from adafuse_core.backends.ray_actor import ActorChannel
 
-        with shared("ray", threading.Lock):  # members are loaded by several threads
-            self._connect(ray)
+        connection = shared("ray", _Connection)
+        with connection.lock:  # members are loaded by several threads
+            self._connect(ray, connection)
         size = len(files.tokenizer)
         if (declared := getattr(files.architecture.get_text_config(), "vocab_size", None)) is not None:
             size = max(size, declared)
@@ -124,18 +125,19 @@ class Ray:
         logger.info("member %r: runs in %s", config.label, channel)
         return RemoteBackend(channel, abilities)
 
-    def _connect(self, ray: Any) -> None:
+    def _connect(self, ray: Any, connection: _Connection) -> None:
         """Connect this process to the cluster, unless it is connected."""
         if ray.is_initialized():
             connected = ray.get_runtime_context().gcs_address
-            if self.address not in (None, "auto", connected):
+            local = ["local"] if connection.cluster == connected else []
+            if self.address not in (None, "auto", connected, *local):
                 raise ConfigError(
                     f"got address={self.address!r}, but this process is connected to the Ray cluster {connected!r}",
                     hint="a process can use one cluster: leave address out, or set it to the connected cluster",
                 )
             return
         try:
-            _join(ray, self.address)
+            connection.join(ray, self.address)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = "the Ray cluster" if self.address is None else f"the Ray cluster {self.address!r}"
             raise ModelLoadError(
@@ -201,21 +203,29 @@ def _imported() -> Any:
     return ray
 
 
-def _join(ray: Any, address: str | None) -> None:
-    """Connect to a cluster; without an address, to a running one, or to a new one that only this machine can reach."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address not in (None, "local"):
-        ray.init(address, **quiet)
-        return
-    if address is None:
-        try:
-            ray.init("auto", **quiet)
-        except ConnectionError:
-            if os.environ.get("RAY_ADDRESS"):
-                raise
-        else:
+class _Connection:
+    """The connection of this process to a cluster."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.cluster: str | None = None  # address of the cluster that this process has started
+
+    def join(self, ray: Any, address: str | None) -> None:
+        """Connect to a cluster; without an address, to a running one, or to a new one on this machine."""
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address not in (None, "local"):
+            ray.init(address, **quiet)
             return
-    _on_lasting_thread(lambda: ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet))
+        if address is None:
+            try:
+                ray.init("auto", **quiet)
+            except ConnectionError:
+                if os.environ.get("RAY_ADDRESS"):
+                    raise
+            else:
+                return
+        _on_lasting_thread(lambda: ray.init("local", include_dashboard=False, **quiet))
+        self.cluster = ray.get_runtime_context().gcs_address
 
 
 def _on_lasting_thread(work: Callable[[], object]) -> None:

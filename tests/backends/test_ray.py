@@ -28,7 +28,8 @@ ray = pytest.importorskip("ray", reason="run `make test-ray`")
 
 QUESTION = [{"role": "user", "content": "What is the capital of Peru?"}]
 OTHERS = ("The old tower", "Anna went to the", "2 + 3 =", "Where is the market?\n")
-NODE = {"num_cpus": 8, "node_ip_address": "127.0.0.1"}
+# Ray's processes listen on loopback only if this constant is false, as on systems that ask before a program listens.
+ON_LOOPBACK = "ray._private.ray_constants.ENABLE_RAY_CLUSTER"
 SECRET = "hf_thisIsNotForOthersToSee"
 TIMEOUT = 20  # seconds, of members whose node is removed
 ROUNDED = 1e-4  # tolerance in float32: passes over other numbers of tokens add in another order
@@ -38,13 +39,15 @@ ROUNDED = 1e-4  # tolerance in float32: passes over other numbers of tokens add 
 def cluster():
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"resources": {"first": 8}, **NODE})
-    cluster.second = cluster.add_node(resources={"second": 8}, **NODE)
-    cluster.wait_for_nodes()
-    ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ON_LOOPBACK, False)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "resources": {"first": 8}})
+        cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
+        cluster.wait_for_nodes()
+        ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def local(model, **more):
@@ -211,9 +214,12 @@ def test_secrets_are_not_shown(cluster, caplog, capfd):
 def test_a_cluster_of_its_own_lives_as_long_as_the_process():
     code = """
 import time
+import ray._private.ray_constants
+ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 from adafuse_core import Ensemble
 member = {"model": "small:birch", "dtype": "float32", "device": "cpu", "backend": "ray"}
-with Ensemble(members=[member | {"backend_options": {"address": "local", "timeout": 10}}]) as ensemble:
+member["backend_options"] = {"address": "local", "num_cpus": 0.1, "timeout": 30}
+with Ensemble(members=[member, member | {"kv_store": "fork"}]) as ensemble:
     ensemble.load()
     time.sleep(3)
     print("answer:", ensemble.generate("The capital of Peru is", max_new_tokens=4).text)
@@ -330,6 +336,6 @@ def test_a_removed_node_is_an_error_within_the_timeout_and_its_return_ends_it(cl
     assert caught.value.member == "birch"
     assert caught.value.retryable
     assert cluster.address in caught.value.message
-    cluster.second = cluster.add_node(resources={"second": 8}, **NODE)
+    cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
     cluster.wait_for_nodes()
     assert ensemble.generate(QUESTION, max_new_tokens=12).text == expected.text
