@@ -171,7 +171,7 @@ class Ray:
         }
 
 
-def end_actor(name: str, *, namespace: str = NAMESPACE, address: str | None = None) -> bool:
+def end_actor(name: str, *, namespace: str = NAMESPACE, address: str = "auto") -> bool:
     """End a shared actor and free its memory and reserved resources. Members that still use it start it again.
 
     Args:
@@ -186,7 +186,7 @@ def end_actor(name: str, *, namespace: str = NAMESPACE, address: str | None = No
         ModelLoadError: The cluster can't be reached.
     """
     ray = _imported()
-    Ray(address=address)._connect(ray)
+    Ray(address=address)._connect(ray, _Connection())
     try:
         actor = ray.get_actor(name, namespace=namespace)
     except ValueError:  # there is none
