@@ -12,6 +12,8 @@ from itertools import count
 from typing import Any, Protocol
 from uuid import uuid4
 
+import numpy as np
+
 from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
 from adafuse_core.backends.remote_messages import (
     DraftCall,
@@ -157,8 +159,8 @@ class RemoteSession:
             lengths = [len(steps[row]) for row in live]
             words = words_to_end(max(lengths))
             most = min(self._ahead.steps(words), max_new - min(lengths))
-            asked = dict.fromkeys(written[row] for row in live)
-            computed = self._ask_for_steps(list(asked), top, most, words, guesses)
+            asked = {written[row]: top == 1 or bool(steps[row]) for row in live}
+            computed = self._ask_for_steps(asked, top, most, words, guesses)
             asking, live = live, [row for row in live if needs_call(row)]
             if top == 1 and not live:
                 used = max(len(steps[row]) for row in asking) - max(lengths)
@@ -233,21 +235,25 @@ class RemoteSession:
             path.append((*path[-1], token))
         return path
 
-    def _ask_for_steps(self, contexts: Sequence[Ids], top: int, most: int, words: int, guesses: Sequence[Ids]) -> int:
-        """Have the host draft after contexts; returns the number of steps of the longest row."""
+    def _ask_for_steps(self, asked: Mapping[Ids, bool], top: int, most: int, words: int, guesses: Sequence[Ids]) -> int:
+        """Have the host draft after contexts, each of which ends inside a word or not.
+
+        Returns:
+            The number of steps of the longest row.
+        """
         masks: dict[Ids, bytes] = {}
         if self._allowed is not None:
-            masks = self._masks(each for context in contexts for each in self._predicted(context))
+            masks = self._masks(each for context in asked for each in self._predicted(context))
         reported = max(top, _REPORTED)
         reply = self._ask(
             "draft",
             DraftCall,
-            contexts=PackedIds.of(contexts, self._context),
+            contexts=PackedIds.of(asked, self._context),
             masks=PackedMasks.of(masks, self._context),
             top=reported,
             most=most,
             words=words,
-            inside=top == 1,
+            inside=np.fromiter(asked.values(), dtype=bool),
             branches=self._branches,
             certain=self._certainty.bound,
             guesses=PackedIds.of(guesses, self._context),
@@ -255,12 +261,12 @@ class RemoteSession:
         assert reply.steps is not None
         assert reply.branches is not None
         rows = reply.steps.unpack()
-        for context, steps in zip([*contexts, *reply.branches.unpack(self._context)], rows, strict=True):
+        for context, steps in zip([*asked, *reply.branches.unpack(self._context)], rows, strict=True):
             for step in steps:
                 exact = self._allowed is None or context in masks
                 (self._known if exact else self._unmasked).put(context, reported, step)
                 context += step.ids[:1]
-        return max(map(len, rows[: len(contexts)]))
+        return max(map(len, rows[: len(asked)]))
 
     def _ask(self, method: str, kind: type[SessionCall], **arguments: Any) -> Reply:
         call = self._call(kind, **arguments)

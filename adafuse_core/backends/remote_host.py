@@ -27,9 +27,8 @@ from adafuse_core.text.ids import Ids
 
 logger = logging.getLogger(__name__)
 
-MOST_SESSIONS = (
-    1000  # open sessions; beyond, those that were not used for longest are closed, and opened again if needed
-)
+# Open sessions. Beyond, those that were not used for longest are closed, and opened again if they are needed.
+MOST_SESSIONS = 1000
 IDLE_SECONDS = 900.0  # after which a session is closed: its process may have been killed
 _REMEMBERED = 1000  # cancelled calls that may not have arrived yet
 
@@ -56,23 +55,24 @@ class Host:
             hosted.masks = call.masks.unpack(context)
             session.branches = call.branches
             contexts, guesses = call.contexts.unpack(context), call.guesses.unpack(context)
-            words = until_words(self._kinds, call.words, inside=call.inside)
-            branching = call.branches > 1 and call.most > 1 and not call.inside
+            inside = call.inside.tolist()
+            words = until_words(self._kinds, call.words, inside)
+            branching = call.branches > 1 and call.most > 1
 
-            def uncertain(steps: Sequence[TopTokens]) -> bool:
-                return branching and len(steps) == 1 and margin(steps[0]) < call.certain
+            def uncertain(row: int, steps: Sequence[TopTokens]) -> bool:
+                return branching and not inside[row] and len(steps) == 1 and margin(steps[0]) < call.certain
 
             def until(row: int, steps: Sequence[TopTokens]) -> bool:
-                return uncertain(steps) or words(row, steps)
+                return uncertain(row, steps) or words(row, steps)
 
             rows = session.draft(contexts, call.most, call.top, until, guesses)
             branches = [
-                (*start, token)
-                for start, steps in zip(contexts, rows, strict=True)
-                if uncertain(steps)
+                (*contexts[row], token)
+                for row, steps in enumerate(rows)
+                if uncertain(row, steps)
                 for token in starting_tokens(self._kinds, steps[0], call.branches)
             ]
-            to_end = until_words(self._kinds, 1, inside=True)
+            to_end = until_words(self._kinds, 1, [True] * len(branches))
             rows += session.draft(branches, call.most - 1, call.top, to_end)
             return Reply(
                 tokens=session.tokens(),

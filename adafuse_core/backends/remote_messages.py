@@ -148,7 +148,7 @@ class DraftCall(SessionCall):
         top: Number of likeliest tokens to report per step.
         most: Most steps per context.
         words: Words after whose ends a row stops; see `remote_words`.
-        inside: Whether the contexts end inside a word.
+        inside: For each context, whether it ends inside a word.
         branches: Likeliest tokens that the caller goes on with where it is uncertain.
         certain: Margin from which on it is certain.
         guesses: As in `Session.draft`.
@@ -159,7 +159,7 @@ class DraftCall(SessionCall):
     top: int
     most: int
     words: int
-    inside: bool
+    inside: NDArray[np.bool_]
     branches: int
     certain: float
     guesses: PackedIds

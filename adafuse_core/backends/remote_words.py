@@ -30,7 +30,7 @@ def token_kinds(tokenizer: Any, size: int) -> bytes:
     return bytes(kinds) + bytes([_CONTROL]) * (size - len(kinds))
 
 
-def until_words(kinds: bytes, words: int, *, inside: bool) -> Callable[[int, Sequence[TopTokens]], bool]:
+def until_words(kinds: bytes, words: int, inside: Sequence[bool]) -> Callable[[int, Sequence[TopTokens]], bool]:
     """An `until` that ends a row when so many words have probably ended.
 
     A word ends before a token that starts with a blank, and before the first token of a line.
@@ -38,7 +38,7 @@ def until_words(kinds: bytes, words: int, *, inside: bool) -> Callable[[int, Seq
     Args:
         kinds: The kind of each token.
         words: Number of words.
-        inside: Whether rows begin inside a word.
+        inside: For each row, whether it begins inside a word.
     """
     ended: dict[int, int] = {}
 
@@ -46,7 +46,7 @@ def until_words(kinds: bytes, words: int, *, inside: bool) -> Callable[[int, Seq
         kind = kinds[steps[-1].ids[0]]
         if kind == _CONTROL:
             return True
-        if len(steps) > 1 or inside:
+        if len(steps) > 1 or inside[row]:
             before = kinds[steps[-2].ids[0]] if len(steps) > 1 else _INSIDE
             ended[row] = ended.get(row, 0) + _starts_word(kind, before)
         return ended.get(row, 0) >= words

@@ -268,7 +268,7 @@ def test_a_prompt_that_can_never_fit_is_refused_without_a_call(pipe):
 
 def drafted(kinds, words, *, inside):
     """How many steps a row of tokens of these kinds has."""
-    until, steps = until_words(bytes(range(4)), words, inside=inside), []
+    until, steps = until_words(bytes(range(4)), words, [inside]), []
     for kind in kinds:
         steps.append(TopTokens((kind,), (0.0,)))
         if until(0, steps):

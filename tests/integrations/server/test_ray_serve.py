@@ -30,6 +30,11 @@ serve = pytest.importorskip("ray.serve", reason="run `make test-ray`", exc_type=
 PROMPTS = ("The old tower", "Anna went to the", "2 + 3 =", "Where is the market?\n")
 KEY = "a-key-of-the-tests"
 TOKENS = 12
+PATIENCE = {  # for slow machines
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_raylet_start_wait_time_s": "120",
+}
 MANIFESTS = Path(__file__).parents[3] / "examples/kubernetes"
 
 
@@ -50,6 +55,7 @@ PAIR = [member("aspen"), member("birch")]
 
 @pytest.fixture(scope="module")
 def cluster():
+    os.environ.update(PATIENCE)  # read by the cluster's processes
     ray.init(
         address="local",
         num_cpus=8,
@@ -60,6 +66,8 @@ def cluster():
     )
     yield
     ray.shutdown()
+    for name in PATIENCE:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="module")
