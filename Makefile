@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 APPS := $(VENV)/apps
-RAY := $(VENV)/ray
+RAY := $(VENV)/ray-serve
 VLLM := $(VENV)/vllm
 WORKERS ?= 2
 # Has vocabularies that tests read as files. Installed outside the import path.
@@ -32,9 +32,11 @@ test-benchmarks: $(STAMP)
 test-apps: $(APPS)/.installed
 	OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -W default tests/integrations/apps
 
-# Tests members on a Ray cluster, whose two nodes run on this machine, in an environment of its own (240 MB).
+# Tests members on a Ray cluster, whose two nodes run on this machine, and the server under Ray Serve, in an environment
+# of its own (300 MB).
 test-ray: $(RAY)/.installed
-	OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -q -W default tests/backends/test_ray.py
+	OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -q -W default \
+		tests/backends/test_ray.py tests/integrations/server/test_ray_serve.py
 
 # Tests members on two vLLM servers on loopback, in an environment of their own (2 GB and four minutes to install; the
 # tests take some minutes, most of them while servers start).

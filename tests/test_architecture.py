@@ -87,7 +87,7 @@ MAY_SPEAK = {
     "langchain": ({"common"}, {"langchain", "langchain_core"}),
     "llama_index": ({"common"}, {"llama_index", "llama_index_instrumentation"}),
     "lm_eval": ({"common"}, {"lm_eval"}),
-    "server": ({"common"}, {"fastapi", "starlette", "uvicorn"}),
+    "server": ({"common"}, {"fastapi", "ray", "starlette", "uvicorn"}),
     "cli": (
         {"common", "langchain", "llama_index", "lm_eval", "server"},
         {"rich", "langchain_core", "llama_index", "lm_eval"},

@@ -145,6 +145,59 @@ def test_backends(tmp_path):
     assert row["calls_per_round"] == row["bytes_sent_per_round"] == 0
 
 
+def test_sizing(tmp_path):
+    result = run("sizing.py", tmp_path / "sizing.json")
+    assert result["simulated"]
+    assert len(result["compared"]) == 12
+    assert all(0.6 < row["ratio"] < 1.5 for row in result["compared"])
+    rows = {(row["layout"], row["requests_per_second"]): row for row in result["rows"]}
+    assert len(rows) == 9
+    for layout in ("one device", "a device per member", "shared members"):
+        few, some, many = (rows[layout, rate] for rate in (1, 30, 1000))
+        assert few["copies"] <= some["copies"] < many["copies"]
+        assert all(0 < row["p50"] <= row["p95"] for row in (few, some, many))
+    assert rows["one device", 1000]["devices"] == rows["one device", 1000]["copies"]
+
+
+@pytest.fixture
+def sizing(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sizing
+
+    return sizing
+
+
+def test_simulated_answers_take_the_time_of_their_parts(sizing):
+    costs = sizing.Costs(steps=2, pass_ms=10, step_ms=1, prompt_token_ms=0.5, host_ms=4, call_ms=3)
+    one, per_member, shared = sizing.LAYOUTS
+
+    def end(layout, count=1, **more):
+        copy = sizing.Copy(costs, layout, **more).run([sizing.Request(0.0, 5, 20) for _ in range(count)])
+        assert len(copy.done) == count
+        return copy.now
+
+    # Ten steps: 2 ms of the server, then 11 ms of each member; the first one also reads the prompt.
+    assert end(per_member) == 10 * (2 + 11) + 10
+    assert end(one) == 10 * (2 + 2 * 11) + 2 * 10
+    assert end(shared) == 10 * (2 + 3 + 11) + 10
+    assert end(per_member, 2, slots=1) == 2 * end(per_member)
+    assert end(per_member, 8, servers=8) < 3 * end(per_member)  # they share passes
+
+
+def test_costs_are_fitted_exactly_to_times_that_follow_from_them(sizing):
+    def file(prompts):
+        rows = [
+            {"concurrent": c, "forwards_per_word": f, "words": 100, "seconds": 0.1 * (5 * f + 9 + 0.1 * prompts)}
+            for c, f in ((1, 4), (2, 3), (8, 1))
+        ]
+        return {"prompt_tokens": [20, 80], "prompts": prompts, "rows": rows}
+
+    costs = sizing.fitted([file(10), file(40)], 1.0, 1.4)
+    assert (costs.pass_ms, costs.steps) == (pytest.approx(5), 2)
+    assert costs.prompt_token_ms == pytest.approx(0.1)
+    assert costs.step_ms == pytest.approx((9 - 1) / (2 * 2))
+
+
 def test_grammar(tmp_path):
     result = run("grammar.py", tmp_path / "grammar.json")
     assert [row["name"] for row in result["vocabularies"]] == ["aspen", "birch"]

@@ -53,9 +53,13 @@ def test_the_dockerfile_copies_and_installs_what_exists():
 
 def test_the_extras_of_the_image_exist():
     pytest.importorskip("adafuse_integrations.cli.serve")
-    (extras,) = re.findall(r"\[([a-z,-]+)\]\"", DOCKERFILE)
+    assert "[${EXTRAS}]" in DOCKERFILE
+    extras = re.findall(r"^ARG EXTRAS=(\S+)", DOCKERFILE, re.MULTILINE)
+    extras += re.findall(r"EXTRAS=([a-z,-]+)", (ROOT / "docs/docker.md").read_text(encoding="utf-8"))
+    extras += re.findall(r"ADAFUSE_EXTRAS:-([a-z,-]+)", (FOLDER / "compose.yaml").read_text(encoding="utf-8"))
+    assert len(extras) == 3
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert {name for each in extras for name in each.split(",")} <= set(project["optional-dependencies"])
 
 
 def test_the_image_runs_an_existing_command():

@@ -26,6 +26,9 @@ from adafuse_core.member_config import MemberConfig
 logger = logging.getLogger(__name__)
 
 INSTALL = 'pip install "adafuse[ray]"'
+NAMESPACE = "adafuse"  # of shared actors
+
+_OF_THE_ACTOR = ("num_gpus", "num_cpus", "resources", "max_restarts", "max_concurrency")  # fields of `Ray`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,10 @@ class Ray:
         timeout: Most seconds that one call may take, including the time in which a lost actor is started again and
             loads its model.
         load_timeout: Most seconds until the actor has started and loaded its model.
+        actor_name: Name of an actor that processes of the cluster share: the first one that loads the member starts
+            it, the others use it. It goes on when they close the member or end, until `end_actor`. Default: an actor
+            of this process alone, which ends with it.
+        actor_namespace: Ray namespace of `actor_name`.
     """
 
     address: str | None = None
@@ -56,6 +63,8 @@ class Ray:
     max_concurrency: int = 64
     timeout: float = 300.0
     load_timeout: float = 1800.0
+    actor_name: str | None = None
+    actor_namespace: str = NAMESPACE
 
     honours: ClassVar[frozenset[str]] = frozenset(RUN_OPTIONS)
 
@@ -77,6 +86,16 @@ class Ray:
         expect_integer("max_concurrency", self.max_concurrency, at_least=1)
         for name in ("timeout", "load_timeout"):
             expect_number(name, getattr(self, name), above=0)
+        self._check_names()
+
+    def _check_names(self) -> None:
+        name, namespace = self.actor_name, self.actor_namespace
+        expect(name is None or (isinstance(name, str) and bool(name)), "actor_name", name, "a text or None")
+        expect(isinstance(namespace, str) and bool(namespace), "actor_namespace", namespace, "a text")
+        if name is None and namespace != NAMESPACE:
+            raise ConfigError(
+                f"got actor_namespace={namespace!r} without actor_name", hint="set actor_name, or leave both out"
+            )
 
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> RemoteBackend:
         """Start the actor and have it load and test the model; see `Opener.open_backend`."""
@@ -94,7 +113,7 @@ class Ray:
             ray,
             config.label,
             # Ray keeps small arguments for restarts; those of more than 100 KB could get lost.
-            (there, files.reread, zlib.compress(token_kinds(files.tokenizer, size))),
+            (there, files.reread, zlib.compress(token_kinds(files.tokenizer, size)), self._shared_options()),
             self._actor_options(ray, config),
             timeout=self.timeout,
         )
@@ -126,12 +145,23 @@ class Ray:
                 hint="check address and RAY_ADDRESS, and `ray status` on a node of the cluster",
             ) from error
 
+    def _shared_options(self) -> dict[str, Any]:
+        """The options in which all processes that share an actor must agree."""
+        return {name: getattr(self, name) for name in _OF_THE_ACTOR}
+
     def _actor_options(self, ray: Any, config: MemberConfig) -> dict[str, Any]:
         """Arguments of Ray's `options`."""
         gpus = self.num_gpus
         if gpus is None:
             gpus = min(1.0, math.floor(ray.cluster_resources().get("GPU", 0))) if config.device != "cpu" else 0
+        shared = {
+            "name": self.actor_name,
+            "namespace": self.actor_namespace,
+            "get_if_exists": True,
+            "lifetime": "detached",  # the process that started it may end before the others
+        }
         return {
+            **(shared if self.actor_name is not None else {}),
             "num_cpus": self.num_cpus,
             "num_gpus": gpus,
             "resources": dict(self.resources),
@@ -139,6 +169,30 @@ class Ray:
             "max_task_retries": 0,  # calls are repeated here, within their timeout
             "max_concurrency": self.max_concurrency,
         }
+
+
+def end_actor(name: str, *, namespace: str = NAMESPACE, address: str = "auto") -> bool:
+    """End a shared actor and free its memory and reserved resources. Members that still use it start it again.
+
+    Args:
+        name: Its `actor_name`.
+        namespace: Its `actor_namespace`.
+        address: Address of the cluster; see `Ray`.
+
+    Returns:
+        Whether there was such an actor.
+
+    Raises:
+        ModelLoadError: The cluster can't be reached.
+    """
+    ray = _imported()
+    Ray(address=address)._connect(ray, _Connection())
+    try:
+        actor = ray.get_actor(name, namespace=namespace)
+    except ValueError:  # there is none
+        return False
+    ray.kill(actor, no_restart=True)
+    return True
 
 
 def _imported() -> Any:

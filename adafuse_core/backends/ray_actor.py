@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from adafuse_core.backends import RUN_OPTIONS
 from adafuse_core.backends.base import Abilities, ModelFiles
 from adafuse_core.backends.huggingface import Local
 from adafuse_core.backends.remote_host import Host
@@ -40,10 +41,18 @@ class MemberActor:
         config: The member's config, for the local backend.
         reread: See `ModelFiles`.
         kinds: See `token_kinds`; compressed by zlib.
+        options: Options of the actor, to compare with those of other processes that share it.
     """
 
-    def __init__(self, config: MemberConfig, reread: Callable[[MemberConfig], ModelFiles], kinds: bytes) -> None:
+    def __init__(
+        self,
+        config: MemberConfig,
+        reread: Callable[[MemberConfig], ModelFiles],
+        kinds: bytes,
+        options: Mapping[str, Any],
+    ) -> None:
         self._config = config
+        self._options = options
         self._reread = reread
         self._kinds = zlib.decompress(kinds)
         self._lock = threading.Lock()
@@ -58,6 +67,15 @@ class MemberActor:
         import ray
 
         return self._host().backend.abilities(), ray.util.get_node_ip_address()
+
+    def differences(self, config: MemberConfig, options: Mapping[str, Any]) -> list[str]:
+        """What is different from another config and other options, as texts without secrets."""
+        asked, own = {**options, **_facts(config)}, {**self._options, **_facts(self._config)}
+        return [
+            "model_kwargs" if name == "model_kwargs" else f"{name}={value!r} (the actor has {own[name]!r})"
+            for name, value in asked.items()
+            if own[name] != value
+        ]
 
     def draft(self, call: DraftCall) -> Reply | None:
         """See `Host.draft`. None if the call was cancelled, since nobody waits for the error."""
@@ -95,8 +113,15 @@ class MemberActor:
             return self._loaded
 
 
+def _facts(config: MemberConfig) -> dict[str, Any]:
+    """The fields of a config on which the model in an actor depends."""
+    return {name: getattr(config, name) for name in ("model", "revision", "gguf_file", *RUN_OPTIONS)}
+
+
 class ActorChannel:
     """Calls to the actor of a member; see `Channel`. It starts the actor, and `close` ends it.
+
+    An actor with a name is shared: it is used if it exists already, and goes on after `close`.
 
     Args:
         ray: The module ray, connected to a cluster.
@@ -119,26 +144,49 @@ class ActorChannel:
         kinds = ray.exceptions
         self._losses = (kinds.RayActorError, kinds.ObjectLostError, kinds.NodeDiedError, kinds.WorkerCrashedError)
         self._told: deque[Any] = deque(maxlen=_MOST_TOLD)  # results of messages that nobody waits for
-        kind = ray.remote(concurrency_groups={_CONTROL: _CONTROL_THREADS})(MemberActor)
-        self._actor = kind.options(**options).remote(*arguments)
+        self._arguments, self._options = arguments, options
+        self._is_shared = "name" in options
+        self._actor = self._start()
         renew_after_fork(self)
+
+    def _start(self) -> Any:
+        """Start the actor, unless another process has started the shared one."""
+        kind = self._ray.remote(concurrency_groups={_CONTROL: _CONTROL_THREADS})(MemberActor)
+        return kind.options(**self._options).remote(*self._arguments)
 
     def __str__(self) -> str:
         """Where the actor is, for messages."""
         actor = self._actor._actor_id.hex()
-        return f"Ray actor {actor[:12]} (cluster {self._cluster}, last seen on node {self._node})"
+        name = f"{self._options['name']!r}, " if self._is_shared else ""
+        return f"Ray actor {name}{actor[:12]} (cluster {self._cluster}, last seen on node {self._node})"
 
     def load(self, seconds: float) -> Abilities:
         """Have the actor load its model; returns its abilities, with the place of the actor."""
         try:
             abilities: Abilities
+            self._check_shared(seconds)
             abilities, self._node = self._repeated("load", (), lambda: None, seconds)
         except MemberError as error:
-            if type(error) is not MemberError:  # an error of the model
+            if type(error) is not MemberError:  # an error of the model: nobody can use this actor
+                self._end()
                 raise
             raise ModelLoadError(error.message, hint=error.hint) from error
         place = f"ray:{self._actor._actor_id.hex()[:12]}"
         return replace(abilities, device=f"{abilities.device} of Ray node {self._node}", place=place)
+
+    def _check_shared(self, seconds: float) -> None:
+        """Refuse a shared actor that was made with another config."""
+        if not self._is_shared:
+            return
+        config, _, _, options = self._arguments
+        found = self._repeated("differences", (config, options), lambda: None, seconds)
+        if found:
+            raise MemberError(
+                f"{self} is shared with other processes, and was made with other options: {', '.join(found)}",
+                hint="use the same options in all processes, set another actor_name, or end the actor with "
+                "adafuse_core.backends.ray.end_actor",
+                retryable=False,
+            )
 
     def ask(self, method: str, call: SessionCall, check: Callable[[], None]) -> Reply:
         """See `Channel.ask`. A call is repeated while the actor is lost, until its timeout."""
@@ -162,10 +210,14 @@ class ActorChannel:
             logger.debug("member %r: a message to %s was lost", self._member, self, exc_info=True)
 
     def close(self) -> None:
-        """End the actor."""
-        if not self._closed and not self._forked and self._ray.is_initialized():
-            self._ray.kill(self._actor, no_restart=True)
+        """End the actor, unless it is shared."""
+        if not self._closed and not self._is_shared:
+            self._end()
         self._closed = True
+
+    def _end(self) -> None:
+        if not self._forked and self._ray.is_initialized():
+            self._ray.kill(self._actor, no_restart=True)
 
     def after_fork(self) -> None:
         """Remember that this is another process than the one that is connected to the cluster."""
@@ -186,6 +238,9 @@ class ActorChannel:
                 pause = _PAUSES[min(tries, len(_PAUSES)) - 1]
                 if not self._restarts(error) or time.monotonic() + pause > deadline:
                     raise self._lost(method, tries, error) from error
+                if self._has_ended(error):
+                    self._actor = self._start()
+                    self._check_shared(deadline - time.monotonic())
                 logger.warning("member %r: %s was lost, trying again: %s", self._member, self, _reason(error))
                 self._pause(pause, check)
 
@@ -233,8 +288,11 @@ class ActorChannel:
         raise MemberError(problem, hint=hint, retryable=False)
 
     def _restarts(self, error: Exception) -> bool:
-        """Whether Ray starts the lost actor again."""
-        return not isinstance(error, self._ray.exceptions.ActorDiedError)
+        """Whether the lost actor is started again, by Ray or, if it is shared and was ended, by this process."""
+        return not self._has_ended(error) or (self._is_shared and self._options["max_restarts"] == -1)
+
+    def _has_ended(self, error: Exception) -> bool:
+        return isinstance(error, self._ray.exceptions.ActorDiedError)
 
     def _late(self, method: str, seconds: float, tries: int) -> MemberError:
         return MemberError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Open sessions. Beyond, those that were not used for longest are closed, and opened again if they are needed.
 MOST_SESSIONS = 1000
+IDLE_SECONDS = 900.0  # after which a session is closed: its process may have been killed
 _REMEMBERED = 1000  # cancelled calls that may not have arrived yet
 
 
@@ -112,6 +114,7 @@ class Host:
             hosted = self._sessions.pop(call.session, None) or _Hosted()
             self._sessions[call.session] = hosted
             hosted.users += 1
+            hosted.used = time.monotonic()
             idle = self._idle()
         for each in idle:
             each.close()
@@ -130,9 +133,11 @@ class Host:
                     hosted.close()
 
     def _idle(self) -> list[_Hosted]:
-        """Removes sessions beyond the bound and returns them."""
+        """Removes sessions beyond the bound, and those that were idle for long, and returns them."""
         excess = len(self._sessions) - MOST_SESSIONS
-        names = [name for name, hosted in self._sessions.items() if not hosted.users][: max(0, excess)]
+        old = time.monotonic() - IDLE_SECONDS
+        idle = [name for name, hosted in self._sessions.items() if not hosted.users]
+        names = [name for place, name in enumerate(idle) if place < excess or self._sessions[name].used < old]
         return [self._sessions.pop(name) for name in names]
 
     def _raise_if_cancelled(self, call: SessionCall) -> None:
@@ -148,6 +153,7 @@ class _Hosted:
     def __init__(self) -> None:
         self.lock = threading.Lock()  # held by the running call
         self.users = 0  # calls that run or wait
+        self.used = 0.0  # time of the last call, of the monotonic clock
         self.last: SessionCall | None = None  # the last call of a session that is to be closed
         self.is_new = True
         self.context: Ids = ()

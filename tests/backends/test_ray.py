@@ -41,7 +41,8 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ON_LOOPBACK, False)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "resources": {"first": 8}})
+        head = {"num_cpus": 8, "resources": {"first": 8}, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
         cluster.wait_for_nodes()
         ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)

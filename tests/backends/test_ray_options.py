@@ -31,6 +31,9 @@ def config(**options):
         ({"max_restarts": -2}, "got max_restarts=-2, expected an integer of at least -1"),
         ({"max_concurrency": 0}, "got max_concurrency=0"),
         ({"address": ""}, "got address=''"),
+        ({"actor_name": ""}, "got actor_name=''"),
+        ({"actor_name": "a", "actor_namespace": None}, "got actor_namespace=None, expected a text"),
+        ({"actor_namespace": "b"}, "got actor_namespace='b' without actor_name"),
         ({"address": "ray://10.0.0.1:10001"}, "Ray Client server.*\n.*ray job submit"),
     ],
 )

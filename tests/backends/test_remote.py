@@ -238,6 +238,21 @@ def test_a_host_keeps_a_bounded_number_of_sessions(pipe, monkeypatch):
     assert not pipe.host._sessions
 
 
+def test_a_host_closes_sessions_of_processes_that_are_gone(pipe, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(remote_host.time, "monotonic", lambda: now[0])
+    gone, other = session_of(pipe, (3, 5)), session_of(pipe, (3, 9))
+    first = gone.score([(3, 5)], [(7, 8)])
+    now[0] += remote_host.IDLE_SECONDS - 1
+    other.score([(3, 9)], [(7, 8)])
+    assert len(pipe.host._sessions) == 2
+    now[0] += 2
+    other.score([(3, 9)], [(7, 8)])
+    assert len(pipe.host._sessions) == 1
+    assert gone.score([(3, 5)], [(7, 8)]) == first  # if it was not gone
+    assert len(pipe.host._sessions) == 2
+
+
 def test_a_prompt_that_can_never_fit_is_refused_without_a_call(pipe):
     backend = RemoteBackend(pipe, replace(pipe.host.backend.abilities(), max_context=5))
     pipe.calls.clear()
