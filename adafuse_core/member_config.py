@@ -48,8 +48,8 @@ class MemberConfig:
         gguf_file: Name of the GGUF file to load from the repository or folder `model`, as in transformers.
         backend: Backend that runs the model, a name in `adafuse_core.backends.BACKENDS`. `"local"` runs it in this
             process, `"ray"` in an actor of a Ray cluster, `"vllm"` and `"sglang"` on a server.
-        backend_options: Options of the backend's class, such as `adafuse_core.backends.ray.Ray` or
-            `adafuse_core.backends.vllm.VLLM`. The local backend has none.
+        backend_options: Options of the backend's class, such as `adafuse_core.backends.remote.ray.Ray` or
+            `adafuse_core.backends.servers.vllm.VLLM`. The local backend has none.
         dtype: Data type of the weights: `"auto"`, `"bfloat16"`, `"float16"`, `"float32"` or `"float64"`, or a
             `torch.dtype`. `"auto"` is the data type of the files, and bfloat16 for quantized GGUF files.
         device: Device of the model, such as `"cuda:0"`, `"cpu"` or a `torch.device`. Default: the first GPU if there

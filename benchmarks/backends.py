@@ -61,7 +61,7 @@ def no_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
 @contextmanager
 def vllm_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
     """Counts HTTP requests, the bytes of their JSON, and the tokens that the servers compute."""
-    from adafuse_core.backends.server import Server
+    from adafuse_core.backends.servers.connection import Server
 
     traffic, attempt = Traffic(), Server._attempt
     before = computed_tokens(args.servers)
@@ -92,7 +92,7 @@ def computed_tokens(servers: Sequence[str]) -> float:
 @contextmanager
 def ray_traffic(args: argparse.Namespace) -> Iterator[Traffic]:
     """Counts calls of Ray actors and the bytes of their arguments and results."""
-    from adafuse_core.backends.ray_actor import ActorChannel
+    from adafuse_core.backends.remote.ray_actor import ActorChannel
 
     traffic, ask = Traffic(), ActorChannel.ask
 

@@ -94,7 +94,11 @@ MAY_SPEAK = {
     ),
 }
 # Libraries that single files of the core may import.
-OF_ONE_FILE = {"backends/ray.py": {"ray"}, "backends/ray_actor.py": {"ray"}, "backends/server.py": {"openai"}}
+OF_ONE_FILE = {
+    "backends/remote/ray.py": {"ray"},
+    "backends/remote/ray_actor.py": {"ray"},
+    "backends/servers/connection.py": {"openai"},
+}
 FRAMEWORKS = {
     *("langchain", "langchain_core", "langgraph", "llama_index", "llama_index_instrumentation", "rich"),
     *("fastapi", "starlette", "uvicorn", "openai", "lm_eval", "vllm", "ray"),
@@ -214,7 +218,7 @@ def loaded_by(statement):
     [
         ("import adafuse_core", {"torch", "transformers", "tokenizers"}),
         ("from adafuse_core import Ensemble; Ensemble()", {"torch", "transformers", "tokenizers"}),
-        ("import adafuse_core.backends.vllm", {"torch", "transformers", "openai", "httpx"}),
+        ("import adafuse_core.backends.servers.vllm", {"torch", "transformers", "openai", "httpx"}),
         ("import adafuse_integrations", {"torch", "transformers", "langchain_core", "llama_index"}),
         ("import adafuse_integrations.langchain", {"torch", "llama_index"}),
         ("import adafuse_integrations.llama_index", {"torch", "langchain_core"}),

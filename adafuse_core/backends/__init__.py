@@ -1,6 +1,7 @@
 """Backends run models: token ids in, log-probabilities out. `BACKENDS` lists them.
 
-A new backend is one file with a class that implements `backends.base.Opener`, and one row in the table.
+A new backend is a class, in a file or folder of its own, which implements `backends.base.Opener`,
+and a row in the table.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 BACKENDS = {  # module and class, imported at the first use
     "local": "adafuse_core.backends.huggingface:Local",
-    "ray": "adafuse_core.backends.ray:Ray",
-    "sglang": "adafuse_core.backends.sglang:SGLang",
-    "vllm": "adafuse_core.backends.vllm:VLLM",
+    "ray": "adafuse_core.backends.remote.ray:Ray",
+    "sglang": "adafuse_core.backends.servers.sglang:SGLang",
+    "vllm": "adafuse_core.backends.servers.vllm:VLLM",
 }
 
 # Fields of `MemberConfig` that configure how a model runs. A backend lists the ones it supports in `honours`.

@@ -5,7 +5,7 @@
         args: {ensembles: {pair: pair.yaml}}
         deployments: [{name: AdaFuse, num_replicas: 2}]
 
-Replicas share the members that have an `actor_name`; see `adafuse_core.backends.ray.Ray`.
+Replicas share the members that have an `actor_name`; see `adafuse_core.backends.remote.ray.Ray`.
 """
 
 from __future__ import annotations

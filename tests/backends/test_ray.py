@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from adafuse_core import Ensemble, Grammar
-from adafuse_core.backends import ray_actor
+from adafuse_core.backends.remote import ray_actor
 from adafuse_core.errors import CancelledError, ConfigError, MemberError, ModelLoadError, NonFiniteLogitsError
 from adafuse_core.events import RoundDone
 from adafuse_core.member_config import MemberConfig

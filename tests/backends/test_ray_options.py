@@ -8,7 +8,7 @@ import pytest
 
 from adafuse_core import EnsembleConfig
 from adafuse_core.backends import RUN_OPTIONS, opener
-from adafuse_core.backends.ray import Ray
+from adafuse_core.backends.remote.ray import Ray
 from adafuse_core.errors import ConfigError, ModelLoadError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member

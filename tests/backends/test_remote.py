@@ -12,12 +12,12 @@ from dataclasses import replace
 import pytest
 
 from adafuse_core import Ensemble, Grammar
-from adafuse_core.backends import remote_host
 from adafuse_core.backends.base import TopTokens
-from adafuse_core.backends.remote import RemoteBackend, RemoteSession
-from adafuse_core.backends.remote_host import Host
-from adafuse_core.backends.remote_messages import PackedIds, PackedMasks, ScoreCall
-from adafuse_core.backends.remote_words import Ahead, Certainty, margin, token_kinds, until_words
+from adafuse_core.backends.remote import host as remote_host
+from adafuse_core.backends.remote.host import Host
+from adafuse_core.backends.remote.messages import PackedIds, PackedMasks, ScoreCall
+from adafuse_core.backends.remote.session import RemoteBackend, RemoteSession
+from adafuse_core.backends.remote.words import Ahead, Certainty, margin, token_kinds, until_words
 from adafuse_core.errors import CancelledError, ContextOverflowError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member

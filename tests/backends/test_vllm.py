@@ -11,11 +11,11 @@ import pytest
 from starlette.responses import JSONResponse
 
 from adafuse_core import Ensemble, Grammar
-from adafuse_core.backends import server as server_module
-from adafuse_core.backends import server_session
-from adafuse_core.backends.known_steps import KnownSteps
-from adafuse_core.backends.read_kinds import ReadKinds
-from adafuse_core.backends.vllm import VLLM
+from adafuse_core.backends.servers import connection as server_module
+from adafuse_core.backends.servers import session as server_session
+from adafuse_core.backends.servers.known_steps import KnownSteps
+from adafuse_core.backends.servers.read_kinds import ReadKinds
+from adafuse_core.backends.servers.vllm import VLLM
 from adafuse_core.errors import (
     CancelledError,
     ConfigError,

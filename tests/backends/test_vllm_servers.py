@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from adafuse_core import Ensemble
-from adafuse_core.backends.read_kinds import ReadKinds
+from adafuse_core.backends.servers.read_kinds import ReadKinds
 from adafuse_core.errors import ContextOverflowError, TokenizerMismatchError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from adafuse_core import Ensemble
-from adafuse_core.backends.ray import end_actor
+from adafuse_core.backends.remote.ray import end_actor
 from adafuse_core.errors import ConfigError, ModelLoadError, NonFiniteLogitsError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member

@@ -14,9 +14,9 @@ from itertools import islice
 from typing import Any, ClassVar, Protocol
 
 from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
-from adafuse_core.backends.known_steps import KnownSteps
-from adafuse_core.backends.read_kinds import ReadKinds
-from adafuse_core.backends.server import Json, Server
+from adafuse_core.backends.servers.connection import Json, Server
+from adafuse_core.backends.servers.known_steps import KnownSteps
+from adafuse_core.backends.servers.read_kinds import ReadKinds
 from adafuse_core.errors import ContextOverflowError, MemberError, NonFiniteLogitsError
 from adafuse_core.text.ids import Ids
 

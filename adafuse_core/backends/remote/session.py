@@ -1,6 +1,6 @@
 """A backend whose model runs in another process, perhaps on another machine. It gives the same text as a local one.
 
-`remote_host.py` is the other side, a `Channel` connects them, such as that of `ray.py`. The functions that a session
+`host.py` is the other side, a `Channel` connects them, such as that of `ray.py`. The functions that a session
 gets can't be called from there. So the host drafts to the likely end of a word, and `until` is called here, for each of
 the steps that came back. Masks are sent for all contexts whose tokens are known or can be predicted.
 """
@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
-from adafuse_core.backends.remote_messages import (
+from adafuse_core.backends.remote.messages import (
     DraftCall,
     PackedIds,
     PackedMasks,
@@ -25,7 +25,7 @@ from adafuse_core.backends.remote_messages import (
     packed,
     unpacked_logprobs,
 )
-from adafuse_core.backends.remote_words import Ahead, Certainty, words_to_end
+from adafuse_core.backends.remote.words import Ahead, Certainty, words_to_end
 from adafuse_core.errors import ContextOverflowError
 from adafuse_core.text.ids import Ids
 

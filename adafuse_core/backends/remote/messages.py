@@ -147,7 +147,7 @@ class DraftCall(SessionCall):
             the model's own distribution is reported.
         top: Number of likeliest tokens to report per step.
         most: Most steps per context.
-        words: Words after whose ends a row stops; see `remote_words`.
+        words: Words after whose ends a row stops; see `words.py`.
         inside: For each context, whether it ends inside a word.
         branches: Likeliest tokens that the caller goes on with where it is uncertain.
         certain: Margin from which on it is certain.

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adafuse_core.backends.server import Json, Server, together
-from adafuse_core.backends.server_errors import Refused
-from adafuse_core.backends.server_session import Format
+from adafuse_core.backends.servers.connection import Json, Server, together
+from adafuse_core.backends.servers.errors import Refused
+from adafuse_core.backends.servers.session import Format
 from adafuse_core.errors import (
     AdaFuseError,
     MemberError,

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from adafuse_core.backends.base import Abilities, ModelFiles, Shared
-from adafuse_core.backends.read_kinds import ReadKinds
-from adafuse_core.backends.server import Address, Server
-from adafuse_core.backends.server_handshake import Handshake, probe_top
-from adafuse_core.backends.server_session import Format, ServerBackend
+from adafuse_core.backends.servers.connection import Address, Server
+from adafuse_core.backends.servers.handshake import Handshake, probe_top
+from adafuse_core.backends.servers.read_kinds import ReadKinds
+from adafuse_core.backends.servers.session import Format, ServerBackend
 from adafuse_core.checks import expect, expect_integer, expect_number
 from adafuse_core.errors import ConfigError, ModelLoadError
 from adafuse_core.member_config import MemberConfig

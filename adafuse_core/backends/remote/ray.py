@@ -1,6 +1,6 @@
 """Opens a member as an actor of a Ray cluster: the local backend, in a process on any node.
 
-`ray_actor.py` has the actor and the calls to it, `remote.py` what is not specific to Ray.
+`ray_actor.py` has the actor and the calls to it, the other files what is not specific to Ray.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from adafuse_core.backends import RUN_OPTIONS
 from adafuse_core.backends.base import ModelFiles, Shared
-from adafuse_core.backends.remote import RemoteBackend
-from adafuse_core.backends.remote_words import token_kinds
+from adafuse_core.backends.remote.session import RemoteBackend
+from adafuse_core.backends.remote.words import token_kinds
 from adafuse_core.checks import expect, expect_integer, expect_mapping, expect_number
 from adafuse_core.errors import ConfigError, ModelLoadError
 from adafuse_core.member_config import MemberConfig
@@ -100,7 +100,7 @@ class Ray:
     def open_backend(self, config: MemberConfig, files: ModelFiles, shared: Shared) -> RemoteBackend:
         """Start the actor and have it load and test the model; see `Opener.open_backend`."""
         ray = _imported()
-        from adafuse_core.backends.ray_actor import ActorChannel
+        from adafuse_core.backends.remote.ray_actor import ActorChannel
 
         connection = shared("ray", _Connection)
         with connection.lock:  # members are loaded by several threads

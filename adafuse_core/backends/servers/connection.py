@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adafuse_core.backends.server_errors import Refused, Unanswered, failure, given_up, shown
+from adafuse_core.backends.servers.errors import Refused, Unanswered, failure, given_up, shown
 from adafuse_core.errors import MemberError
 from adafuse_core.forks import renew_after_fork
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adafuse_core.backends.server import Address, Json
-from adafuse_core.backends.server_options import ServerOptions
-from adafuse_core.backends.server_session import Drafted
+from adafuse_core.backends.servers.connection import Address, Json
+from adafuse_core.backends.servers.options import ServerOptions
+from adafuse_core.backends.servers.session import Drafted
 from adafuse_core.text.ids import Ids
 
 
@@ -32,7 +32,7 @@ class SGLang(ServerOptions):
 
 @dataclass(frozen=True)
 class Generate:
-    """SGLang's own requests; see `server_session.Format`.
+    """SGLang's own requests; see `session.Format`.
 
     Args:
         path: URL of the route.

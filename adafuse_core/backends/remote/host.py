@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from adafuse_core.backends.base import TopTokens
 from adafuse_core.backends.local import LocalBackend, LocalSession
-from adafuse_core.backends.remote_messages import (
+from adafuse_core.backends.remote.messages import (
     DraftCall,
     PackedIds,
     PackedSteps,
@@ -20,7 +20,7 @@ from adafuse_core.backends.remote_messages import (
     SessionCall,
     packed_logprobs,
 )
-from adafuse_core.backends.remote_words import margin, starting_tokens, until_words
+from adafuse_core.backends.remote.words import margin, starting_tokens, until_words
 from adafuse_core.engine.device_turns import requests_of
 from adafuse_core.errors import CancelledError
 from adafuse_core.text.ids import Ids

@@ -14,8 +14,8 @@ from typing import Any
 from adafuse_core.backends import RUN_OPTIONS
 from adafuse_core.backends.base import Abilities, ModelFiles
 from adafuse_core.backends.huggingface import Local
-from adafuse_core.backends.remote_host import Host
-from adafuse_core.backends.remote_messages import DraftCall, Reply, ScoreCall, SessionCall
+from adafuse_core.backends.remote.host import Host
+from adafuse_core.backends.remote.messages import DraftCall, Reply, ScoreCall, SessionCall
 from adafuse_core.errors import AdaFuseError, CancelledError, MemberError, ModelLoadError
 from adafuse_core.forks import renew_after_fork
 from adafuse_core.member_config import MemberConfig
@@ -184,7 +184,7 @@ class ActorChannel:
             raise MemberError(
                 f"{self} is shared with other processes, and was made with other options: {', '.join(found)}",
                 hint="use the same options in all processes, set another actor_name, or end the actor with "
-                "adafuse_core.backends.ray.end_actor",
+                "adafuse_core.backends.remote.ray.end_actor",
                 retryable=False,
             )
 

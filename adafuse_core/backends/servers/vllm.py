@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adafuse_core.backends.server import Address, Json
-from adafuse_core.backends.server_options import ServerOptions
-from adafuse_core.backends.server_session import Drafted
+from adafuse_core.backends.servers.connection import Address, Json
+from adafuse_core.backends.servers.options import ServerOptions
+from adafuse_core.backends.servers.session import Drafted
 from adafuse_core.text.ids import Ids
 
 _IMPOSSIBLE = -9999.0  # what vLLM writes for a log-probability of minus infinity
@@ -33,7 +33,7 @@ class VLLM(ServerOptions):
 
 @dataclass(frozen=True)
 class Completions:
-    """Text completions of vLLM, with token ids in place of texts; see `server_session.Format`.
+    """Text completions of vLLM, with token ids in place of texts; see `session.Format`.
 
     Args:
         model: Name of the model on the server.

@@ -1,0 +1,1 @@
+"""Members whose model runs in another process, which uses the local backend there."""

@@ -1,0 +1,1 @@
+"""Members whose model runs on a server of another program, such as vLLM."""
