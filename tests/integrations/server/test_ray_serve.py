@@ -101,7 +101,8 @@ def deploy(config):
 
     schema = ServeDeploySchema.model_validate(config)
     serve.start(http_options=schema.http_options.model_dump(exclude_unset=True))
-    serve_start().deploy_apps(schema, _blocking=True)
+    serve_start().deploy_apps(schema)
+    wait_for(lambda: serve.status().applications["adafuse"].status == "RUNNING")
 
 
 def alive(kind):
@@ -115,7 +116,7 @@ def alive(kind):
 
 
 def wait_for(holds):
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not (found := holds()):
         assert time.monotonic() < until, serve.status()
         time.sleep(0.2)
