@@ -204,7 +204,7 @@ def test_requests_share_cached_prefixes_of_their_namespace_only(remote, servers)
 def test_errors_of_the_server_are_retried(answer, expected, servers, fault, caplog):
     servers["bytes"].model.faults += [lambda _: None, lambda _: None, fault, fault]  # not of the handshake
     assert answer() == expected
-    (warning,) = [record for record in caplog.records if record.name.endswith("backends.server")]
+    (warning,) = [record for record in caplog.records if record.name.endswith("backends.servers.connection")]
     assert servers["bytes"].url in warning.getMessage()
 
 
