@@ -31,7 +31,7 @@ OTHERS = ("The old tower", "Anna went to the", "2 + 3 =", "Where is the market?\
 # Ray's processes listen on loopback only if this constant is false, as on systems that ask before a program listens.
 ON_LOOPBACK = "ray._private.ray_constants.ENABLE_RAY_CLUSTER"
 SECRET = "hf_thisIsNotForOthersToSee"
-TIMEOUT = 20  # seconds, of members whose node is removed
+PATIENT, TIMEOUT = 120, 20  # seconds: of most members, and of one whose node is removed
 ROUNDED = 1e-4  # tolerance in float32: passes over other numbers of tokens add in another order
 
 
@@ -56,7 +56,7 @@ def local(model, **more):
 
 
 def remote(model, node, **more):
-    options = {"resources": {node: 1}, "timeout": TIMEOUT} | more.pop("backend_options", {})
+    options = {"resources": {node: 1}, "timeout": PATIENT} | more.pop("backend_options", {})
     return local(model, backend="ray", backend_options=options, **more)
 
 
@@ -321,22 +321,24 @@ def test_an_actor_that_may_not_start_again_is_reported_lost(cluster):
     started = time.monotonic()
     with pytest.raises(MemberError, match=r"Ray actor .* was lost during a call of 'score'") as caught:
         session.score([(3, 5)], [(7, 8)])
-    assert time.monotonic() - started < TIMEOUT
+    assert time.monotonic() - started < PATIENT
     assert "max_restarts=-1" in caught.value.hint
     member.close()
 
 
-def test_a_removed_node_is_an_error_within_the_timeout_and_its_return_ends_it(cluster, ensemble, alone):
+def test_a_removed_node_is_an_error_within_the_timeout_and_its_return_ends_it(cluster, alone):
     expected = alone.generate(QUESTION, max_new_tokens=12)
-    assert ensemble.generate(QUESTION, max_new_tokens=12).text == expected.text
-    cluster.remove_node(cluster.second)
-    started = time.monotonic()
-    with pytest.raises(MemberError, match=r"of 1 nodes in the cluster, 0 have the resources") as caught:
-        ensemble.generate(QUESTION, max_new_tokens=12)
-    assert time.monotonic() - started < TIMEOUT + 5
-    assert caught.value.member == "birch"
-    assert caught.value.retryable
-    assert cluster.address in caught.value.message
-    cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
-    cluster.wait_for_nodes()
-    assert ensemble.generate(QUESTION, max_new_tokens=12).text == expected.text
+    member = remote("birch", "second", backend_options={"timeout": TIMEOUT})
+    with Ensemble(members=[local("aspen"), member]) as ensemble:
+        assert ensemble.generate(QUESTION, max_new_tokens=12).text == expected.text
+        cluster.remove_node(cluster.second)
+        started = time.monotonic()
+        with pytest.raises(MemberError, match=r"of 1 nodes in the cluster, 0 have the resources") as caught:
+            ensemble.generate(QUESTION, max_new_tokens=12)
+        assert time.monotonic() - started < TIMEOUT + 5
+        assert caught.value.member == "birch"
+        assert caught.value.retryable
+        assert cluster.address in caught.value.message
+        cluster.second = cluster.add_node(num_cpus=8, resources={"second": 8})
+        cluster.wait_for_nodes()
+        assert ensemble.generate(QUESTION, max_new_tokens=12).text == expected.text
