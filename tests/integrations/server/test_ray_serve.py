@@ -35,7 +35,6 @@ ON_LOOPBACK = "ray._private.ray_constants.ENABLE_RAY_CLUSTER"
 PATIENCE = {  # for slow machines
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_raylet_start_wait_time_s": "120",
 }
 MANIFESTS = Path(__file__).parents[3] / "examples/kubernetes"
 
