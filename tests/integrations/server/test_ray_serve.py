@@ -30,10 +30,11 @@ serve = pytest.importorskip("ray.serve", reason="run `make test-ray`", exc_type=
 PROMPTS = ("The old tower", "Anna went to the", "2 + 3 =", "Where is the market?\n")
 KEY = "a-key-of-the-tests"
 TOKENS = 12
+# Ray's processes listen on loopback only if this constant is false, as on systems that ask before a program listens.
+ON_LOOPBACK = "ray._private.ray_constants.ENABLE_RAY_CLUSTER"
 PATIENCE = {  # for slow machines
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_raylet_start_wait_time_s": "120",
 }
 MANIFESTS = Path(__file__).parents[3] / "examples/kubernetes"
 
@@ -55,19 +56,14 @@ PAIR = [member("aspen"), member("birch")]
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ.update(PATIENCE)  # read by the cluster's processes
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
-    yield
-    ray.shutdown()
-    for name in PATIENCE:
-        del os.environ[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ON_LOOPBACK, False)
+        for name, seconds in PATIENCE.items():
+            patch.setenv(name, seconds)
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init("local", num_cpus=8, include_dashboard=False, **quiet)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
