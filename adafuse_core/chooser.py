@@ -86,7 +86,8 @@ class Chooser:
         """A round with its scores `[candidates][members]` and its chosen candidate."""
         scored = self.scored(Round(drafts=tuple(drafts), candidates=tuple(candidates)), scores)
         played = replace(scored, chosen=self._choose(scored))
-        self._count(played)
+        if self._weighting in ("agreement", "nll"):
+            self._count(played)
         return played
 
     def scored(self, played: Round, scores: Sequence[Sequence[Score]]) -> Round:

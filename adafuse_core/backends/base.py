@@ -9,11 +9,13 @@ Calls for different members and sessions may come at the same time. Only `open_b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from adafuse_core.backends.locations import Location
+from adafuse_core.errors import MemberError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.text.ids import Ids
 
@@ -29,6 +31,13 @@ class TopTokens:
 
     ids: Ids
     logprobs: tuple[float, ...]
+
+    @property
+    def margin(self) -> float:
+        """Top-1 minus top-2 probability (Δ in the paper); 1 if there is one token."""
+        if len(self.logprobs) < 2:
+            return 1.0
+        return math.exp(self.logprobs[0]) - math.exp(self.logprobs[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,25 @@ class Abilities:
 
 Until = Callable[[int, list[TopTokens]], bool]
 Allowed = Callable[[Ids], bytes | None]
+
+MOST_BRANCHES = 7  # drafts that ask for more of the likeliest tokens want a distribution, not branches
+
+
+def allows(mask: bytes, token: int) -> bool:
+    """Whether a mask of `Allowed` allows a token."""
+    return bool(mask[token >> 3] >> (token & 7) & 1)
+
+
+def is_dead_end(mask: bytes | None) -> bool:
+    """Whether a mask of `Allowed` allows no token of the vocabulary."""
+    return mask is not None and not mask.strip(b"\0")
+
+
+def freed() -> MemberError:
+    """The error of a call whose model is freed meanwhile."""
+    return MemberError(
+        "its model was freed by close() while it was in use", hint="close when all streams are done", retryable=False
+    )
 
 
 class Session(Protocol):

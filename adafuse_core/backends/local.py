@@ -9,7 +9,17 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
+from adafuse_core.backends.base import (
+    MOST_BRANCHES,
+    Abilities,
+    Allowed,
+    SessionTokens,
+    TopTokens,
+    Until,
+    allows,
+    freed,
+    is_dead_end,
+)
 from adafuse_core.backends.quantization import quantization_name
 from adafuse_core.engine.batching import Batcher, Closed, Orphaned
 from adafuse_core.engine.device_turns import Turns
@@ -28,7 +38,6 @@ from adafuse_core.text.ids import Ids
 logger = logging.getLogger(__name__)
 
 _SURE_MARGIN = 0.7  # from here on, the beginning of a draft is guessed without branches
-_MOST_BRANCHES = 7  # drafts that ask for more tokens want a distribution, not branches
 
 
 class LocalBackend:
@@ -164,7 +173,7 @@ class LocalSession:
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
     ) -> list[list[TopTokens]]:
         """See `Session.draft`."""
-        if 1 < top <= _MOST_BRANCHES:  # rows that complete a word ask for one token
+        if 1 < top <= MOST_BRANCHES:  # rows that complete a word ask for one token
             self.branches = top
         steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
@@ -212,7 +221,7 @@ class LocalSession:
         try:
             self._batcher.commit(self._memo, context)
         except Closed:
-            raise _freed() from None
+            raise freed() from None
 
     def tokens(self) -> SessionTokens:
         """See `Session.tokens`."""
@@ -250,13 +259,12 @@ class LocalSession:
 
     def _is_dead_end(self, context: Ids) -> bool:
         """Whether the grammar allows no token of the vocabulary after a context."""
-        mask = None if self._allowed is None else self._allowed(context)
-        return mask is not None and not mask.strip(b"\0")
+        return self._allowed is not None and is_dead_end(self._allowed(context))
 
     def _mask(self, context: Ids, token: int | None, unmasked: Distribution | None) -> bytes | None:
         """The mask of a context; None if there is no distribution or no mask, or the mask excludes the token."""
         mask = None if unmasked is None or self._allowed is None else self._allowed(context)
-        excluded = mask is not None and token is not None and not _has(mask, token)
+        excluded = mask is not None and token is not None and not allows(mask, token)
         return None if excluded else mask
 
     def _compute(self, contexts: Iterable[Ids], guesses: Iterable[Ids], *, look_up: bool = True) -> None:
@@ -275,7 +283,7 @@ class LocalSession:
                 hint="load it in another dtype (bfloat16 or float32), or check its weights",
             ) from error
         except Closed:
-            raise _freed() from None
+            raise freed() from None
         except Orphaned:
             raise _orphaned() from None
 
@@ -300,7 +308,7 @@ class LocalSession:
             return
         mask = self._mask(context, None, known)
         likeliest = zip(known.ids, known.logprobs, strict=True)
-        allowed = [(token, math.exp(value)) for token, value in likeliest if mask is None or _has(mask, token)]
+        allowed = [(token, math.exp(value)) for token, value in likeliest if mask is None or allows(mask, token)]
         sure = len(allowed) < 2 or allowed[0][1] - allowed[1][1] >= _SURE_MARGIN
         for token, _ in allowed[: 1 if sure else self.branches]:
             further = (*context, token)
@@ -316,16 +324,6 @@ class LocalSession:
         drafts = [context[len(committed) :] for context in contexts if context[: len(committed)] == committed]
         guesses = ((draft, self._lookup.guess(committed, draft)) for draft in drafts)
         return [(committed + draft + guess)[: self._window] for draft, guess in guesses if guess]
-
-
-def _has(mask: bytes, token: int) -> bool:
-    return bool(mask[token >> 3] >> (token & 7) & 1)
-
-
-def _freed() -> MemberError:
-    return MemberError(
-        "its model was freed by close() while it was in use", hint="close when all streams are done", retryable=False
-    )
 
 
 def _orphaned() -> MemberError:

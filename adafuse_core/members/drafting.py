@@ -222,7 +222,7 @@ class ConfidentRun(Row):
             word = len(self.margins)
             if word >= len(starts) or starts[word] >= len(steps):
                 return
-            self.margins.append(margin(steps[starts[word]]))
+            self.margins.append(steps[starts[word]].margin)
             if self.margins[-1] < self.plan.tau:
                 self.uncertain, self.max_words = steps[starts[word]], len(self.margins)
 
@@ -291,10 +291,3 @@ def branch_tokens(step: TopTokens, plan: DraftPlan) -> Ids:
     least = step.logprobs[0] + math.log(plan.branch_floor) if plan.branch_floor else -math.inf
     likeliest = zip(step.ids[: plan.branches], step.logprobs, strict=False)
     return tuple(token for token, logprob in likeliest if logprob >= least)
-
-
-def margin(step: TopTokens) -> float:
-    """Top-1 minus top-2 probability (Δ in the paper)."""
-    if len(step.logprobs) < 2:
-        return 1.0
-    return math.exp(step.logprobs[0]) - math.exp(step.logprobs[1])

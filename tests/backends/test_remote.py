@@ -17,7 +17,7 @@ from adafuse_core.backends.remote import host as remote_host
 from adafuse_core.backends.remote.host import Host
 from adafuse_core.backends.remote.messages import PackedIds, PackedMasks, ScoreCall
 from adafuse_core.backends.remote.session import RemoteBackend, RemoteSession
-from adafuse_core.backends.remote.words import Ahead, Certainty, margin, token_kinds, until_words
+from adafuse_core.backends.remote.words import Ahead, Certainty, token_kinds, until_words
 from adafuse_core.errors import CancelledError, ContextOverflowError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member
@@ -341,7 +341,7 @@ def test_the_bound_of_certainty_follows_the_drafts_of_the_caller(learned, expect
     certainty = Certainty()
     for value, ended in learned:
         step = TopTokens((5, 6), (math.log((1 + value) / 2), math.log((1 - value) / 2)))
-        assert margin(step) == pytest.approx(value)
+        assert step.margin == pytest.approx(value)
         certainty.learn(step, ended=ended)
     assert certainty.bound == pytest.approx(expected)
-    assert margin(TopTokens((5,), (0.0,))) == 1
+    assert TopTokens((5,), (0.0,)).margin == 1

@@ -20,7 +20,7 @@ from adafuse_core.backends.remote.messages import (
     SessionCall,
     packed_logprobs,
 )
-from adafuse_core.backends.remote.words import margin, starting_tokens, until_words
+from adafuse_core.backends.remote.words import starting_tokens, until_words
 from adafuse_core.engine.device_turns import requests_of
 from adafuse_core.errors import CancelledError
 from adafuse_core.text.ids import Ids
@@ -60,7 +60,7 @@ class Host:
             branching = call.branches > 1 and call.most > 1
 
             def uncertain(row: int, steps: Sequence[TopTokens]) -> bool:
-                return branching and not inside[row] and len(steps) == 1 and margin(steps[0]) < call.certain
+                return branching and not inside[row] and len(steps) == 1 and steps[0].margin < call.certain
 
             def until(row: int, steps: Sequence[TopTokens]) -> bool:
                 return uncertain(row, steps) or words(row, steps)

@@ -14,7 +14,16 @@ from uuid import uuid4
 
 import numpy as np
 
-from adafuse_core.backends.base import Abilities, Allowed, SessionTokens, TopTokens, Until
+from adafuse_core.backends.base import (
+    MOST_BRANCHES,
+    Abilities,
+    Allowed,
+    SessionTokens,
+    TopTokens,
+    Until,
+    allows,
+    is_dead_end,
+)
 from adafuse_core.backends.remote.messages import (
     DraftCall,
     PackedIds,
@@ -29,7 +38,9 @@ from adafuse_core.backends.remote.words import Ahead, Certainty, words_to_end
 from adafuse_core.errors import ContextOverflowError
 from adafuse_core.text.ids import Ids
 
-_REPORTED = 8  # likeliest tokens of every step: the local backend has them anyway, and a later draft may need them
+_REPORTED = (
+    MOST_BRANCHES + 1
+)  # likeliest tokens of every step: the local backend has them anyway, and a later draft may need them
 _MOST_KEPT = 64  # steps with more tokens are not kept
 
 
@@ -134,7 +145,7 @@ class RemoteSession:
         self, contexts: Sequence[Ids], max_new: int, top: int, until: Until, guesses: Sequence[Ids] = ()
     ) -> list[list[TopTokens]]:
         """See `Session.draft`."""
-        if 1 < top < _REPORTED:  # rows that complete a word ask for one token
+        if 1 < top <= MOST_BRANCHES:  # rows that complete a word ask for one token
             self._branches = top
         steps: list[list[TopTokens]] = [[] for _ in contexts]
         written = list(contexts)
@@ -147,7 +158,7 @@ class RemoteSession:
                     return True
                 steps[row].append(step)
                 ended = until(row, steps[row])
-                if len(steps[row]) == 1 and 1 < top < _REPORTED:
+                if len(steps[row]) == 1 and 1 < top <= MOST_BRANCHES:
                     self._certainty.learn(step, ended=ended)
                 if ended or len(steps[row]) >= max_new:
                     return False
@@ -211,8 +222,7 @@ class RemoteSession:
 
     def _is_dead_end(self, context: Ids) -> bool:
         """Whether the grammar allows no token of the vocabulary after a context."""
-        mask = self._mask(context)
-        return mask is not None and not mask.strip(b"\0")
+        return is_dead_end(self._mask(context))
 
     def _mask(self, context: Ids) -> bytes | None:
         return None if self._allowed is None else self._allowed(context)
@@ -229,7 +239,7 @@ class RemoteSession:
         path = [context]
         while (step := self._unmasked.get(path[-1], 1)) is not None:
             mask = self._mask(path[-1])
-            token = next((token for token in step.ids if mask is None or _has(mask, token)), None)
+            token = next((token for token in step.ids if mask is None or allows(mask, token)), None)
             if token is None:
                 break
             path.append((*path[-1], token))
@@ -313,7 +323,3 @@ class _Steps:
             for ids, (asked, step) in self._steps.items()
             if asked <= _MOST_KEPT and ids[:size] == context
         }
-
-
-def _has(mask: bytes, token: int) -> bool:
-    return bool(mask[token >> 3] >> (token & 7) & 1)

@@ -112,15 +112,9 @@ class Certainty:
     def learn(self, first: TopTokens, *, ended: bool) -> None:
         """Note whether the caller ended a draft with its first step."""
         if ended:
-            self._ended = max(self._ended, margin(first))
+            self._ended = max(self._ended, first.margin)
         else:
-            self._continued = min(self._continued, margin(first))
-
-
-def margin(step: TopTokens) -> float:
-    """The probability of the likeliest token minus that of the second one."""
-    first, second = (*map(math.exp, step.logprobs[:2]), 0.0)[:2]
-    return first - second
+            self._continued = min(self._continued, first.margin)
 
 
 def starting_tokens(kinds: bytes, step: TopTokens, count: int) -> list[int]:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adafuse_core.backends.base import freed
 from adafuse_core.backends.servers.errors import Refused, Unanswered, failure, given_up, shown
-from adafuse_core.errors import MemberError
 from adafuse_core.forks import renew_after_fork
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Server:
                     return running.result()
                 _cancel_if_cancelled(running, raise_if_cancelled)
             except Cancelled:
-                raise _freed() from None
+                raise freed() from None
 
     def close(self) -> None:
         """Close the connections and end the thread. May be called twice."""
@@ -145,7 +145,7 @@ class Server:
     def _started(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
         with self._lock:
             if self._closed:
-                raise _freed()
+                raise freed()
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="adafuse-server", daemon=True)
@@ -265,12 +265,6 @@ async def together(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _freed() -> MemberError:
-    return MemberError(
-        "its model was freed by close() while it was in use", hint="close when all streams are done", retryable=False
-    )
 
 
 def _cancel_if_cancelled(running: Future[Any], raise_if_cancelled: Callable[[], None]) -> None:
