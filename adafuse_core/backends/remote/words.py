@@ -12,7 +12,7 @@ from typing import Any
 
 from adafuse_core.backends.base import TopTokens
 
-_INSIDE, _BLANK, _NEWLINE, _CONTROL = range(4)  # kinds of tokens; all but the first can start after a word
+_INSIDE, _AFTER_BLANK, _GAP, _CONTROL = range(4)  # kinds of tokens; all but the first can follow a word
 _BLANKS = (" ", "Ġ", "▁", "\t")  # in texts, byte-level vocabularies and SentencePiece
 _NEWLINES = ("\n", "Ċ", "<0x0A>")
 _MOST_STEPS = 8  # per word
@@ -21,7 +21,8 @@ _STEPS_PER_WORD = 12  # steps already drafted for each further word that a call 
 
 
 def token_kinds(tokenizer: Any, size: int) -> bytes:
-    """The kind of each token id: inside a word, after a blank, with a newline at its end, or a control token."""
+    """The kind of each token id: inside a word, after a blank, a gap between words (only blanks, or with a newline at its
+    end), or a control token."""
     names = tokenizer.convert_ids_to_tokens(range(min(size, len(tokenizer))))
     kinds = bytearray(map(_kind, names))
     for token in tokenizer.all_special_ids:
@@ -33,7 +34,7 @@ def token_kinds(tokenizer: Any, size: int) -> bytes:
 def until_words(kinds: bytes, words: int, inside: Sequence[bool]) -> Callable[[int, Sequence[TopTokens]], bool]:
     """An `until` that ends a row when so many words have probably ended.
 
-    A word ends before a token that starts with a blank, and before the first token of a line.
+    A word ends before a token that starts with a blank, and before the first token after a gap.
 
     Args:
         kinds: The kind of each token.
@@ -55,15 +56,15 @@ def until_words(kinds: bytes, words: int, inside: Sequence[bool]) -> Callable[[i
 
 
 def _starts_word(kind: int, before: int) -> bool:
-    return kind == _BLANK != before or (kind != _NEWLINE and before == _NEWLINE)
+    return kind != _GAP and (kind == _AFTER_BLANK or before == _GAP)
 
 
 def _kind(name: str | None) -> int:
     if not name:
         return _CONTROL
-    if name.endswith(_NEWLINES):
-        return _NEWLINE
-    return _BLANK if name.startswith(_BLANKS) else _INSIDE
+    if name.endswith(_NEWLINES) or not name.strip("".join(_BLANKS)):
+        return _GAP
+    return _AFTER_BLANK if name.startswith(_BLANKS) else _INSIDE
 
 
 class Ahead:
