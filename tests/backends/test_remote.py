@@ -285,6 +285,8 @@ def drafted(kinds, words, *, inside):
         ([1, 0, 1, 0, 1, 1], 2, False, 5),
         ([1, 0, 2, 0, 1], 1, False, 4),  # the first token of the next line
         ([1, 0, 2, 2, 0], 1, False, 5),
+        ([1, 0, 2, 1], 1, False, 4),
+        ([1, 1], 1, False, 2),
         ([3, 0, 0], 1, False, 1),  # nothing follows an end token
         ([0, 3, 0], 4, True, 2),
         ([0] * 9, 1, True, 9),
@@ -301,6 +303,8 @@ def test_kinds_of_tokens(ensembles):
         ids = tokenizer("The old\ntower", add_special_tokens=False)["input_ids"]
         found = {tokenizer.decode([token]): kinds[token] for token in ids}
         assert {text: kind for text, kind in found.items() if text in (" old", "\n")} == {" old": 1, "\n": 2}
+        blanks = [token for name, token in tokenizer.get_vocab().items() if name in ("Ġ", "▁")]
+        assert [kinds[token] for token in blanks] == [2]  # the word ends before the token that follows
         assert {kinds[token] for token in [*tokenizer.all_special_ids, len(tokenizer)]} == {3}
 
 
