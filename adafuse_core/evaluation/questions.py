@@ -24,6 +24,7 @@ class Question:
         text: The question, or the text to translate.
         golds: Accepted answers; at least one.
         context: A passage that the question is about; "" for none.
+        prompt: A whole prompt, in place of instruction, examples and question; "" for none.
     """
 
     place: int
@@ -31,6 +32,7 @@ class Question:
     text: str
     golds: tuple[str, ...]
     context: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,8 @@ def digest(path: Path) -> str:
 def read_questions(path: Path, *, split_context: bool = False) -> tuple[Question, ...]:
     """The questions of a JSONL file.
 
-    Each line is an object with `question`, with `answer` or `answers` (a string, a number, or a list of them), and
-    optionally with `context` and `id`.
+    Each line is an object with `question` or `prompt`, with `answer` or `answers` (a string, a number, or a list of
+    them), and optionally with `context` and `id`.
 
     Args:
         path: The file.
@@ -123,13 +125,15 @@ def read_questions(path: Path, *, split_context: bool = False) -> tuple[Question
 
 
 def _question(place: int, row: dict[str, Any], where: str, split_context: bool, number: int) -> Question:
-    text, context = row.get("question"), row.get("context") or ""
-    if not isinstance(text, str) or not text.strip() or not isinstance(context, str):
-        raise ConfigError(f"{where}: got question={text!r} and context={context!r}, expected texts")
+    prompt, context = row.get("prompt") or "", row.get("context") or ""
+    text = row.get("question", prompt or None)
+    if not all(isinstance(each, str) for each in (text, context, prompt)) or not text.strip():
+        raise ConfigError(f"{where}: got question={text!r}, context={context!r} and prompt={prompt!r}, expected texts")
     if split_context and not context:
         context, _, text = text.rpartition("\n")
     golds = _golds(row.get("answers", row.get("answer")), where)
-    return Question(place=place, label=str(row.get("id", number)), text=text, golds=golds, context=context)
+    label = str(row.get("id", number))
+    return Question(place=place, label=label, text=text, golds=golds, context=context, prompt=prompt)
 
 
 def _golds(value: Any, where: str) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ def test_a_passage_before_the_question_is_split_off_for_squad(tmp_path):
         ("[1]", "expected a JSON object"),
         ('{"answer": "x"}', "question=None"),
         ('{"question": " ", "answer": "x"}', "question=' '"),
+        ('{"prompt": ["a"], "answer": "x"}', r"prompt=\['a'\]"),
         ('{"question": "a?"}', "answer=None"),
         ('{"question": "a?", "answers": []}', r"answer=\[\]"),
         ('{"question": "a?", "answer": true}', "answer=True"),
@@ -121,6 +122,15 @@ def test_chat_prompts_are_an_instruction_and_turns():
     ]
     last = TASKS["squad"].prompt(question("who?", "A passage."), "chat", 0)[-1]
     assert last == {"role": "user", "content": "A passage.\n\nwho?"}
+
+
+def test_a_question_may_have_a_whole_prompt(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "Q: a?\\nA:", "answer": "b", "question": "a?"}\n{"prompt": " x", "answer": "y"}\n')
+    first, second = read_questions(path)
+    assert (first.text, first.prompt, second.text) == ("a?", "Q: a?\nA:", " x")
+    assert TASKS["jsonl"].prompt(first, "raw", 3) == "Q: a?\nA:"
+    assert TASKS["squad"].prompt(second, "chat", 0) == [{"role": "user", "content": " x"}]
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

@@ -76,7 +76,12 @@ class Task:
         return shots
 
     def prompt(self, question: Question, form: str, shots: int) -> Prompt:
-        """The prompt of a question: a text for the form `"raw"`, messages for `"chat"`."""
+        """The prompt of a question: a text for the form `"raw"`, messages for `"chat"`.
+
+        A question that has a prompt of its own is asked by it, as a text or as the only message.
+        """
+        if question.prompt:
+            return question.prompt if form == "raw" else [{"role": "user", "content": question.prompt}]
         examples = self.examples[:shots]
         return self._raw(question, examples) if form == "raw" else self._chat(question, examples)
 
