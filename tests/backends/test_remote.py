@@ -18,6 +18,7 @@ from adafuse_core.backends.remote.host import Host
 from adafuse_core.backends.remote.messages import PackedIds, PackedMasks, ScoreCall
 from adafuse_core.backends.remote.session import RemoteBackend, RemoteSession
 from adafuse_core.backends.remote.words import Ahead, Certainty, token_kinds, until_words
+from adafuse_core.engine.tree import TreeStore
 from adafuse_core.errors import CancelledError, ContextOverflowError
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.loader import load_member
@@ -145,6 +146,20 @@ def test_a_round_takes_few_calls_and_reads_few_tokens_in_vain(ensembles):
     for each in calls:
         assert len(each) <= 2 * len(answer.rounds)
         assert each.count("end") == 1
+
+
+def test_a_host_needs_hardly_more_passes_than_a_local_member(ensembles, monkeypatch):
+    """Branches of one context are drafted in the passes that another one takes for its first step."""
+    passes, run = [], TreeStore._run
+    monkeypatch.setattr(TreeStore, "_run", lambda self, *arguments: passes.append(self) or run(self, *arguments))
+    counts = []
+    for ensemble in ensembles(strategy="beam")[:2]:
+        for prompt in ("The tower and", "Once upon a time there", "It was a dark"):
+            ensemble.generate(prompt, max_new_tokens=24)
+        counts.append(len(passes))
+        passes.clear()
+    assert counts[0] >= 100
+    assert counts[1] <= 1.15 * counts[0]
 
 
 class Forgetful(Pipe):

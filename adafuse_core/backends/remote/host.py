@@ -56,30 +56,38 @@ class Host:
             session.branches = call.branches
             contexts, guesses = call.contexts.unpack(context), call.guesses.unpack(context)
             inside = call.inside.tolist()
-            words = until_words(self._kinds, call.words, inside)
-            branching = call.branches > 1 and call.most > 1
-
-            def uncertain(row: int, steps: Sequence[TopTokens]) -> bool:
-                return branching and not inside[row] and len(steps) == 1 and steps[0].margin < call.certain
-
-            def until(row: int, steps: Sequence[TopTokens]) -> bool:
-                return uncertain(row, steps) or words(row, steps)
-
-            rows = session.draft(contexts, call.most, call.top, until, guesses)
+            firsts = self._uncertain(call, session, contexts, guesses)
             branches = [
                 (*contexts[row], token)
-                for row, steps in enumerate(rows)
-                if uncertain(row, steps)
-                for token in starting_tokens(self._kinds, steps[0], call.branches)
+                for row, step in firsts.items()
+                for token in starting_tokens(self._kinds, step, call.branches)
             ]
-            to_end = until_words(self._kinds, 1, [True] * len(branches))
-            rows += session.draft(branches, call.most - 1, call.top, to_end)
+            going = [row for row in range(len(contexts)) if row not in firsts]
+            until = until_words(self._kinds, call.words, [inside[row] for row in going] + [True] * len(branches))
+            drafted = session.draft([*(contexts[row] for row in going), *branches], call.most, call.top, until, guesses)
+            rows = {row: [step] for row, step in firsts.items()} | dict(zip(going, drafted, strict=False))
             return Reply(
                 tokens=session.tokens(),
                 opened=hosted.is_new,
-                steps=PackedSteps.of(rows),
+                steps=PackedSteps.of([*(rows[row] for row in range(len(contexts))), *drafted[len(going) :]]),
                 branches=PackedIds.of(branches, context),
             )
+
+    def _uncertain(
+        self, call: DraftCall, session: LocalSession, contexts: Sequence[Ids], guesses: Sequence[Ids]
+    ) -> dict[int, TopTokens]:
+        """The first steps of the rows from which the caller will branch, by row.
+
+        All rows take this step, so that afterwards the others and the branches can be drafted in the same passes.
+        """
+        if call.branches == 1 or call.most == 1 or call.inside.all():
+            return {}
+        rows = session.draft(contexts, 1, call.top, lambda *_: True, guesses)
+        return {
+            row: steps[0]
+            for row, (steps, inside) in enumerate(zip(rows, call.inside.tolist(), strict=True))
+            if steps and not inside and steps[0].margin < call.certain
+        }
 
     def score(self, call: ScoreCall) -> Reply:
         """Answer a call of `Session.score`. Raises `CancelledError` if the call is cancelled."""

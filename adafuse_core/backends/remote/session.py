@@ -171,6 +171,9 @@ class RemoteSession:
             words = words_to_end(max(lengths))
             most = min(self._ahead.steps(words), max_new - min(lengths))
             asked = {written[row]: top == 1 or bool(steps[row]) for row in live}
+            if not min(lengths):  # the host drafts these branches in the passes of the call
+                pairs = zip(contexts, steps, strict=True)
+                asked |= {context: False for context, row in pairs if self._will_branch(context, row, top)}
             computed = self._ask_for_steps(asked, top, most, words, guesses)
             asking, live = live, [row for row in live if needs_call(row)]
             if top == 1 and not live:
@@ -212,6 +215,12 @@ class RemoteSession:
         if self._open:
             self._open = False
             self._channel.tell("end", self._call(SessionCall))
+
+    def _will_branch(self, context: Ids, steps: Sequence[TopTokens], top: int) -> bool:
+        """Whether a draft has ended with an uncertain step, whose branches are still to be drafted."""
+        if not 1 < top <= MOST_BRANCHES or len(steps) != 1 or steps[0].margin >= self._certainty.bound:
+            return False
+        return any(self._step((*context, token), 1) is None for token in steps[0].ids)
 
     def _step(self, context: Ids, top: int) -> TopTokens | None:
         """The likeliest tokens after a context; None if the host has not reported them."""

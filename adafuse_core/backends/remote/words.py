@@ -21,8 +21,10 @@ _STEPS_PER_WORD = 12  # steps already drafted for each further word that a call 
 
 
 def token_kinds(tokenizer: Any, size: int) -> bytes:
-    """The kind of each token id: inside a word, after a blank, a gap between words (only blanks, or with a newline at its
-    end), or a control token."""
+    """The kind of each token id: inside a word, after a blank, a gap between words, or a control token.
+
+    A gap is only blanks, or has a newline at its end.
+    """
     names = tokenizer.convert_ids_to_tokens(range(min(size, len(tokenizer))))
     kinds = bytearray(map(_kind, names))
     for token in tokenizer.all_special_ids:
