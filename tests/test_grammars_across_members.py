@@ -100,7 +100,12 @@ def budgets(ensemble, count, **options):
     return [start + extra for extra in itertools.islice(itertools.cycle((0, 1, 6, 20, 60)), count)]
 
 
-WAYS = {"adafuse": {}, "drawn": {"generation": {"temperature": 1.0, "seed": 1}}, "single": {"strategy": "single"}}
+NARROW = {"beams": 2, "branches": 2}  # of the default search
+WAYS = {
+    "search": NARROW,
+    "drawn": {"strategy": "adafuse", "generation": {"temperature": 1.0, "seed": 1}},
+    "single": {"strategy": "single"},
+}
 TEAMS = [("bytes", "pieces"), ("modern", "crossing"), ("characters", "pieces"), ("pieces", "modern")]
 
 
@@ -166,7 +171,7 @@ def random_small(tmp_path_factory):
 
 
 def test_random_small_models_write_valid_json_and_calls(random_small):
-    ensemble = Ensemble(members=random_small)
+    ensemble = Ensemble(members=random_small, max_word_tokens=CAP, **NARROW)
     for number, model in enumerate(MODELS * 2):
         answer = ensemble.generate(
             asked(number), grammar=Grammar.json_schema(model.model_json_schema()), max_new_tokens=90
@@ -369,7 +374,7 @@ def thinkers(tiny_models, templates=(THINKS, THINKS)):
         MemberConfig(model=str(tiny_models[name]), chat_template=template)
         for name, template in zip(names, templates, strict=True)
     ]
-    return Ensemble(members=members, max_word_tokens=CAP)
+    return Ensemble(members=members, max_word_tokens=CAP, **NARROW)
 
 
 def test_a_thought_that_the_prompt_begins_comes_before_calls_and_json(tiny_models):
@@ -410,7 +415,7 @@ def test_members_whose_prompts_differ_in_opening_a_thought_are_refused(tiny_mode
 
 def test_concurrent_answers_with_grammars_are_those_of_single_requests(tiny_models):
     members = [MemberConfig(model=str(tiny_models[name]), dtype="float64") for name in ("pieces", "bytes")]
-    ensemble = Ensemble(members=members, max_word_tokens=CAP)
+    ensemble = Ensemble(members=members, max_word_tokens=CAP, **NARROW)
     grammars = [grammar for _, grammar in GRAMMARS.values()]
     requests = [(prompt, grammar) for prompt in (*PROMPTS, asked(1)) for grammar in (*grammars[:2], None)]
 

@@ -258,7 +258,8 @@ async def test_01_output_never_contains_prompt_or_template(kind, way):
 
 @pytest.mark.parametrize("members", [None, "random"])
 async def test_02_all_ways_give_the_same_text(kind, members, random_members):
-    llm = kind(max_tokens=5, **({"members": random_members} if members else {}))
+    # Random models write long words.
+    llm = kind(max_tokens=5, **({"members": random_members, "max_word_tokens": 8} if members else {}))
     texts = {way: await said(way, llm) for way in WAYS}
     assert texts["invoke"]
     assert set(texts.values()) == {texts["invoke"]}
