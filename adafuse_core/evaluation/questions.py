@@ -126,7 +126,7 @@ def read_questions(path: Path, *, split_context: bool = False) -> tuple[Question
 
 def _question(place: int, row: dict[str, Any], where: str, split_context: bool, number: int) -> Question:
     prompt, context = row.get("prompt") or "", row.get("context") or ""
-    text = row.get("question", prompt or None)
+    text: Any = row.get("question", prompt or None)
     if not all(isinstance(each, str) for each in (text, context, prompt)) or not text.strip():
         raise ConfigError(f"{where}: got question={text!r}, context={context!r} and prompt={prompt!r}, expected texts")
     if split_context and not context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -154,6 +155,20 @@ def test_the_report_needs_no_other_files(tmp_path):
     assert not re.search(r"https?://|url\(|@import", text)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert {value for name, value in page.attributes if name in ("src", "href")} == {"#jsonl"}
+
+
+@pytest.mark.parametrize(("count", "arrows"), [(9, 0), (10, 2)])
+def test_differences_on_few_questions_have_no_arrow(tmp_path, count, arrows):
+    golds = [GOLDS[place % 4] for place in range(count)]
+    given = {
+        (place, system): replace(answer(place % 4, system, gold if system == "together" else "x"), place=place)
+        for place, gold in enumerate(golds)
+        for system in ("a", "together")
+    }
+    systems = {"a": True, "together": False}
+    results = summarize(TASKS["jsonl"], [METRICS["exact"]], questions(*golds), systems, given)
+    text, _ = report(tmp_path, results, results)
+    assert text.count("▲") == arrows
 
 
 def test_odd_characters_are_written(tmp_path):

@@ -16,6 +16,7 @@ from adafuse_core.trace.markup import Child, element, table, written
 from adafuse_core.trace.view import style as trace_style
 
 _STYLE = Path(__file__).with_name("style.css")
+_FEWEST = 10  # questions for an arrow: of fewer, resampling says too little about chance
 
 
 def write_report(path: str | Path, results: Sequence[Results]) -> None:
@@ -59,7 +60,12 @@ def _overview(results: Sequence[Results]) -> list[Element]:
     ]
     return [
         table(["task", "metric", *names], rows),
-        element("p", "Arrows: the 95% interval of the difference to the best member excludes zero.", class_="note"),
+        element(
+            "p",
+            "Arrows: the 95% interval of the difference to the best member excludes zero; none for fewer than "
+            f"{_FEWEST} questions.",
+            class_="note",
+        ),
     ]
 
 
@@ -67,12 +73,13 @@ def _score(result: Results, system: SystemResults) -> Element:
     value = f"{system.scores[result.first_metric.name].value:.1f}"
     if system.name == result.best:
         return element("span", value, class_="best", title="best member")
-    return element("span", value, _arrow(system, result.first_metric.name))
+    return element("span", value, _arrow(result, system))
 
 
-def _arrow(system: SystemResults, metric: str) -> Element:
+def _arrow(result: Results, system: SystemResults) -> Element:
     """An arrow for a difference to the best member whose interval excludes zero."""
-    difference = None if system.lead is None else system.lead.differences[metric]
+    lead = system.lead if len(result.questions) >= _FEWEST else None
+    difference = None if lead is None else lead.differences[result.first_metric.name]
     if difference is not None and difference.low > 0:
         return element("span", " ▲", class_="up")
     if difference is not None and difference.high < 0:
