@@ -93,7 +93,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         data = args.out / "questions" / f"{name}.jsonl"
         data.parent.mkdir(parents=True, exist_ok=True)
         lines = (
-            {"question": question.messages[-1]["content"], "answer": [question.answer]}
+            {"prompt": question.messages[-1]["content"], "answer": [question.answer]}  # examples would confuse them
             for question in pair.questions(MOST)
         )
         data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
