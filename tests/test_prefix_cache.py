@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adafuse_core import ConfigError, Ensemble
+from tests.agreement import EXACT, apart, numbers
 from tests.soak import soak
 
 SYSTEM = {"role": "system", "content": "You answer in one short sentence. " * 12}
@@ -62,18 +63,19 @@ def test_questions_after_the_same_beginning_read_it_once(remembers, expected, to
 
 def test_prompts_that_begin_alike_are_scored_for_weights_as_without_memory(remembers):
     options = {"strategy": "adafuse", "weighting": "prompt", "pool": "linear"}
-    shares, forgets = (
-        Ensemble(remembers.config, **options),
-        Ensemble(remembers.config, **options, prefix_cache=False),
-    )
     long = {"role": "system", "content": SYSTEM["content"] * 3}
-    for number in (1, 1, 2, 3):
-        prompt = [long, *question(number)[1:]]
-        answers = [each.generate(prompt, max_new_tokens=TOKENS, logprobs=True) for each in (shares, forgets)]
-        assert answers[0].text == answers[1].text
-        assert [round.fused for round in answers[0].rounds] == [round.fused for round in answers[1].rounds]
-    assert min(answers[0].usage.cached_tokens.values()) > 100
-    forgets.close()
+    with (
+        Ensemble(remembers.config, **options) as shares,
+        Ensemble(remembers.config, **options, prefix_cache=False) as forgets,
+    ):
+        for number in (1, 1, 2, 3):
+            prompt = [long, *question(number)[1:]]
+            answers = [each.generate(prompt, max_new_tokens=TOKENS, logprobs=True) for each in (shares, forgets)]
+            assert answers[0].text == answers[1].text
+            for got, wanted in zip(answers[0].rounds, answers[1].rounds, strict=True):
+                # Not to the last bit: passes of other lengths add up in another order.
+                assert apart(numbers(got), numbers(wanted)) < EXACT
+        assert min(answers[0].usage.cached_tokens.values()) > 100
 
 
 def test_warm_reads_a_beginning_for_later_requests(remembers, expected):
