@@ -42,7 +42,9 @@ REPORT = "report.html"
 
 _SELECTION = options_of(Selection)
 _EVALUATION = {
-    name: option for name, option in options_of(Evaluation).items() if name in ("form", "shots", "trace", "isolate")
+    name: option
+    for name, option in options_of(Evaluation).items()
+    if name in ("form", "shots", "trace", "isolate", "batch_size")
 }
 _OWN = ("data", "out", "system", "metric", "restart")  # without a meaning for --harness
 _COMMA = re.compile(r",(?=\s*[\w-]+\s*=)")  # before the next option

@@ -89,6 +89,31 @@ def test_prompts_are_read_before_the_clock_starts_unless_systems_are_isolated(da
     assert opened == [4 * 3, 4 * 2]  # alone and together, and once to read the prompt
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 9])
+def test_questions_may_be_answered_together(data, tmp_path, batch_size):
+    expected, together = (evaluation(data, batch_size=size).run(tmp_path / str(size)) for size in (1, batch_size))
+    assert table(together) == {**table(expected), "facts": {**expected.facts, "batch_size": batch_size}}
+    answers = [json.loads(line) for line in lines(tmp_path / str(batch_size))]
+    first = [answer for answer in answers[:batch_size] if answer["system"] == "first"]
+    assert len(first) == min(batch_size, 4)
+    assert len({answer["seconds"] for answer in first}) == 1
+
+
+def test_a_batch_is_resumed_with_what_it_lacks(data, tmp_path):
+    expected = table(evaluation(data, batch_size=3).run(tmp_path / "run"))
+    whole = lines(tmp_path / "run")
+    (tmp_path / "run" / ANSWERS).write_bytes(b"".join(whole[:1] + whole[2:5]))
+    given = []
+    assert table(evaluation(data, batch_size=3).run(tmp_path / "run", on_answer=given.append)) == expected
+    assert len(given) == 8
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "2", None, True])
+def test_a_wrong_batch_size_is_refused(data, batch_size):
+    with pytest.raises(ConfigError, match="batch_size"):
+        evaluation(data, batch_size=batch_size)
+
+
 def test_a_killed_run_is_resumed_and_gives_the_same_table(data, tmp_path):
     expected = table(evaluation(data).run(tmp_path / "whole"))
     command = [sys.executable, "-m", "tests.evaluation.scripted_run", str(data), str(tmp_path / "killed")]
@@ -150,6 +175,7 @@ def test_a_run_can_be_extended_and_only_selected_questions_count(data, tmp_path)
         ({"shots": 1}, "shots"),
         ({"generation": {"max_new_tokens": 3}}, "generation.max_new_tokens"),
         ({"isolate": True}, "isolate"),
+        ({"batch_size": 2}, "batch_size"),
         ({"metrics": ["numeric"]}, "metrics"),
     ],
 )

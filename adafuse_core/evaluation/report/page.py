@@ -175,6 +175,8 @@ def _note_on_cost(result: Results) -> Element:
         else "The prompts were read before the clock started, and a system profits from the beginnings of the answers "
         "of the systems before it."
     )
+    if (together := result.facts.get("batch_size", 1)) > 1:
+        shared += f" Questions were answered {together} at a time, and each answer has an equal share of the time."
     text = f"{shared} Confident: all members' margins at the first word are at least τ. Cut: at the end of the budget. "
     return element("p", text, legend(), class_="note")
 
