@@ -93,10 +93,10 @@ class Budget:
     def _fit_guided(self, played: Round, guide: Guide) -> tuple[Round, bool]:
         span = played.span
         after = guide.after(span.text)
-        if after is None:
+        if after is None or (span.ends and not after.may_end):
+            what = f"{span.text!r} and the end of the answer violate" if span.ends else f"{span.text!r} violates"
             raise MemberError(
-                f"{span.text!r} violates the grammar: the tokenizer decodes several tokens to another text than the "
-                "same tokens one by one",
+                f"{what} the grammar",
                 member=next(iter(played.winner.proposers), None),
                 hint="leave this member out, or leave tools and grammars out",
                 retryable=False,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from adafuse_core.chat.grammar import Grammar
+from adafuse_core.rounds import Span
 from adafuse_core.text.ids import Ids, shared_length
 from adafuse_core.text.vocabulary import Vocabulary, bits_of
 
@@ -46,6 +47,7 @@ class Masks:
         self._start = vocabulary.matcher(grammar.source())
         self._after_lead = vocabulary.matcher(grammar.source(lead=lead)) if lead else None
         self._committed: list[tuple[Ids, Any]] = []  # the last committed contexts, with their parser states
+        self._added: list[tuple[Ids, Any]] = []  # contexts with text that is not committed
         self._cached: dict[Ids, bytes | None] = {}
 
     def __call__(self, context: Ids) -> bytes | None:
@@ -58,6 +60,20 @@ class Masks:
             self._cached[context] = self._allowed(context)
         return self._cached[context]
 
+    def allows(self, span: Span) -> bool:
+        """Whether a valid answer may begin with the committed text and this span, or end after it.
+
+        Tokens that are allowed one by one may be decoded to another text together, and contexts without a mask allow
+        every token.
+        """
+        state = self._after_text(span.text)
+        return state is not None and (not span.ends or state.is_accepting())
+
+    def add(self, context: Ids, text: str) -> None:
+        """Add a context that ends with a text that is not committed, whatever tokens encode it."""
+        if (state := self._after_text(text)) is not None:
+            self._added.append((context, state))
+
     def commit(self, context: Ids, text: str) -> None:
         """Extend the answer.
 
@@ -65,9 +81,10 @@ class Masks:
             context: Token ids of prompt and answer.
             text: The new text of the answer. It advances the grammar, whatever tokens encode it.
         """
-        state = self._consume(self._committed[-1][1] if self._committed else self._start, text.encode())
+        state = self._after_text(text)
         assert state is not None, f"{text!r} breaks the grammar"
         self._committed = [*self._committed[1 - _STATES_KEPT :], (context, state)]
+        self._added.clear()
         self._cached.clear()
 
     def _allowed(self, context: Ids) -> bytes | None:
@@ -90,10 +107,10 @@ class Masks:
 
     def _at(self, context: Ids) -> Any:
         """The parser state after a context; None if the context is not a prefix of a valid answer."""
-        for committed, state in reversed(self._committed):
-            if context[: len(committed)] == committed:
-                return self._consume(state, context[len(committed) :])
-        # Parse the answer from its start: nothing is committed, or the context differs from the committed tokens. A
+        for known, state in reversed([*self._committed, *self._added]):
+            if context[len(known) - 1 : len(known)] == known[-1:] and context[: len(known)] == known:
+                return self._consume(state, context[len(known) :])
+        # Parse the answer from its start: nothing is known, or the context differs from the committed tokens. A
         # token may even straddle the end of the prompt.
         context = self._without_call_token(context)
         shared = shared_length(self._prompt, context)
@@ -101,6 +118,10 @@ class Masks:
         if not text.startswith(prompt):
             return None
         return self._consume(self._start, text[len(prompt) :].removeprefix(self._lead))
+
+    def _after_text(self, text: str) -> Any:
+        """The parser state after the committed text and more text; None if the grammar does not allow it."""
+        return self._consume(self._committed[-1][1] if self._committed else self._start, text.encode())
 
     def _without_call_token(self, context: Ids) -> Ids:
         length = len(self._prompt)

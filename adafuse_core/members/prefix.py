@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adafuse_core.backends.base import Session
 from adafuse_core.errors import VocabularyError
@@ -108,12 +108,15 @@ class ModelPrefix:
     def _draft(
         self, after: Span, drafter: Drafter, plan: DraftPlan, proposals: Sequence[Proposal], margins: Sequence[float]
     ) -> Draft:
-        """The draft of some proposals, whose ids are kept in case one is committed."""
+        """The draft of the proposals that a grammar allows, whose ids are kept in case one is committed."""
         spans: list[Span] = []
+        longer: list[Proposal] = []
         for proposal in proposals:
-            spans.append(Span(text=after.text + drafter.decode(proposal.ids), ends=proposal.ends))
-            self._drafted_ids.setdefault(spans[-1], drafter.context + proposal.ids)
-        longer = [proposal.ahead for proposal in proposals if proposal.ahead is not None]
+            span = Span(text=after.text + drafter.decode(proposal.ids), ends=proposal.ends)
+            if self.masks is None or self.masks.allows(span):
+                spans.append(span)
+                self._drafted_ids.setdefault(span, drafter.context + proposal.ids)
+                longer += [proposal.ahead] if proposal.ahead else []
         texts = [cut_after_stop(drafter.before, drafter.decode(each.ids), plan.stop) for each in longer]
         ahead = [Span(text=after.text + text, ends=each.ends) for text, each in zip(texts, longer, strict=True)]
         return Draft(member=self.name, spans=tuple(spans), margins=tuple(margins), ahead=tuple(ahead))
@@ -139,7 +142,10 @@ class ModelPrefix:
             merged: dict[Span, list[tuple[Ids, float]]] = {}
             for ids, value in found:
                 span = Span(text="", ends=True) if ids[-1] in self.end_ids else Span(text=drafter.decode(ids))
-                merged.setdefault(span, []).append((ids, value))
+                if self.masks is None or self.masks.allows(replace(span, text=after.text + span.text)):
+                    merged.setdefault(span, []).append((ids, value))
+            if not merged:
+                raise self._vocabulary_error()
             if not after.text:
                 self._next_ids = {span: _likeliest(each) for span, each in merged.items() if not span.ends}
             tokens = [
@@ -218,7 +224,8 @@ class ModelPrefix:
 
     def _vocabulary_error(self) -> VocabularyError:
         return VocabularyError(
-            "its vocabulary has no token that the grammar allows here",
+            "its vocabulary has no token that the grammar allows here, or such tokens have another text together than "
+            "one by one",
             member=self.name,
             hint="leave this member out, or ask for characters that its tokenizer can write",
         )
@@ -230,6 +237,8 @@ class ModelPrefix:
         room = self._limit - len(context)
         if room <= 0:
             return None
+        if self.masks is not None and after.text:
+            self.masks.add(context, after.text)
         decoded = self._decoded.setdefault(after.text, {})
 
         def decode(ids: Ids) -> str:

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 
+JSON = list('{}[]":,0123456789')  # characters that a vocabulary needs for JSON
+
 
 def sentencepiece(*, legacy: bool = False, scheme: str = "first", control: bool = False) -> PreTrainedTokenizerFast:
     """A SentencePiece tokenizer with a BOS token, stored in one of the usual forms.
@@ -62,29 +64,54 @@ def phrases() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", "</s>"], show_progress=False)
-    tokenizer.train_from_iterator(tiny.CORPUS, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
-
-
-def unigram(*, split: bool) -> PreTrainedTokenizerFast:
-    """A unigram model, applied to the whole text or to each word."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=split)
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=split)
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<unk>", "</s>"], initial_alphabet=JSON, show_progress=False
     )
     tokenizer.train_from_iterator(tiny.CORPUS, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
 
 
+def unigram(*, split: bool) -> PreTrainedTokenizerFast:
+    """A unigram model, applied to the whole text or to each word.
+
+    The trainer finds its pieces in another order each time, with slightly other scores, so they are sorted and rounded.
+    """
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=split)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=split)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300,
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=JSON,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(tiny.CORPUS, trainer)
+    state = json.loads(tokenizer.to_str())
+    pieces = [piece for piece in state["model"]["vocab"] if piece[0] not in ("<unk>", "</s>")]
+    state["model"]["vocab"] = [
+        ["<unk>", 0.0],
+        ["</s>", 0.0],
+        *sorted([text, round(value, 1)] for text, value in pieces),
+    ]
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
 def wordpiece() -> PreTrainedTokenizerFast:
-    """WordPiece: loses whitespace."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """WordPiece: loses whitespace.
+
+    Its pieces are those of a BPE tokenizer: a WordPiece trainer finds others each time, since its ties are random.
+    """
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.train_from_iterator(
+        tiny.CORPUS, trainers.BpeTrainer(vocab_size=200, initial_alphabet=JSON, show_progress=False)
+    )
+    found = sorted(pieces.get_vocab())
+    vocabulary = ["[UNK]", "[SEP]", *found, *(f"##{piece}" for piece in found)]
+    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[SEP]"], show_progress=False)
-    tokenizer.train_from_iterator(tiny.CORPUS, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[SEP]", unk_token="[UNK]")
