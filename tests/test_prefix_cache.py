@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
-from adafuse_core import ConfigError, Ensemble
+from adafuse_core import ConfigError, ContextOverflowError, Ensemble
+from adafuse_core.engine.distributions import Distribution
 from tests.agreement import EXACT, apart, numbers
 from tests.soak import soak
 
@@ -115,6 +118,28 @@ def test_read_tokens_are_those_of_the_passes(remembers):
         read = member.backend.model.tokens - before[member.name]
         assert usage.read_tokens[member.name] <= read <= usage.read_tokens[member.name] * 3  # padding is not counted
         assert usage.read_tokens[member.name] >= usage.prompt_tokens[member.name]
+
+
+@pytest.mark.parametrize("strategy", ["beam", "adafuse", "token_union"])
+def test_no_distribution_outlives_its_request(remembers, strategy):
+    """Tables of distributions are large, and must not wait for Python's collector of cycles."""
+    with Ensemble(remembers.config, strategy=strategy) as ensemble:
+        ensemble.generate(question(1), max_new_tokens=TOKENS)
+        gc.collect()
+        before = distributions()
+        gc.disable()
+        try:
+            ensemble.batch([question(2), question(3)], max_new_tokens=TOKENS)
+            with pytest.raises(ContextOverflowError):
+                ensemble.generate("long " * 3000)
+            assert distributions() == before
+        finally:
+            gc.enable()
+
+
+def distributions():
+    """Number of distributions in memory."""
+    return sum(type(each) is Distribution for each in gc.get_objects())
 
 
 @pytest.mark.parametrize("bad", [1, None, "yes"])

@@ -6,7 +6,7 @@ and guesses that continue the answer are nodes. A wrong guess is a node that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -55,7 +55,7 @@ class Node:
         branches = [child for child in self.children.values() if not child.committed]
         for branch in branches:
             del self.children[branch.token]
-        return [node for branch in branches for node in branch.subtree()]
+        return _taken_apart(node for branch in branches for node in branch.subtree())
 
 
 class Memo:
@@ -80,6 +80,7 @@ class Memo:
     def __init__(self, ids: Ids, namespace: str = "") -> None:
         self.namespace = namespace
         self.tokens_read = self.tokens_reused = 0
+        self.root = self.head = Node(-1, None, 0)
         self._reset(ids, len(ids) - _TAIL_TOKENS)
 
     def get(self, context: Ids) -> Distribution | None:
@@ -143,6 +144,7 @@ class Memo:
         self._reset(self.ids, len(self.trunk))
 
     def _reset(self, ids: Ids, trunk: int) -> None:
+        _taken_apart(self.root.subtree())
         self.ids = ids
         self.trunk = ids[: max(0, trunk)]
         self.root = self.head = Node(-1, None, len(self.trunk))
@@ -165,3 +167,11 @@ class Memo:
         while node.depth > depth and node.parent is not None:
             node = node.parent
         return node
+
+
+def _taken_apart(nodes: Iterable[Node]) -> list[Node]:
+    """Removed nodes without what they hold, and without cycles: Python's collector of cycles may come much later."""
+    removed = list(nodes)
+    for node in removed:
+        node.distribution, node.children = None, {}
+    return removed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -141,6 +143,38 @@ def test_restart_forgets_all_but_the_committed_tokens():
     assert memo.get((*PROMPT, 1)) is None
     assert all(node.kv is None and node.distribution is None for node in nodes(memo))
     assert len(nodes(memo)) == 1 + len(memo.ids) - len(memo.trunk)
+
+
+class Held:
+    """Stands for a distribution, which holds a large table."""
+
+
+def forgotten_by(action, *, committed=()):
+    """Whether an action frees the distribution after a branch, without Python's collector of cycles."""
+    memo = Memo(PROMPT)
+    read(memo, PROMPT, (*PROMPT, 1), (*PROMPT, 1, 2), (*PROMPT, 1, 3))
+    if committed:
+        memo.commit((*PROMPT, *committed))
+    held = Held()
+    memo.node((*PROMPT, 1, 2)).distribution = held
+    freed = weakref.ref(held)
+    del held
+    gc.disable()
+    try:
+        assert freed() is not None
+        action(memo)
+        return freed() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_removed_is_freed_at_once():
+    assert forgotten_by(lambda memo: memo.commit((*PROMPT, 4)))
+    assert forgotten_by(lambda memo: memo.settle())
+    assert forgotten_by(lambda memo: memo.settle(), committed=(1,))
+    assert forgotten_by(lambda memo: memo.restart())
+    assert forgotten_by(lambda memo: memo.node(PROMPT[:2]))  # resets the memo
+    assert not forgotten_by(lambda memo: memo.commit((*PROMPT, 1)))
 
 
 def test_nodes_to_read_are_below_the_last_node_that_was_read():
