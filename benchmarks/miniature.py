@@ -5,8 +5,8 @@
 Rows are teams of models with questions: the small models of the package, a pair that is confidently wrong, and a very
 unequal pair (`training/pairs`); and with `--models` and `--data`, all pairs of given models, and all of them together,
 on SQuAD and TriviaQA (see `adafuse eval`). All systems answer the same questions. The report is a Markdown table: the
-score of each system in each row, and how far it is from the best member alone, with the paired 95% interval. A run that
-was stopped continues where it stopped.
+score of each system in each row, and how far it is from the best member alone, with the paired 95% interval. Times are
+those of batches. A run that was stopped continues where it stopped.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=120, help="questions per row (default: 120; 3 if quick)")
     parser.add_argument("--models", nargs="+", default=[], help="folders or names of models, for further rows")
     parser.add_argument("--data", type=Path, help="folder with files for the tasks squad and triviaqa")
+    parser.add_argument("--batch-size", type=int, default=8, help="questions that are answered together (default: 8)")
     parser.add_argument("--rows", nargs="+", help="only rows with these names")
     args = parser.parse_args()
     if bool(args.models) != bool(args.data):
@@ -116,6 +117,7 @@ def answered(row: Row, count: int, args: argparse.Namespace) -> Results:
             selection=Selection(limit=count),
             form=row.form,
             trace=False,
+            batch_size=args.batch_size,
         )
         return evaluation.run(args.out / row.name.replace(" ", "_"))
 
