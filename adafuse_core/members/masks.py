@@ -73,6 +73,7 @@ class Masks:
         """Add a context that ends with a text that is not committed, whatever tokens encode it."""
         if (state := self._after_text(text)) is not None:
             self._added.append((context, state))
+            self._cached.pop(context, None)
 
     def commit(self, context: Ids, text: str) -> None:
         """Extend the answer.

@@ -15,6 +15,7 @@ from adafuse_core.chat.messages import Message
 from adafuse_core.chat.tools import Tools
 from adafuse_core.members.masks import Masks
 from adafuse_core.members.prompts import PromptEncoder
+from adafuse_core.rounds import Span
 from adafuse_core.text.vocabulary import Vocabulary
 from tests import tiny
 from tests.oracle import OracleGrammar, OracleTokens
@@ -219,7 +220,8 @@ def test_a_control_token_as_text_is_text(name):
     assert oracle.tokenizer.eos_token_id not in tokens(masks(ids))
 
 
-def test_texts_that_the_tokenizer_changes_are_matched_unchanged():
+@pytest.mark.parametrize("take", ["commit", "add"])
+def test_texts_that_the_tokenizer_changes_are_matched_unchanged(take):
     tokenizer = decomposed()
     encoder = PromptEncoder(name="m", tokenizer=tokenizer)
     prompt = encoder.encode("The")
@@ -228,8 +230,29 @@ def test_texts_that_the_tokenizer_changes_are_matched_unchanged():
     masks = Masks(grammar, vocab, {0}, prompt.ids, prompt.section.lead)
     ids = prompt.section.encode("été")
     assert masks(ids) is None  # its tokens have other bytes
-    masks.commit(ids, "été")
+    getattr(masks, take)(ids, "été")
     assert {vocab.engine.decode_bytes([index]) for index in tokens(masks(ids))} == {b"b", b"c"}
+
+
+def test_a_text_that_is_not_committed_counts_until_the_next_commit():
+    prompt, masks, oracle = started("bytes", "chat", Grammar.regex("(a|b)(cd|e)+"))
+    context = (*prompt.ids, *spelled("bytes", b"x", random.Random(0)))  # as if these tokens were the text "ac"
+    masks.add(context, "ac")
+    masks.add(context, "broken")
+    assert {oracle.bytes[index] for index in tokens(masks(context))} == {b"d", b"de"}
+    masks.commit((*prompt.ids, *spelled("bytes", b"a", random.Random(0))), "a")
+    assert masks(context) is None
+
+
+def test_a_grammar_allows_texts_that_begin_an_answer_and_ends_where_it_may_end():
+    _, masks, _ = started("bytes", "chat", Grammar.regex("a(bc)*"))
+    masks.commit((1, 2), "ab")
+    assert masks.allows(Span(text="cb"))
+    assert masks.allows(Span(text="c", ends=True))
+    assert not masks.allows(Span(text="cb", ends=True))
+    assert not masks.allows(Span(text="b"))
+    assert masks.allows(Span(text=""))
+    assert not masks.allows(Span(text="", ends=True))
 
 
 def test_contexts_before_the_answer_have_no_mask():
