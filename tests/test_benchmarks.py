@@ -159,6 +159,22 @@ def test_sizing(tmp_path):
     assert rows["one device", 1000]["devices"] == rows["one device", 1000]["copies"]
 
 
+def test_eval_rows(tmp_path):
+    from tests.evaluation.scripted_run import evaluation, write_data
+
+    data, folder = write_data(tmp_path / "questions.jsonl"), str(tmp_path / "run")
+    results = evaluation(data, {"paper": {"strategy": "adafuse"}}).run(folder)
+    found = run("eval_rows.py", tmp_path / "rows.json", folder, f"{folder}:3")
+    whole, rest = found["rows"][folder], found["rows"][f"{folder}:3"]
+    assert (whole["questions"], rest["questions"], found["questions"]) == (4, 2, 6)
+    scores = {system.name: system.scores["exact"].value for system in results.systems}
+    assert whole["scores"] == pytest.approx(scores)
+    assert whole["best"] == "second" == rest["best"]
+    assert whole["minus best"]["value"] == pytest.approx(scores["ensemble"] - scores["second"])
+    leads = [whole["minus best"]["value"] * 4, rest["minus best"]["value"] * 2]
+    assert found["all questions, minus best member"]["value"] == pytest.approx(sum(leads) / 6)
+
+
 @pytest.fixture
 def sizing(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
