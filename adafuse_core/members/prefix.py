@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from adafuse_core.backends.base import Session
 from adafuse_core.errors import VocabularyError
@@ -142,9 +142,9 @@ class ModelPrefix:
             merged: dict[Span, list[tuple[Ids, float]]] = {}
             for ids, value in found:
                 span = Span(text="", ends=True) if ids[-1] in self.end_ids else Span(text=drafter.decode(ids))
-                if self.masks is None or self.masks.allows(replace(span, text=after.text + span.text)):
+                if self.masks is None or span.ends or self.masks.allows_tokens(ids, after.text, span.text):
                     merged.setdefault(span, []).append((ids, value))
-            if not merged:
+            if self.masks is not None and not merged:
                 raise self._vocabulary_error()
             if not after.text:
                 self._next_ids = {span: _likeliest(each) for span, each in merged.items() if not span.ends}
