@@ -110,11 +110,11 @@ class Evaluation:
         Raises:
             ConfigError: Messages are asked for, but a member has no chat template.
         """
-        without = [system.name for system in self.systems if not system.ensemble.supports_chat()]
+        without = [system.ensemble for system in self.systems if not system.ensemble.supports_chat()]
         if self.form == "chat" and without:
             raise ConfigError(
-                f"got form='chat', but a member of {without[0]!r} has no chat template",
-                hint="use form='raw', or set chat_template of this member",
+                f"got form='chat', but of the members {', '.join(without[0].names)}, at least one has no chat template",
+                hint="use form='raw', or set chat_template of this member (`adafuse doctor` names it)",
             )
         return self.form if self.form != "auto" else "raw" if without else "chat"
 
