@@ -120,7 +120,7 @@ def test_read_tokens_are_those_of_the_passes(remembers):
         assert usage.read_tokens[member.name] >= usage.prompt_tokens[member.name]
 
 
-@pytest.mark.parametrize("strategy", ["beam", "adafuse", "token_union"])
+@pytest.mark.parametrize("strategy", ["beam", "token_union"])
 def test_no_distribution_outlives_its_request(remembers, strategy):
     """Tables of distributions are large, and must not wait for Python's collector of cycles."""
     with Ensemble(remembers.config, strategy=strategy) as ensemble:
