@@ -171,6 +171,16 @@ def test_differences_on_few_questions_have_no_arrow(tmp_path, count, arrows):
     assert text.count("▲") == arrows
 
 
+def test_the_report_says_how_times_were_measured(tmp_path):
+    def shown(**facts):
+        return "".join(report(tmp_path, summary(facts=facts))[1].texts)
+
+    assert "profits from the beginnings" in shown()
+    assert "include the prompts" in shown(isolate=True)
+    assert "at a time" not in shown(batch_size=1)
+    assert "Questions were answered 8 at a time" in shown(batch_size=8)
+
+
 def test_odd_characters_are_written(tmp_path):
     given = answers(together=["one", "x", "\ud800 \x00 \u2028 🙂", "four"], b=["one", "two", "three", "x"])
     text, _ = report(tmp_path, summary(given))
