@@ -222,17 +222,24 @@ class Evaluation:
         """The systems whose answers the journal does not have."""
         return [system for system in self.systems if (question.place, system.name) not in journal.answers]
 
-    def _answers(self, system: System, asked: Sequence[tuple[Question, Prompt]]) -> list[Answer]:
-        """Let a system answer, and judge its answers. A question that is too long for a member counts as wrong."""
+    def _answers(self, system: System, asked: Sequence[tuple[Question, Prompt]]) -> Iterator[Answer]:
+        """Let a system answer, and judge its answers. A question that is too long for a member counts as wrong.
+
+        Raises:
+            AdaFuseError: A member failed. Raised after the other answers.
+        """
         if not asked:
-            return []
+            return
         options = {**self._options, **({"cache_namespace": f"evaluation of {system.name}"} if self.isolate else {})}
         clock, cpu_clock = time.perf_counter(), time.process_time()
         given = _batch(system, [prompt for _, prompt in asked], options)
         seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu_clock
-        played = sum(isinstance(each, Generation) for each in given)
-        times: dict[str, Any] = {"seconds": seconds / played, "cpu_seconds": cpu_seconds / played} if played else {}
-        return [self._record(system, question, each, times) for (question, _), each in zip(asked, given, strict=True)]
+        played = max(1, sum(isinstance(each, Generation) for each in given))
+        times = {"seconds": seconds / played, "cpu_seconds": cpu_seconds / played}
+        for (question, _), each in zip(asked, given, strict=True):
+            if isinstance(each, Generation | ContextOverflowError):
+                yield self._record(system, question, each, times)
+        _raise_failure(given)
 
     def _record(
         self, system: System, question: Question, given: Generation | ContextOverflowError, times: Mapping[str, Any]
@@ -260,24 +267,19 @@ def _read(prompts: Sequence[Prompt], systems: Sequence[System], options: Mapping
     for system in systems:
         if not system.load_keys <= known:
             known |= system.load_keys
-            _batch(system, prompts, options)  # prompts that are too long are recorded by the answers
+            _raise_failure(_batch(system, prompts, options))  # prompts that are too long are recorded by the answers
 
 
-def _batch(
-    system: System, prompts: Sequence[Prompt], options: Mapping[str, Any]
-) -> list[Generation | ContextOverflowError]:
-    """Answers to prompts, in their order, or that a prompt is too long for a member.
+def _batch(system: System, prompts: Sequence[Prompt], options: Mapping[str, Any]) -> list[Generation | Exception]:
+    """Answers to prompts at the same time, or the errors in their place."""
+    return [*system.ensemble.batch(prompts, return_exceptions=True, max_concurrency=len(prompts), **options)]
 
-    Raises:
-        AdaFuseError: A member failed.
-    """
-    answers = system.ensemble.batch(prompts, return_exceptions=True, max_concurrency=len(prompts), **options)
-    given: list[Generation | ContextOverflowError] = []
-    for answer in answers:
-        if not isinstance(answer, Generation | ContextOverflowError):
-            raise answer
-        given.append(answer)
-    return given
+
+def _raise_failure(given: Sequence[Generation | Exception]) -> None:
+    """Raise the first error that is not about the length of a prompt, if there is one."""
+    for each in given:
+        if not isinstance(each, Generation | ContextOverflowError):
+            raise each
 
 
 def _described(system: System) -> Any:

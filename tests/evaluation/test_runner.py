@@ -237,6 +237,23 @@ def test_a_failing_member_ends_the_run_and_what_was_answered_is_kept(data, tmp_p
     assert evaluation(data).run(tmp_path / "run").total == 4
 
 
+def test_a_failing_member_costs_no_other_answer_of_its_batch(data, tmp_path):
+    def fails_once(prompt):
+        if "metal Au?" in prompt.rsplit("Question: ", 1)[1]:
+            raise ValueError("out of order")
+        return " x"
+
+    ensemble = Ensemble(members=[ScriptedMember("odd", fails_once, chat=False)])
+    broken = Evaluation(
+        systems=[System(name="s", ensemble=ensemble)], task="jsonl", data=data, batch_size=4, isolate=True
+    )
+    given = []
+    with pytest.raises(Exception, match="out of order"):
+        broken.run(tmp_path / "run", on_answer=given.append)
+    assert [answer.label for answer in given] == ["1", "2", "4"]
+    assert len(lines(tmp_path / "run")) == 3
+
+
 def test_a_question_that_is_too_long_for_a_member_counts_as_wrong(data, tmp_path):
     first, second = members()
     short = ScriptedMember("first", " gold", chat=False, context_window=20)
