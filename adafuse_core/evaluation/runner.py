@@ -148,16 +148,15 @@ class Evaluation:
         for start in range(0, len(open_questions), self.batch_size):
             asked = open_questions[start : start + self.batch_size]
             prompts = [self.rules.prompt(each, self.used_form, self.rules.checked_shots(self.shots)) for each in asked]
+            missing = [self._missing(question, journal) for question in asked]
+            systems = [system for system in self.systems if any(system in each for each in missing)]
             if not self.isolate:
-                systems = [each for each in self.systems if any(each in self._missing(one, journal) for one in asked)]
                 _read(prompts, systems, {**self._options, "max_new_tokens": 1})
-            for system in self.systems:
-                missing = [
-                    (question, prompt)
-                    for question, prompt in zip(asked, prompts, strict=True)
-                    if system in self._missing(question, journal)
-                ]
-                for answer in self._answers(system, missing):
+            for system in systems:
+                given = zip(asked, prompts, missing, strict=True)
+                for answer in self._answers(
+                    system, [(question, prompt) for question, prompt, of in given if system in of]
+                ):
                     journal.add(answer)
                     yield answer
 
@@ -228,8 +227,6 @@ class Evaluation:
         Raises:
             AdaFuseError: A member failed. Raised after the other answers.
         """
-        if not asked:
-            return
         options = {**self._options, **({"cache_namespace": f"evaluation of {system.name}"} if self.isolate else {})}
         clock, cpu_clock = time.perf_counter(), time.process_time()
         given = _batch(system, [prompt for _, prompt in asked], options)
