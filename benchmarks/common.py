@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 import transformers
 
 from adafuse_core import Ensemble
+from adafuse_core.evaluation.statistics import RESAMPLES, Estimate, bootstrap
 from adafuse_core.small_models import NAMES, path
 
 # Engine modes: options of the ensemble and of each member.
@@ -125,6 +127,18 @@ def ensemble(models: Sequence[str], device: str, dtype: str, mode: str, **option
 def folder_of(model: str) -> str:
     """What transformers loads for a model: the folder of `small:NAME`, other names as they are."""
     return str(path(model.removeprefix("small:"))) if model.startswith("small:") else model
+
+
+def mean_lead(leads: Iterable[tuple[Hashable, float]], resamples: int = RESAMPLES) -> Estimate:
+    """The mean lead over answers `(question, lead)`, with its interval.
+
+    Several rows may ask the same question, so questions are resampled, each with all answers to it.
+    """
+    sums: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for question, lead in leads:
+        sums[question][0] += lead
+        sums[question][1] += 1
+    return bootstrap(list(sums.values()), lambda total: float(total[0] / total[1]), resamples=resamples)
 
 
 @dataclass

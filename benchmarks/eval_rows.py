@@ -12,7 +12,6 @@ with the answers of all rows to them.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ import numpy as np
 
 from adafuse_core.evaluation.answers import Answer
 from adafuse_core.evaluation.journal import ANSWERS, RUN, read_answers
-from adafuse_core.evaluation.statistics import RESAMPLES, Estimate, bootstrap, paired_difference
-from common import arguments, finish, prepare
+from adafuse_core.evaluation.statistics import RESAMPLES, Estimate, paired_difference
+from common import arguments, finish, mean_lead, prepare
 
 METRICS = {"squad": "f1"}  # of other tasks: exact
 OURS = "ensemble"
@@ -119,13 +118,13 @@ def summary(row: Row, other: str, resamples: int) -> dict[str, Any]:
 
 
 def together(rows: Sequence[Row], against: str | None, resamples: int) -> Estimate:
-    """The mean lead over all answers, for the best member of each row or a system, with questions resampled."""
-    sums: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for row in rows:
-        for place, lead in zip(row.places, row.lead(against or row.best), strict=True):
-            sums[row.task, place][0] += lead
-            sums[row.task, place][1] += 1
-    return bootstrap(list(sums.values()), lambda total: float(total[0] / total[1]), resamples=resamples)
+    """The mean lead over all answers, over the best member of each row or over a system."""
+    leads = (
+        ((row.task, place), lead)
+        for row in rows
+        for place, lead in zip(row.places, row.lead(against or row.best), strict=True)
+    )
+    return mean_lead(leads, resamples)
 
 
 def table(result: Mapping[str, Any], other: str) -> str:
