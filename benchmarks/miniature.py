@@ -3,12 +3,12 @@
     python benchmarks/miniature.py --out FOLDER --json PATH --report PATH
 
 Rows are teams of models with questions. With `--models` and `--data`: all pairs of given models, and all of them
-together, on SQuAD, TriviaQA and Natural Questions (see `adafuse eval`), with raw prompts, and in chat form if all models
-of a team have chat templates. With `--config` and `--questions`: the members of an ensemble file with questions of your
-own. Always: the small models of the package, a pair that is confidently wrong, and a very unequal pair
-(`training/pairs`). All systems answer the same questions. The report is a Markdown table for each row: the score of each
-system, and how far it is from the best member alone, with the paired 95% interval; and one table for all rows of given
-models. Times are those of batches. A run that was stopped continues where it stopped.
+together, on SQuAD, TriviaQA and Natural Questions (see `adafuse eval`), with raw prompts, and in chat form if all
+models of a team have chat templates. With `--config` and `--questions`: the members of an ensemble file with questions
+of your own. Always: the small models of the package, a pair that is confidently wrong, and a very unequal pair
+(`training/pairs`). All systems answer the same questions. The report is a Markdown table for each row: the score of
+each system, and how far it is from the best member alone, with the paired 95% interval; and one table for all rows of
+given models. Times are those of batches. A run that was stopped continues where it stopped.
 """
 
 from __future__ import annotations
@@ -76,6 +76,27 @@ class Row:
 
 
 def main() -> None:
+    args = parsed()
+    result: dict[str, Any] = prepare(args) | {"all given models": None, "rows": {}}
+    given = []
+    for row in rows(args):
+        if args.rows and row.name not in args.rows:
+            continue
+        found = answered(row, args)
+        figures = {key: value for key, value in found.to_dict().items() if key not in ("facts", "notes")}
+        result["rows"][row.name] = figures
+        print(table(row.name, figures), flush=True)
+        if row.is_given:
+            given.append(found)
+            result["all given models"] = together(given)
+        if args.report:
+            args.report.parent.mkdir(parents=True, exist_ok=True)
+            args.report.write_text(report(result), encoding="utf-8")
+    finish(result, args.json)
+
+
+def parsed() -> argparse.Namespace:
+    """The arguments."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--out", type=Path, required=True, help="folder of the answers; a later run continues it")
     parser.add_argument("--report", type=Path, help="write the tables to this Markdown file")
@@ -88,31 +109,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="questions that are answered together (default: 8)")
     parser.add_argument("--rows", nargs="+", help="only rows with these names")
     args = parser.parse_args()
-    if bool(args.models) != bool(args.data):
-        parser.error("--models and --data go together")
-    if bool(args.config) != bool(args.questions):
-        parser.error("--config and --questions go together")
-    result: dict[str, Any] = prepare(args) | {"all given models": None, "rows": {}}
-    given = []
-    for row in rows(args):
-        if args.rows and row.name not in args.rows:
-            continue
-        found = answered(row, args)
-        result["rows"][row.name] = {key: value for key, value in found.to_dict().items() if key not in ("facts", "notes")}
-        print(table(row.name, result["rows"][row.name]), flush=True)
-        if row.is_given:
-            given.append(found)
-            result["all given models"] = together(given)
-        if args.report:
-            args.report.parent.mkdir(parents=True, exist_ok=True)
-            args.report.write_text(report(result), encoding="utf-8")
-    finish(result, args.json)
+    for one, other in (("models", "data"), ("config", "questions")):
+        if bool(getattr(args, one)) != bool(getattr(args, other)):
+            parser.error(f"--{one} and --{other} go together")
+    return args
 
 
 def rows(args: argparse.Namespace) -> Iterator[Row]:
     """The rows: given models, then small pairs."""
-    members = {model: MemberConfig(model=folder_of(model), dtype="float32", device=args.device) for model in args.models}
-    teams = [team for size in (2, 3) for team in itertools.combinations(members.values(), size)]
+    teams = [team for size in (2, 3) for team in itertools.combinations(members(args.models, args.device), size)]
     for team, task in itertools.product(teams, TASKS):
         name = f"{' + '.join(member.label for member in team)}, {task}"
         for form in forms(team):
@@ -121,9 +126,13 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         own = Ensemble.from_config(args.config).config.members
         yield Row(name=args.config.stem, members=own, task="jsonl", data=args.questions, form="raw")
     for name, pair in PAIRS.items():
-        small = [MemberConfig(model=folder_of(model), dtype="float32", device=args.device) for model in pair.models]
-        data = written(pair, args.out / "questions" / f"{name}.jsonl")
+        small, data = members(pair.models, args.device), written(pair, args.out / "questions" / f"{name}.jsonl")
         yield Row(name=f"{name} pair", members=small, task="jsonl", data=data, form="chat", is_given=False)
+
+
+def members(models: Sequence[str], device: str) -> list[MemberConfig]:
+    """Members that compute in float32, so that their answers don't depend on the machine."""
+    return [MemberConfig(model=folder_of(model), dtype="float32", device=device) for model in models]
 
 
 def forms(team: Sequence[MemberConfig]) -> Sequence[str]:
