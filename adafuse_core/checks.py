@@ -116,6 +116,17 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     return values
 
 
+def expect_encodable(name: str, value: str) -> None:
+    """Raise `ConfigError` unless a text has a form in UTF-8, which lone surrogates lack."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"got {name}={value[:60]!r}, which is not valid Unicode at character {error.start}",
+            hint="remove or replace this character",
+        ) from error
+
+
 def expect_mapping(name: str, value: Any) -> None:
     """Raise `ConfigError` unless the value is a mapping with string keys."""
     valid = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)

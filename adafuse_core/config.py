@@ -18,6 +18,7 @@ from adafuse_core.backends import check_backend
 from adafuse_core.checks import (
     expect,
     expect_choice,
+    expect_encodable,
     expect_integer,
     expect_mapping,
     expect_number,
@@ -87,6 +88,8 @@ class GenerationParams:
         expect(isinstance(self.cache_namespace, str), "cache_namespace", self.cache_namespace, "a text")
         object.__setattr__(self, "stop", strings("stop", self.stop))
         expect(all(self.stop), "stop", self.stop, "non-empty strings")
+        for text in self.stop:
+            expect_encodable("stop", text)
 
     def updated(self, options: Mapping[str, Any]) -> Self:
         """A copy with some options changed. Unknown options raise `ConfigError`."""

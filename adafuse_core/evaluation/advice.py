@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adafuse_core.evaluation.comparisons import LEVEL, Combination, Comparison, Group, Marks, combination
@@ -22,6 +22,9 @@ class Advice:
         members: Mean mark of each member alone.
         combinations: The ensembles.
         best: Name of the best member.
+        refused: Number of questions that were too long for a member, which count as wrong, by what should have
+            answered; without zeros.
+        cut: Number of answers that the token budget or a context window cut; without zeros.
     """
 
     advised: Group
@@ -30,6 +33,8 @@ class Advice:
     members: Mapping[str, Estimate]
     combinations: Sequence[Combination]
     best: str
+    refused: Mapping[str, int] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -9,12 +9,14 @@ From Python:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from adafuse_core.checks import expect_mapping
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 from adafuse_core.evaluation.advice import Advice, advise
@@ -57,10 +59,27 @@ def determine(
 
 
 def measurement(ensemble: Ensemble, data: str | Path, *, metric: str | None = None, **options: Any) -> Evaluation:
-    """The evaluation whose results `advice_from` reads; arguments are those of `determine`."""
-    options = {"task": "jsonl", **options, "metrics": () if metric is None else (metric,)}
-    generation = {**options.pop("generation", {}), "logprobs": True}  # by which a member is sure of an answer, or not
-    return Evaluation(systems=every_system(ensemble), data=data, generation=generation, **options)
+    """The evaluation whose results `advice_from` reads; arguments are those of `determine`.
+
+    Raises:
+        ConfigError: An option is wrong, or one that the advice is made of.
+    """
+    generation = options.pop("generation", {})
+    expect_mapping("generation", generation)
+    for name in ("systems", "metrics"):
+        if name in options:
+            raise ConfigError(f"got {name}, which `determine` sets", hint="choose the metric that decides with metric=")
+    if not options.get("trace", True) or not generation.get("logprobs", True):
+        raise ConfigError(
+            "got trace=False or logprobs=False, but they show how sure members are of answers", hint="leave it out"
+        )
+    return Evaluation(
+        systems=every_system(ensemble),
+        data=data,
+        metrics=() if metric is None else (metric,),
+        generation={**generation, "logprobs": True},
+        **{"task": "jsonl", **options},
+    )
 
 
 def every_system(ensemble: Ensemble) -> tuple[System, ...]:
@@ -81,12 +100,23 @@ def groups_of(names: Sequence[str]) -> list[Group]:
 
 
 def part(ensemble: Ensemble, names: Group) -> Ensemble:
-    """An ensemble of some of the members; one member decodes greedily."""
+    """An ensemble of some of the members; one member decodes greedily.
+
+    Raises:
+        ConfigError: These members can't be an ensemble with the options of all.
+    """
     chosen = [place for place, name in enumerate(ensemble.names) if name in names]
-    config = ensemble.config
-    alone = {"strategy": "single"} if len(names) == 1 else {}
-    smaller = config.updated({"members": [config.members[place] for place in chosen], **alone})
-    return Ensemble(smaller, members=[ensemble.members[place] for place in chosen] if ensemble.ready_made else None)
+    members = [ensemble.config.members[place] for place in chosen]
+    alone = {"strategy": "single", "generation": {"temperature": 0.0}} if len(names) == 1 else {}
+    try:
+        smaller = ensemble.config.updated({"members": members, **alone})
+        return Ensemble(smaller, members=[ensemble.members[place] for place in chosen] if ensemble.ready_made else None)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{joined(names)}, which is compared with the other groups of members, can't have these options: "
+            f"{error.message}",
+            hint="leave the option out; `adafuse eval` compares all members together with each of them alone",
+        ) from error
 
 
 def advised(ensemble: Ensemble, advice: Advice) -> Ensemble:
@@ -96,7 +126,12 @@ def advised(ensemble: Ensemble, advice: Advice) -> Ensemble:
 
 def advice_from(results: Results, ensemble: Ensemble, metric: str | None = None) -> Advice:
     """The advice that follows from the results of a `measurement`."""
-    return advise(marks_of(results, ensemble, metric or results.first_metric.name))
+    costs = {system.name: system.cost for system in results.systems}
+    return dataclasses.replace(
+        advise(marks_of(results, ensemble, metric or results.first_metric.name)),
+        refused={name: cost.refused for name, cost in costs.items() if cost.refused},
+        cut={name: cost.cut for name, cost in costs.items() if cost.cut},
+    )
 
 
 def marks_of(results: Results, ensemble: Ensemble, metric: str) -> Marks:

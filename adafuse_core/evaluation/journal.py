@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from adafuse_core.errors import ConfigError
 from adafuse_core.evaluation.answers import Answer
+from adafuse_core.json_lines import strict
 
 ANSWERS, RUN, LOCK = "answers.jsonl", "run.json", "run.lock"
 
@@ -49,7 +50,7 @@ class Journal:
         except OSError as error:
             raise ConfigError(f"can't write into {str(self.folder)!r}: {error.strerror}") from error
         try:
-            self.facts, self.notes = self._opened(json.loads(json.dumps(facts)), notes, restart)
+            self.facts, self.notes = self._opened(json.loads(json.dumps(strict(facts))), notes, restart)
             self.answers, self._places = read_answers(self.folder / ANSWERS)
             self._file = (self.folder / ANSWERS).open("ab")
             self._end = self._file.seek(0, os.SEEK_END)

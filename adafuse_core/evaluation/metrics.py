@@ -21,7 +21,8 @@ from adafuse_core.evaluation.statistics import Estimate, bootstrap, mean_of_sums
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 # A minus sign belongs to a number unless it stands between two values, as in "5-7" or "(3)-2".
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?<![\d.])(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# An exponent of up to three digits belongs to it, too: no quantity has more.
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?<![\d.])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\w|\.\d))?")
 
 Golds = Sequence[str]
 

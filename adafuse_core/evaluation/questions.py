@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from adafuse_core.checks import expect_integer
+from adafuse_core.checks import expect, expect_encodable, expect_integer
 from adafuse_core.errors import ConfigError
+from adafuse_core.json_lines import read_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,11 @@ def data_file(data: str | Path, names: Sequence[str]) -> Path:
     Raises:
         ConfigError: There is no such file.
     """
-    path = Path(data).expanduser()
+    expect(isinstance(data, str | Path), "data", data, "a path")
+    try:
+        path = Path(data).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"got data={str(data)!r}, but this user is unknown: {error}") from error
     if path.is_file():
         return path
     found = [path / name for name in names if (path / name).is_file()]
@@ -105,7 +110,7 @@ def read_questions(path: Path, *, split_context: bool = False) -> tuple[Question
     """The questions of a JSONL file.
 
     Each line is an object with `question` or `prompt`, with `answer` or `answers` (a string, a number, or a list of
-    them), and optionally with `context` and `id`.
+    them), and optionally with `context` and `id`. A field that is null counts as missing.
 
     Args:
         path: The file.
@@ -114,7 +119,7 @@ def read_questions(path: Path, *, split_context: bool = False) -> tuple[Question
     Raises:
         ConfigError: The file can't be read, or a line has another form.
     """
-    lines = _decoded(path).split("\n")
+    lines = _read(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")  # without the mark of some editors
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise ConfigError(f"{str(path)!r} has no questions")
@@ -125,42 +130,63 @@ def read_questions(path: Path, *, split_context: bool = False) -> tuple[Question
 
 
 def _question(place: int, row: dict[str, Any], where: str, split_context: bool, number: int) -> Question:
-    prompt, context = row.get("prompt") or "", row.get("context") or ""
-    text: Any = row.get("question", prompt or None)
-    if not all(isinstance(each, str) for each in (text, context, prompt)) or not text.strip():
-        raise ConfigError(f"{where}: got question={text!r}, context={context!r} and prompt={prompt!r}, expected texts")
-    if split_context and not context:
-        context, _, text = text.rpartition("\n")
-    golds = _golds(row.get("answers", row.get("answer")), where)
-    label = str(row.get("id", number))
-    return Question(place=place, label=label, text=text, golds=golds, context=context, prompt=prompt)
-
-
-def _golds(value: Any, where: str) -> tuple[str, ...]:
-    """The accepted answers without duplicates."""
-    listed = value if isinstance(value, list) else [value]
-    if not listed or not all(isinstance(gold, str | int | float) and not isinstance(gold, bool) for gold in listed):
+    prompt, context = _text(row, "prompt", where), _text(row, "context", where) or ""
+    text = prompt if row.get("question") is None else _text(row, "question", where)
+    if text is not None and split_context and not context:
+        context, _, text = text.strip().replace("\r\n", "\n").rpartition("\n")
+    if text is None or not text.strip() or not (prompt is None or prompt.strip()):
         raise ConfigError(
-            f"{where}: got answer={value!r}, expected a text or a list of texts", hint="write it as answer or answers"
+            f"{where}: got question={row.get('question')!r} and prompt={prompt!r}, expected a text that is not blank"
         )
-    return tuple(dict.fromkeys(str(gold) for gold in listed))
+    label = row.get("id")
+    return Question(
+        place=place,
+        label=str(number if label is None else label),
+        text=text,
+        golds=_golds(row, where),
+        context=context,
+        prompt=prompt or "",
+    )
 
 
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+def _text(row: dict[str, Any], name: str, where: str) -> str | None:
+    """The text of a field; None if it has none."""
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{where}: got {name}={value!r}, expected a text")
+    expect_encodable(f"{name} in {where}", value or "")
+    return value
+
+
+def _golds(row: dict[str, Any], where: str) -> tuple[str, ...]:
+    """The accepted answers without duplicates."""
+    given = [row[name] for name in ("answer", "answers") if row.get(name) is not None]
+    listed = given[0] if given and isinstance(given[0], list) else given
+    if len(given) > 1 or not listed or not all(_is_gold(gold) for gold in listed):
+        raise ConfigError(
+            f"{where}: got answer={row.get('answer')!r} and answers={row.get('answers')!r}, expected one of them, with "
+            "a text, a number, or a list of them"
+        )
+    golds = tuple(dict.fromkeys(map(_written, listed)))
+    for gold in golds:
+        expect_encodable(f"answer in {where}", gold)
+    return golds
+
+
+def _is_gold(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _written(gold: str | float) -> str:
+    """An accepted answer as text: a number with all its digits, without an exponent."""
+    return f"{Decimal(repr(gold)):f}" if isinstance(gold, float) else str(gold)
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        return read_object(line)
     except ValueError as error:
-        raise ConfigError(f"{path}:{number} is not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{path}:{number}: got {line[:60]!r}, expected a JSON object")
-    return row
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return _read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{str(path)!r} is not UTF-8: {error}") from error
+        raise ConfigError(f"{path}:{number}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from adafuse_core.checks import expect_choice, expect_integer, without_secrets
+from adafuse_core.checks import expect, expect_choice, expect_integer, expect_mapping, without_secrets
 from adafuse_core.config import GenerationParams
 from adafuse_core.disk_cache import versions
 from adafuse_core.errors import ConfigError, ContextOverflowError
@@ -73,15 +73,20 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "systems", checked_systems(self.systems))
-        if isinstance(self.task, str):
+        if not isinstance(self.task, Task):
             expect_choice("task", self.task, TASKS)
+        expect(isinstance(self.selection, Selection), "selection", self.selection, "Selection(limit=..., ...)")
         expect_choice("form", self.form, ("auto", *FORMS))
+        expect_mapping("generation", self.generation)
+        for name in ("trace", "isolate"):
+            expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         expect_integer("batch_size", self.batch_size, at_least=1)
         self.rules.checked_shots(self.shots)
         for system in self.systems:
             _check_generation(system, self.generation)
-        if self.isolate and "cache_namespace" in self.generation:
-            raise ConfigError("got isolate=True and a cache_namespace", hint="leave one of them out")
+            namespace = system.ensemble.config.generation.updated(self.generation).cache_namespace
+            if self.isolate and namespace != GenerationParams().cache_namespace:
+                raise ConfigError("got isolate=True and a cache_namespace", hint="leave one of them out")
         for metric in self.used_metrics:
             if reason := metric.unavailable():
                 raise ConfigError(f"the metric {metric.name!r} can't be computed", hint=reason)
@@ -288,8 +293,9 @@ def _check_generation(system: System, options: Mapping[str, Any]) -> None:
     generation = system.ensemble.config.generation
     system.ensemble.config.check_choice(generation.updated(options))
     for name in SET_BY_TASK:
-        if getattr(generation, name) != getattr(GenerationParams(), name):
+        if name not in options and getattr(generation, name) != getattr(GenerationParams(), name):
             raise ConfigError(
                 f"the config of {system.name!r} sets {name}={getattr(generation, name)!r}, which the task sets, too",
-                hint=f"to replace the task's, give it for all systems: generation={{{name!r}: ...}}",
+                hint=f"to replace the task's, give it for all systems: generation={{{name!r}: ...}}, on the command "
+                f"line --{name.replace('_', '-')}",
             )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adafuse_core.checks import expect, several
 from adafuse_core.ensemble import Ensemble
 from adafuse_core.errors import ConfigError
 
@@ -74,12 +75,18 @@ def checked_systems(systems: Sequence[System]) -> tuple[System, ...]:
     Raises:
         ConfigError: There is none, or two have the same name.
     """
-    names = [system.name for system in systems]
+    listed = several("systems", systems, "make them with systems_of(ensemble)")
+    expect(
+        all(isinstance(system, System) for system in listed) and bool(listed),
+        "systems",
+        systems,
+        "at least one `System`",
+    )
+    names = [system.name for system in listed]
     repeated = [name for place, name in enumerate(names) if name in names[:place]]
-    if repeated or not names:
-        problem = f"two systems are named {repeated[0]!r}" if repeated else "there are no systems"
-        raise ConfigError(problem, hint="give each system a name of its own")
-    return tuple(systems)
+    if repeated:
+        raise ConfigError(f"two systems are named {repeated[0]!r}", hint="give each system a name of its own")
+    return tuple(listed)
 
 
 def _changed(ensemble: Ensemble, **options: Any) -> Ensemble:

@@ -28,8 +28,8 @@ def rows(name: str, answers: Sequence[str], golds: Sequence[Sequence[str]]) -> l
 
 
 def score(name: str, sums: Any) -> float:
-    """The score of summed counts, 0..100."""
-    return float(_metric(name)._compute_score_from_stats([float(count) for count in sums]).score)
+    """The score of summed counts, 0..100. (sacrebleu's sums of logarithms give a little more than 100.)"""
+    return min(100.0, float(_metric(name)._compute_score_from_stats([float(count) for count in sums]).score))
 
 
 def signature(name: str) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from adafuse_core import Ensemble
+from adafuse_core import ConfigError, Ensemble
 from adafuse_core.evaluation.advice import Advice
 from adafuse_core.evaluation.comparisons import Combination
 from adafuse_core.evaluation.determine import advice_from, advised, measurement
@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     for name in by_task:
         setattr(args, name, None)  # replaces the task's value, not the ensemble's
     ensemble = Ensemble(chosen_config(args))
+    if args.out and (Path(args.out).is_dir() or not Path(args.out).resolve().parent.is_dir()):
+        raise ConfigError(f"can't write --out {args.out!r}", hint="name a file in a folder that exists")
     evaluation = measurement(
         ensemble,
         args.data,
@@ -91,14 +93,15 @@ def run(args: argparse.Namespace) -> int:
             )
             return STOPPED
         advice = advice_from(evaluation.results(journal), ensemble, args.metric)
-    if args.out:
-        advised(ensemble, advice).save(args.out)
     metric = METRICS[args.metric] if args.metric else evaluation.used_metrics[0]
     facts = {"task": args.task, "metric": metric.name, "form": evaluation.used_form, "folder": folder, "out": args.out}
     if args.json:
         print(json.dumps({**facts, **advice.to_dict()}, indent=2))
     else:
         print_advice(Console(highlight=False), advice, facts)
+    if args.out:
+        advised(ensemble, advice).save(args.out)
+        print(f"written: {args.out}", file=sys.stderr if args.json else sys.stdout)
     return DONE
 
 
@@ -112,8 +115,6 @@ def print_advice(console: Console, advice: Advice, facts: dict[str, Any]) -> Non
         console.print(Text(note, "dim"))
     console.print()
     console.print(Text(advice.reason, "bold"))
-    if facts["out"]:
-        console.print(Text(f"written: {facts['out']}", "dim"))
 
 
 def _play(evaluation: Evaluation, journal: Journal, ensemble: Ensemble) -> None:
@@ -128,7 +129,7 @@ def _play(evaluation: Evaluation, journal: Journal, ensemble: Ensemble) -> None:
 
 def _scores(advice: Advice) -> Table:
     """What members alone and ensembles score."""
-    table = Table("answered by")
+    table = Table(Column("answered by", overflow="fold"))
     for name in ("score", "minus its best member", "won / lost"):
         table.add_column(name, justify="right")
     for name, score in advice.members.items():
@@ -144,7 +145,7 @@ def _scores(advice: Advice) -> Table:
 
 def _answers(advice: Advice) -> Table:
     """What the members' own answers have in common."""
-    table = Table("members")
+    table = Table(Column("members", overflow="fold"))
     for name in ("union - contradiction", "all wrong (beta)", "most by choice", "its gain"):
         table.add_column(name, justify="right")
     for one in advice.combinations:
@@ -175,5 +176,13 @@ def _notes(advice: Advice) -> list[str]:
         *(
             f"{name} answers {count} questions correctly that none of its members does."
             for name, count in beyond.items()
+        ),
+        *(
+            f"{count} of the {advice.questions} questions are too long for {name}, and count as wrong."
+            for name, count in advice.refused.items()
+        ),
+        *(
+            f"{count} answers of {name} were cut: the token budget or a context window was full."
+            for name, count in advice.cut.items()
         ),
     ]

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adafuse_core import ConfigError, Ensemble
-from adafuse_core.checks import expect_choice
+from adafuse_core.checks import expect_choice, expect_encodable
 from adafuse_core.evaluation.journal import Journal
 from adafuse_core.evaluation.questions import Selection
 from adafuse_core.evaluation.report import write_report
@@ -46,7 +46,7 @@ _EVALUATION = {
     for name, option in options_of(Evaluation).items()
     if name in ("form", "shots", "trace", "isolate", "batch_size")
 }
-_OWN = ("data", "out", "system", "metric", "restart")  # without a meaning for --harness
+_OWN = ("data", "out", "system", "metric", "restart", "singles")  # without a meaning for --harness
 _COMMA = re.compile(r",(?=\s*[\w-]+\s*=)")  # before the next option
 
 
@@ -69,12 +69,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a further system: the ensemble with other options, such as 'paper: strategy=adafuse'",
     )
     parser.add_argument(
-        "--singles", action=argparse.BooleanOptionalAction, default=True, help="whether each member also answers alone"
+        "--singles", action=argparse.BooleanOptionalAction, help="whether each member also answers alone (default: yes)"
     )
     parser.add_argument(
         "--metric", action="append", default=[], metavar="NAME", help="a further metric, such as spbleu or numeric"
     )
-    parser.add_argument("--restart", action="store_true", help="delete the answers of an earlier run in the folder")
+    parser.add_argument(
+        "--restart", action="store_true", default=None, help="delete the answers of an earlier run in the folder"
+    )
     add_json_option(parser, "the results")
     group = parser.add_argument_group("questions and prompts")
     for option in (*_SELECTION.values(), *_EVALUATION.values()):
@@ -92,12 +94,12 @@ def run(args: argparse.Namespace) -> int:
     _check_required(args)
     generation = _taken(args, SET_BY_TASK)
     ensemble = Ensemble(chosen_config(args))
-    systems = systems_of(ensemble, dict(map(parsed_system, args.system)), singles=args.singles)
+    systems = systems_of(ensemble, _named(map(parsed_system, args.system)), singles=args.singles is not False)
     evaluations = _evaluations(args, systems, generation)
     folder = Path(args.out)
     with ExitStack() as stack:
         journals = [
-            stack.enter_context(evaluation.journal(folder / evaluation.rules.name, restart=args.restart))
+            stack.enter_context(evaluation.journal(folder / evaluation.rules.name, restart=bool(args.restart)))
             for evaluation in evaluations
         ]
         if any(evaluation.missing(journal) for evaluation, journal in zip(evaluations, journals, strict=True)):
@@ -126,17 +128,28 @@ def parsed_system(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: The text has another form.
     """
+    expect_encodable("--system", text)
     name, colon, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in _COMMA.split(rest) if rest.strip() else []:
         written, equals, value = part.partition("=")
         option = written.strip().replace("-", "_")
-        if not equals or not option:
+        if not equals or not option or option in options:
             raise _misread(text)
         options[option] = _value(option, value.strip(), text)
     if not colon or not name.strip() or not options:
         raise _misread(text)
     return name.strip(), options
+
+
+def _named(systems: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The options of systems by name; two systems have two names."""
+    named: dict[str, dict[str, Any]] = {}
+    for name, options in systems:
+        if name in named:
+            raise ConfigError(f"two systems are named {name!r}", hint="give each --system a name of its own")
+        named[name] = options
+    return named
 
 
 def _value(name: str, text: str, given_system: str) -> Any:
@@ -151,7 +164,7 @@ def _value(name: str, text: str, given_system: str) -> Any:
 
 def _misread(text: str) -> ConfigError:
     return ConfigError(
-        f"got --system {text!r}, expected 'NAME: OPTION=VALUE, OPTION=VALUE'",
+        f"got --system {text!r}, expected 'NAME: OPTION=VALUE, OPTION=VALUE', each option once",
         hint="such as --system 'paper: strategy=adafuse'",
     )
 

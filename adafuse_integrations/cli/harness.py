@@ -25,7 +25,9 @@ def add_harness_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--include-path", metavar="FOLDER", help="folder with further tasks as YAML files")
     group.add_argument("--num-fewshot", type=int, metavar="INTEGER", help="examples in the prompt, as of the task")
-    group.add_argument("--apply-chat-template", action="store_true", help="ask with the members' chat templates")
+    group.add_argument(
+        "--apply-chat-template", action="store_true", default=None, help="ask with the members' chat templates"
+    )
     group.add_argument("--output", metavar="FILE", help="JSON file for the results, with prompts and answers")
 
 
@@ -33,7 +35,7 @@ def refuse(args: argparse.Namespace, names: Iterable[str], context: str, *, hint
     """Raise a `ConfigError` if one of the options was given."""
     for name in names:
         value = getattr(args, name)
-        if value is not None and value is not False and value != []:
+        if value is not None and value != []:
             raise ConfigError(f"--{name.replace('_', '-')} has no meaning for {context}", hint=hint)
 
 
@@ -51,7 +53,7 @@ def run_harness(args: argparse.Namespace) -> int:
         include_path=args.include_path,
         limit=args.limit,
         num_fewshot=args.num_fewshot,
-        apply_chat_template=args.apply_chat_template,
+        apply_chat_template=bool(args.apply_chat_template),
     )
     if args.json:
         figures = {name: results[name] for name in ("results", "groups") if results.get(name)}

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from adafuse_core import ConfigError, Ensemble, EnsembleConfig
 from adafuse_core.checks import expect_integer, without_secrets
+from adafuse_core.json_lines import strict
 from adafuse_integrations.cli.exit_status import DONE, FAILED
 from adafuse_integrations.cli.options import add_ensemble_options, add_json_option, build_ensemble, chosen_config
 from adafuse_integrations.cli.prompt_files.answers import Answers, open_answers
@@ -63,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     """Answer all lines that have no answer yet."""
     expect_integer("max_concurrency", args.max_concurrency, at_least=1)
     _check_files_differ(args.input, args.output)
-    if args.json and args.output == STANDARD:
-        raise ConfigError("got --json with the answers on standard output", hint="name a file for the answers")
+    for name in ("json", "restart"):
+        if getattr(args, name) and args.output == STANDARD:
+            raise ConfigError(f"got --{name} with the answers on standard output", hint="name a file for the answers")
     config = chosen_config(args)
     template = None if args.template is None else Template.read(args.template)
     lines = read_lines(args.input, template, raw=args.raw)
@@ -144,7 +146,7 @@ def _settings(config: EnsembleConfig, template: Template | None, *, raw: bool, t
         "raw": raw,
         "trace": trace,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(strict(settings), default=str))
     return plain
 
 

@@ -114,6 +114,39 @@ def test_another_metric_can_decide(data, tmp_path):
     assert determine(ensemble, data, tmp_path / "run", shots=0, metric="f1").best == "b"
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"trace": False}, "trace=False"),
+        ({"generation": {"logprobs": False}}, "logprobs=False"),
+        ({"metrics": ("numeric",)}, "got metrics"),
+        ({"systems": ()}, "got systems"),
+    ],
+)
+def test_options_that_the_advice_is_made_of_are_refused(data, tmp_path, options, problem):
+    ensemble = ensemble_of(ScriptedMember("a", "x"), ScriptedMember("b", "x"))
+    with pytest.raises(ConfigError, match=problem):
+        determine(ensemble, data, tmp_path / "run", **options)
+
+
+def test_members_alone_are_greedy_and_groups_without_the_options_are_named():
+    members = [ScriptedMember(name, "x") for name in "abc"]
+    sampling = ensemble_of(*members, generation={"temperature": 0.7, "seed": 1})
+    assert [system.ensemble.config.generation.temperature for system in every_system(sampling)] == 3 * [0.0] + 4 * [0.7]
+    with pytest.raises(ConfigError, match=r"a \+ c, which is compared .* anchor='b'"):
+        every_system(ensemble_of(*members, strategy="adafuse", anchor="b"))
+    with pytest.raises(ConfigError, match=r"a \+ b, which is compared .* at least 3 members"):
+        every_system(ensemble_of(*members, strategy="consensus"))
+
+
+def test_refused_questions_and_cut_answers_are_counted(data, tmp_path):
+    short = ScriptedMember("short", "one two three four", context_window=4)
+    long = ScriptedMember("long", "one two three four")
+    advice = determine(ensemble_of(short, long), data, tmp_path / "run", generation={"max_new_tokens": 2})
+    assert advice.refused == {"short": 12, "short + long": 12}
+    assert advice.cut == {"long": 12}
+
+
 def test_members_of_configs_can_be_chosen_again():
     ensemble = Ensemble(members=[MemberConfig(model="small:aspen", name="one"), MemberConfig(model="small:aspen")])
     assert part(ensemble, ensemble.names).config == ensemble.config

@@ -71,6 +71,10 @@ def test_answers_are_compared_with_every_accepted_one(answer, golds, exact, over
         (".5", "0.5"),
         ("3 apples and 4.", "4"),
         ("１２", "12"),
+        ("about 1e5.", "100000"),
+        ("-2.5E-3 m", "-0.0025"),
+        ("1e9999", "9999"),  # nobody's number
+        ("3e4x", "4"),
     ],
 )
 def test_the_last_number_of_a_text(text, number):
@@ -113,6 +117,7 @@ def test_summed_counts_give_sacrebleus_score_of_the_whole_set(name, library):
 def test_several_references_are_those_of_sacrebleu():
     rows = METRICS["bleu"].rows(["the dog ran home fast"], [["a dog ran home", "the dog ran home fast"]])
     assert METRICS["bleu"].score(rows[0]) == pytest.approx(100.0)
+    assert all(METRICS[name].of("Please go on.", ["Please go on."]) <= 100 for name in ("bleu", "chrf"))
 
 
 def test_scores_of_single_answers_are_from_0_to_100():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -296,12 +297,49 @@ def test_options_that_would_be_ignored_are_refused(data):
     ensemble = Ensemble(members=members(), generation={"stop": "x"})
     with pytest.raises(ConfigError, match="which the task sets, too"):
         Evaluation(systems=[System(name="s", ensemble=ensemble)], task="jsonl", data=data)
+    kept = Evaluation(systems=[System(name="s", ensemble=ensemble)], task="jsonl", data=data, generation={"stop": "y"})
+    assert kept.generation == {"stop": "y"}  # replaces both
+    named = Ensemble(members=members(), generation={"cache_namespace": "x"})
+    with pytest.raises(ConfigError, match="cache_namespace"):
+        Evaluation(systems=[System(name="s", ensemble=named)], task="jsonl", data=data, isolate=True)
     with pytest.raises(ConfigError, match="one candidate per round"):
         evaluation(data, generation={"temperature": 1.0})
     with pytest.raises(ConfigError, match="cache_namespace"):
         evaluation(data, isolate=True, generation={"cache_namespace": "x"})
     with pytest.raises(ConfigError, match="task='nothing'"):
         Evaluation(systems=[System(name="s", ensemble=ensemble)], task="nothing", data=data)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"selection": {"limit": 1}}, "selection="),
+        ({"selection": None}, "selection=None"),
+        ({"task": None}, "task=None"),
+        ({"generation": None}, "generation=None"),
+        ({"trace": "no"}, "trace='no'"),
+        ({"isolate": 1}, "isolate=1"),
+        ({"systems": []}, "systems="),
+        ({"systems": ["x"]}, "systems="),
+    ],
+)
+def test_options_of_another_type_are_refused(data, options, problem):
+    systems = systems_of(Ensemble(members=members()))
+    with pytest.raises(ConfigError, match=problem):
+        Evaluation(**{"systems": systems, "task": "jsonl", "data": data, **options})
+
+
+def test_files_are_json_for_every_reader(data, tmp_path):
+    ensemble = Ensemble(members=members(), strategy="adafuse", anchor="first", anchor_margin=math.inf)
+    systems = systems_of(ensemble, singles=False)
+    for _ in range(2):  # the second one continues the first
+        Evaluation(systems=systems, task="jsonl", data=data).run(tmp_path / "run")
+
+    def refuse(name):
+        pytest.fail(f"{name} is not JSON")
+
+    for name in ("run.json", "results.json"):
+        json.loads((tmp_path / "run" / name).read_text(), parse_constant=refuse)
 
 
 def test_the_papers_rule_can_be_a_system(data, tmp_path):

@@ -47,20 +47,44 @@ def test_a_passage_before_the_question_is_split_off_for_squad(tmp_path):
     assert TASKS["squad"].split_context
     (found,) = read_questions(path, split_context=True)
     assert (found.context, found.text) == ("One.\nTwo.", "who?")
+    ended = write(tmp_path / "ended.jsonl", {"question": "One.\r\nwho?\r\n", "answer": "x"})
+    (found,) = read_questions(ended, split_context=True)
+    assert (found.context, found.text) == ("One.", "who?")
+
+
+def test_numbers_as_answers_are_written_with_their_digits(tmp_path):
+    path = write(tmp_path / "q.jsonl", {"question": "a?", "answers": [0.00001, 1e22, -2.5, 7]})
+    (found,) = read_questions(path)
+    assert found.golds == ("0.00001", "10000000000000000000000", "-2.5", "7")
+
+
+def test_fields_that_are_null_are_missing(tmp_path):
+    row = {"question": None, "prompt": "Say a.", "context": None, "id": None, "answer": "a", "answers": None}
+    (found,) = read_questions(write(tmp_path / "q.jsonl", row))
+    assert (found.text, found.prompt, found.context, found.label, found.golds) == ("Say a.", "Say a.", "", "1", ("a",))
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "q.jsonl:1 is not valid JSON"),
-        ("[1]", "expected a JSON object"),
+        ("{", "q.jsonl:1: the line is not JSON"),
+        ("[1]", "expected an object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"question": "a?", "question": "b?", "answer": "x"}', "'question' occurs twice"),
         ('{"answer": "x"}', "question=None"),
         ('{"question": " ", "answer": "x"}', "question=' '"),
         ('{"prompt": ["a"], "answer": "x"}', r"prompt=\['a'\]"),
         ('{"question": "a?"}', "answer=None"),
-        ('{"question": "a?", "answers": []}', r"answer=\[\]"),
+        ('{"question": "a?", "answers": []}', r"answers=\[\]"),
         ('{"question": "a?", "answer": true}', "answer=True"),
+        ('{"question": "a?", "answer": "x", "answers": ["y"]}', "expected one of them"),
+        ('{"question": "a?", "answer": NaN}', "NaN"),
         ('{"question": "a?", "answer": "x", "context": 3}', "context=3"),
+        ('{"question": "a?", "answer": "x", "context": []}', r"context=\[\]"),
+        ('{"question": "a?", "answer": "x", "prompt": 0}', "prompt=0"),
+        ('{"question": "a?", "answer": "x", "prompt": "  "}', "prompt='  '"),
+        ('{"question": "a\\ud800", "answer": "x"}', r"question in .*q.jsonl:1=.*not valid Unicode at character 1"),
+        ('{"question": "a?", "answer": "\\ud800"}', r"answer in .*q.jsonl:1="),
         ("", "has no questions"),
     ],
 )
@@ -79,6 +103,10 @@ def test_a_file_or_a_folder_with_a_file_of_a_known_name(tmp_path):
         data_file(tmp_path, TASKS["gsm8k"].files)
     with pytest.raises(ConfigError, match="no file"):
         data_file(tmp_path / "missing.jsonl", ())
+    with pytest.raises(ConfigError, match="this user is unknown"):
+        data_file("~nobody-of-this-name/q.jsonl", ())
+    with pytest.raises(ConfigError, match="data=None"):
+        data_file(None, ())
 
 
 def test_the_digest_depends_on_the_content(tmp_path):

@@ -41,13 +41,14 @@ class Earlier:
             contents = self._path.read_bytes() if self._path.exists() else b""
         if not contents:
             return {}
-        self._check_settings()
+        records = [(text, self._record(row, text)) for row, text in enumerate(contents.split(b"\n")[:-1], 1)]
+        if not records or not all("error" in record for _, record in records):
+            self._check_settings()  # of a run without answers, nothing would be mixed
         numbers = defaultdict(list)
         for line in reversed(lines):
             numbers[line.digest].append(line.number)
         kept = {}
-        for row, text in enumerate(contents.split(b"\n")[:-1], 1):
-            record = self._record(row, text)
+        for row, (text, record) in enumerate(records, 1):
             if "error" in record:
                 continue
             fields = {name: value for name, value in record.items() if name not in ADDED}

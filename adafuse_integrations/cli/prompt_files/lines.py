@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from adafuse_core.errors import ConfigError, PromptError
+from adafuse_core.json_lines import read_object
 from adafuse_core.request import PromptLike, checked_prompt
 from adafuse_integrations.cli.prompt_files.template import Template
 
@@ -82,40 +82,9 @@ def _contents(path: str) -> bytes:
 def _parse(number: int, line: bytes) -> tuple[int, dict[str, Any] | PromptError]:
     """The number of a line and its fields, or why it has none."""
     try:
-        fields = json.loads(
-            line.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_without_repetition,
-        )
-    except UnicodeDecodeError as error:
-        return number, PromptError(f"the line is not UTF-8: {error}")
-    except RecursionError:
-        return number, PromptError("the JSON of the line is nested too deeply")
+        return number, read_object(line)
     except ValueError as error:
-        return number, PromptError(f"the line is not JSON: {error}")
-    if not isinstance(fields, dict):
-        return number, PromptError(f"got the JSON value {str(fields)[:60]!r} as a line, expected an object")
-    return number, fields
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {number} is too large")
-    return value
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} occurs twice")
-    return fields
+        return number, PromptError(str(error))
 
 
 def _check_names(template: Template, found: Sequence[Mapping[str, Any]]) -> None:
@@ -131,7 +100,10 @@ def _check_names(template: Template, found: Sequence[Mapping[str, Any]]) -> None
 def _line(number: int, parsed: dict[str, Any] | PromptError, template: Template | None, *, raw: bool) -> Line:
     if isinstance(parsed, PromptError):
         return Line(number=number, fields={}, problem=parsed)
-    fields = _renamed(number, parsed)
+    try:
+        fields = _renamed(parsed)
+    except PromptError as problem:
+        return Line(number=number, fields={}, problem=problem)
     try:
         prompt = _given_prompt(parsed, raw=raw) if template is None else template.fill(parsed)
         checked_prompt(prompt)
@@ -140,13 +112,13 @@ def _line(number: int, parsed: dict[str, Any] | PromptError, template: Template 
     return Line(number=number, fields=fields, prompt=prompt)
 
 
-def _renamed(number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields under the names that they have in the output."""
     renamed = {_RENAMED.get(name, name): value for name, value in fields.items()}
     if len(renamed) < len(fields):
         twice = next(name for name in fields if _RENAMED.get(name) in fields)
-        raise ConfigError(
-            f"line {number} has the fields {twice!r} and {_RENAMED[twice]!r}, but the output needs both names",
+        raise PromptError(
+            f"the line has the fields {twice!r} and {_RENAMED[twice]!r}, but the output needs both names",
             hint="rename one of them",
         )
     return renamed

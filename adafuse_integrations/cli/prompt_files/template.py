@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from adafuse_core.checks import expect_encodable
 from adafuse_core.errors import ConfigError, PromptError
 
 
@@ -18,10 +19,12 @@ class Template:
         text: Text of the template.
 
     Raises:
-        ConfigError: The text has no placeholder, or braces that are neither doubled nor around a name.
+        ConfigError: The text has no placeholder, has braces that are neither doubled nor around a name, or has no form
+            in UTF-8.
     """
 
     def __init__(self, text: str) -> None:
+        expect_encodable("template", text)
         self.text = text
         self._pieces = _pieces(text)
         self.names = tuple(dict.fromkeys(name for _, name in self._pieces if name is not None))
@@ -39,14 +42,14 @@ class Template:
         """
         try:
             path = Path(given)
-            if not path.is_file():
-                return cls(given)
-            text = path.read_bytes().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            if "{" in given:  # a text that can't be the name of a file, such as a very long one
-                return cls(given)
-            raise ConfigError(f"can't read template {given[:200]!r}: {error}") from error
-        return cls(text.removesuffix("\n").removesuffix("\r"))
+            text = path.read_bytes().decode("utf-8-sig") if path.is_file() else None
+        except (OSError, ValueError) as error:
+            if (
+                "{" not in given
+            ):  # a text with a placeholder need not be the name of a file, and may be too long for one
+                raise ConfigError(f"can't read template {given[:200]!r}: {error}") from error
+            text = None
+        return cls(given if text is None else text.removesuffix("\n").removesuffix("\r"))
 
     def fill(self, fields: Mapping[str, Any]) -> str:
         """The prompt for these fields. Texts are inserted as they are, numbers and truth values as in JSON.
@@ -67,7 +70,8 @@ def _pieces(text: str) -> list[tuple[str, str | None]]:
         if name is not None and (form or conversion or not name.replace("-", "_").isidentifier()):
             written = "{" + name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") + "}"
             raise ConfigError(
-                f"got {written} in the template, expected the name of a field, as {{question}}", hint=_DOUBLE
+                f"got {written} in the template, expected a name of letters, digits, _ and -, as {{question}}",
+                hint=f"rename the field, or {_DOUBLE}",
             )
     return [(literal, name) for literal, name, _, _ in parsed]
 

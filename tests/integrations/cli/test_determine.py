@@ -69,6 +69,8 @@ def test_too_few_questions_advise_one_member(data, capsys):
         (["facts.jsonl", "--models", "small:aspen"], "at least two members"),
         (["facts.jsonl", "--strategy", "single"], "at least two members"),
         (["facts.jsonl", "--tau", "2"], "tau=2.0"),
+        (["facts.jsonl", "--out", "no/folder.yaml"], "can't write --out"),
+        (["facts.jsonl", "--out", "."], "can't write --out"),
     ],
 )
 def test_wrong_options_are_refused_before_models_are_loaded(data, capsys, monkeypatch, options, complaint):

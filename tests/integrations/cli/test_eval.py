@@ -110,6 +110,10 @@ def test_options_reach_the_questions_the_prompts_and_the_systems(capsys, data):
         (["--system", "nonsense"], "expected 'NAME: OPTION=VALUE, OPTION=VALUE'"),
         (["--system", "other: tua=0.5"], "unknown ensemble option 'tua'"),
         (["--system", "aspen: tau=0.5"], "two systems are named 'aspen'"),
+        (["--system", "x: tau=0.5", "--system", "x: tau=0.7"], "two systems are named 'x'"),
+        (["--system", "\udcff: tau=0.5"], "not valid Unicode"),
+        (["--stop", "\udcff"], "not valid Unicode"),
+        (["--isolate", "--cache-namespace", "x"], "cache_namespace"),
         (["--metric", "rouge"], "got metrics='rouge'"),
         (["--shots", "9"], "has 3 examples"),
         (["--offset", "6"], "no question is left"),
@@ -153,7 +157,9 @@ def test_systems_are_read_from_text(text, options):
     assert parsed_system(text) == ("a", options)
 
 
-@pytest.mark.parametrize("text", ["a", "a:", ": tau=1", "a: tau", "a: =1", "a: members=[", "a: tau, x=1"])
+@pytest.mark.parametrize(
+    "text", ["a", "a:", ": tau=1", "a: tau", "a: =1", "a: members=[", "a: tau, x=1", "a: tau=1, tau=0.5"]
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(ConfigError, match="got --system"):
         parsed_system(text)

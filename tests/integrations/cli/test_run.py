@@ -169,12 +169,15 @@ def test_templates_come_from_texts_and_files(files, echo, tmp_path, ending):
         ("{}", "got {}"),
         ("{0}", "got {0}"),
         ("", "no placeholder"),
+        ("{first name}", "a name of letters, digits, _ and -"),
+        ("{question}\udcff", "not valid Unicode"),
     ],
 )
 def test_wrong_templates_are_refused(files, echo, template, complaint):
     status, found, err = files([{"question": "x"}], "--template", template)
     assert (status, found, echo) == (2, None, [])
     assert complaint in err
+    assert "can't read" not in err
 
 
 BAD_LINES = {
@@ -195,6 +198,7 @@ BAD_LINES = {
     b'{"messages": []}': "empty",
     b'{"messages": [{"role": "user"}]}': "content",
     b'{"prompt": "\\ud800"}': "surrogate",
+    b'{"prompt": "a", "answer": 1, "input_answer": 2}': "'answer' and 'input_answer'",
 }
 
 
@@ -251,10 +255,11 @@ def test_fields_that_json_escapes_only_are_kept(files, echo):
     assert record["half"] == "\ud800"
 
 
-def test_fields_with_both_names_are_refused(files, echo):
-    status, found, err = files([{"prompt": "a", "answer": 1, "input_answer": 2}])
-    assert (status, found) == (2, None)
-    assert "'answer' and 'input_answer'" in err
+def test_a_run_without_answers_is_no_obstacle_to_the_corrected_command(files, echo):
+    status, found, _ = files([{"prompt": "fail"}], "--max-new-tokens", "5")
+    assert (status, "error" in found[0]) == (1, True)
+    status, found, _ = files([{"prompt": "fine"}])
+    assert (status, texts(found)) == (0, ["<fine>"])
 
 
 def test_the_output_of_a_run_can_be_the_input_of_another(files, echo):
@@ -382,6 +387,12 @@ def test_wrong_files_are_refused(tmp_path, monkeypatch, capsys, echo, source, ta
     assert main(["run", source, target]) == 2
     assert complaint in capsys.readouterr().err
     assert not echo
+
+
+def test_standard_output_has_no_earlier_answers(files, echo, capsys):
+    files.source.write_bytes(jsonl([{"prompt": "a"}]))
+    assert main(["run", str(files.source), "-", "--restart"]) == 2
+    assert "got --restart with the answers on standard output" in capsys.readouterr().err
 
 
 def test_the_number_of_prompts_at_once_is_checked(files, echo):
