@@ -148,6 +148,7 @@ def _text(content: Any) -> str:
 
 def _tool_call(value: Any) -> ToolCall:
     if isinstance(value, ToolCall):
+        _check_json(value.name, value.arguments)
         return value
     function = value.get("function", value) if isinstance(value, Mapping) else None
     if not isinstance(function, Mapping):
@@ -160,4 +161,13 @@ def _tool_call(value: Any) -> ToolCall:
             raise PromptError(f"the arguments of tool call {name!r} are not JSON: {arguments!r}") from error
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise PromptError(f"got {value!r} as a tool call, expected a name and a dict of arguments")
+    _check_json(name, arguments)
     return ToolCall(name=name, arguments=arguments, id=value.get("id"))
+
+
+def _check_json(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that JSON can't hold, and text that can't be encoded."""
+    try:
+        encodable(name + json.dumps(arguments, ensure_ascii=False))
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"the arguments of tool call {name!r} are no JSON values: {error}") from error

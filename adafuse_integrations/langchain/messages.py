@@ -29,7 +29,8 @@ _ROLES: dict[type[BaseMessage], str] = {
     FunctionMessage: "tool",
 }
 _REASONING = ("reasoning", "thinking", "redacted_thinking", "reasoning_content")
-_CALLS = ("tool_call", "tool_use")
+_CALLS = ("tool_call", "tool_use", "function_call")
+_PARTS = ("tool_call_chunk", "input_json_delta")  # of calls that streamed; the message has the calls themselves
 _INVALID = "invalid_tool_call"
 _RESULT = "tool_result"
 
@@ -72,7 +73,7 @@ def check_text(messages: Sequence[BaseMessage]) -> None:
         PromptError: A block is not text.
     """
     for message in messages:
-        allowed = (*_REASONING, *_CALLS, _INVALID) if isinstance(message, AIMessage) else ()
+        allowed = (*_REASONING, *_CALLS, *_PARTS, _INVALID) if isinstance(message, AIMessage) else ()
         for block in _blocks(message.content):
             kind = block.get("type")
             if kind not in ("text", *allowed):
@@ -121,8 +122,10 @@ def _text(blocks: Sequence[Block], role: str) -> str:
 def _block_text(block: Block, role: str) -> str:
     """The text of a block. Empty for the assistant's reasoning, and for its calls, which `_calls` reads."""
     kind = block.get("type", "text" if "text" in block else None)
-    if role == "assistant" and kind in (*_REASONING, *_CALLS, _INVALID):
+    if role == "assistant" and kind in (*_REASONING, *_CALLS, *_PARTS, _INVALID):
         return ""
+    if role == "assistant" and kind == "refusal" and isinstance(block.get("refusal"), str):
+        return str(block["refusal"])
     if kind == "text" and isinstance(block.get("text"), str):
         return str(block["text"])
     if kind == "text-plain" and isinstance(block.get("text"), str):
@@ -143,10 +146,12 @@ def _calls(message: BaseMessage, blocks: Sequence[Block]) -> tuple[list[dict[str
     invalid = [*getattr(message, "invalid_tool_calls", ())]
     known = {call.get("id") for call in (*calls, *invalid)}
     for block in blocks:
-        if block.get("id") in known:
+        call_id = block.get("call_id", block.get("id"))  # OpenAI's `id` is that of the block
+        if call_id in known:
             continue
         if block.get("type") in _CALLS:
-            calls.append(_call(block.get("name"), block.get("args", block.get("input", {})), block.get("id")))
+            arguments: Any = next((block[name] for name in ("args", "input", "arguments") if name in block), {})
+            calls.append(_call(block.get("name"), arguments, call_id))
         elif block.get("type") == _INVALID:
             invalid.append(block)
     legacy = message.additional_kwargs.get("function_call")  # OpenAI's form before `tool_calls`

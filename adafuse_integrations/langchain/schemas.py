@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from typing_extensions import is_typeddict as is_typeddict_of_extensions
 
 from adafuse_core.chat import openai
+from adafuse_core.checks import expect
 from adafuse_core.errors import ConfigError
 from adafuse_integrations.common.python_schemas import (
     inline_root,
@@ -131,11 +132,16 @@ def _parameters(tool: Any) -> Mapping[str, Any] | None:
 def _dict_parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | None:
     function = tool.get("function") if tool.get("type") == "function" else None
     if isinstance(function, Mapping):
-        return dict(function.get("parameters") or openai.NO_PARAMETERS)
+        return _checked_parameters(function.get("parameters"))
     if "name" in tool and tool.get("type", "function") in _TYPES:
-        return dict(tool.get("input_schema") or tool.get("parameters") or openai.NO_PARAMETERS)
+        return _checked_parameters(tool.get("input_schema") or tool.get("parameters"))
     inlined = inline_root(dict(tool))
     return without_title(inlined) if "title" in inlined and "toolSpec" not in tool else None
+
+
+def _checked_parameters(parameters: Any) -> dict[str, Any]:
+    expect(parameters is None or isinstance(parameters, Mapping), "parameters", parameters, "a JSON schema")
+    return dict(parameters or openai.NO_PARAMETERS)
 
 
 def _typed_dict_parameters(kind: Any) -> dict[str, Any] | None:

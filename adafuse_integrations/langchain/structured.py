@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
 from langchain_core.outputs import Generation
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import AddableDict, Runnable, RunnableGenerator, RunnableLambda, RunnablePassthrough
 from langchain_core.utils.json import parse_partial_json
 from pydantic import ConfigDict, TypeAdapter
 
@@ -58,6 +58,25 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
             if partial:
                 return None
             raise OutputParserException(f"can't read the answer {text!r}: {error}", llm_output=text) from error
+
+    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
+        """The objects so far. An answer that shows none, such as `null`, has one at its end."""
+        texts: list[str] = []
+        found = False
+        for found_value in super()._transform(_noted(input, texts)):
+            found = True
+            yield found_value
+        if not found:
+            yield self.parse("".join(texts))
+
+    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
+        texts: list[str] = []
+        found = False
+        async for found_value in super()._atransform(_noted_async(input, texts)):
+            found = True
+            yield found_value
+        if not found:
+            yield self.parse("".join(texts))
 
     def _validate_partial(self, value: Any) -> Any:
         if self.adapter is not None:
@@ -113,10 +132,37 @@ def call_parser(schema: Any, tool: Mapping[str, Any]) -> OutputParserLike[Any]:
 
 
 def with_raw(model: Runnable[Any, AIMessage], parser: OutputParserLike[Any]) -> Runnable[Any, Any]:
-    """A chain whose result has the message as `raw`, the object as `parsed`, and an error as `parsing_error`."""
+    """A chain whose result has the message as `raw`, the object as `parsed`, and an error as `parsing_error`.
+
+    The model is its first step, since a chain passes the options of a call to that step only.
+    """
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    as_raw: RunnableGenerator[AIMessage, Any] = RunnableGenerator(_as_raw, _as_raw_async)
+    return model | as_raw | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _as_raw(messages: Iterator[AIMessage]) -> Iterator[AddableDict]:
+    for message in messages:
+        yield AddableDict({"raw": message})
+
+
+async def _as_raw_async(messages: AsyncIterator[AIMessage]) -> AsyncIterator[AddableDict]:
+    async for message in messages:
+        yield AddableDict({"raw": message})
+
+
+def _noted(chunks: Iterator[str | BaseMessage], texts: list[str]) -> Iterator[str | BaseMessage]:
+    """The chunks of a stream; their texts are added to the list."""
+    for chunk in chunks:
+        texts.append(chunk if isinstance(chunk, str) else chunk.text)
+        yield chunk
+
+
+async def _noted_async(chunks: AsyncIterator[str | BaseMessage], texts: list[str]) -> AsyncIterator[str | BaseMessage]:
+    async for chunk in chunks:
+        texts.append(chunk if isinstance(chunk, str) else chunk.text)
+        yield chunk
 
 
 def _argument_value(adapter: TypeAdapter[Any], arguments: Any, wrapped: bool) -> Any:

@@ -9,7 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
 from adafuse_core.ensemble import Ensemble
-from adafuse_core.errors import PromptError, TemplateError
+from adafuse_core.errors import ConfigError, PromptError, TemplateError
 from adafuse_core.request import PromptLike
 from adafuse_integrations.common.running_calls import MakePrompt
 from adafuse_integrations.llama_index.messages import to_messages
@@ -19,7 +19,7 @@ def completion_prompt(llm: LLM, prompt: str, *, formatted: bool, chat: bool) -> 
     """The prompt of a completion.
 
     Args:
-        llm: The LLM. Its system prompt and prompt functions apply.
+        llm: The LLM. Its system prompt, its prompt functions, and the prompt that wraps queries apply.
         prompt: The text.
         formatted: Whether the text is a complete prompt.
         chat: Whether the members accept messages. If so, the text becomes a user message.
@@ -32,12 +32,16 @@ def completion_prompt(llm: LLM, prompt: str, *, formatted: bool, chat: bool) -> 
     if formatted:
         return lambda _: prompt
     if llm.completion_to_prompt not in (None, default_completion_to_prompt):
+        if llm.query_wrapper_prompt is not None:
+            raise ConfigError("got query_wrapper_prompt and completion_to_prompt", hint="leave one of them out")
         written = llm.completion_to_prompt(prompt)
         return lambda _: written
     plain = llm._extend_prompt(prompt)
     if not chat:
         return lambda _: plain
-    make_chat = chat_prompt(llm, [ChatMessage(role=MessageRole.USER, content=prompt)], chat=chat)
+    wrapper = llm.query_wrapper_prompt
+    asked = prompt if wrapper is None else wrapper.format(query_str=prompt)
+    make_chat = chat_prompt(llm, [ChatMessage(role=MessageRole.USER, content=asked)], chat=chat)
     if has_custom_template(llm):
         return make_chat
     return lambda ensemble: make_chat(ensemble) if ensemble.supports_chat() else plain

@@ -28,12 +28,12 @@ class ToolCallSelector(BaseSelector):
         self._llm = llm
 
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
-        tools = [_tool(number, choice) for number, choice in enumerate(choices)]
+        tools = _tools(choices)
         response = self._llm.chat_with_tools(tools, user_msg=query.query_str, tool_required=True)
         return _result(self._llm.get_tool_calls_from_response(response), tools)
 
     async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
-        tools = [_tool(number, choice) for number, choice in enumerate(choices)]
+        tools = _tools(choices)
         response = await self._llm.achat_with_tools(tools, user_msg=query.query_str, tool_required=True)
         return _result(self._llm.get_tool_calls_from_response(response), tools)
 
@@ -48,11 +48,18 @@ class _NoArguments(BaseModel):
     """A choice has no arguments."""
 
 
-def _tool(number: int, choice: ToolMetadata) -> FunctionTool:
-    """A choice as a tool without arguments."""
-    name = choice.name or f"choice_{number + 1}"
-    data = ToolMetadata(name=name, description=choice.description, fn_schema=_NoArguments)
-    return FunctionTool(fn=lambda: None, metadata=data)
+def _tools(choices: Sequence[ToolMetadata]) -> list[FunctionTool]:
+    """The choices as tools without arguments. LlamaIndex gives equal names to tools that were made without one."""
+    names = [choice.name for choice in choices]
+    described = [
+        ToolMetadata(
+            name=name if name and names.count(name) == 1 else f"choice_{number}",
+            description=choice.description,
+            fn_schema=_NoArguments,
+        )
+        for number, (name, choice) in enumerate(zip(names, choices, strict=True), 1)
+    ]
+    return [FunctionTool(fn=lambda: None, metadata=data) for data in described]
 
 
 def _result(calls: Sequence[ToolSelection], tools: Sequence[FunctionTool]) -> SelectorResult:

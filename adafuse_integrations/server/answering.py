@@ -119,7 +119,8 @@ class Answering:
         started = time.monotonic()
         try:
             question = read()
-            options = {**self._limited(served, question.options), "cache_namespace": namespace}
+            seed = served.ensemble.config.generation.seed  # its answers differ, too, if there are several
+            options = {"seed": seed, **self._limited(served, question.options), "cache_namespace": namespace}
             question = replace(question, options=options)
             for prompt in question.prompts:
                 self._check_prompt(served, prompt, question.tools)

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from operator import add
@@ -797,6 +798,46 @@ def test_include_raw_returns_the_message_and_the_parsing_error():
     assert isinstance(cut["parsing_error"], OutputParserException)
     with pytest.raises(OutputParserException, match="can't read the answer"):
         llm.with_structured_output(City, stop=["2"]).invoke("go")
+
+
+def test_include_raw_passes_the_options_of_a_call_to_the_model():
+    llm, _ = scripted(PARIS)
+    chain = llm.with_structured_output(City, include_raw=True)
+    cancelled = threading.Event()
+    cancelled.set()
+    for options, error in (
+        ({"cancel": cancelled}, core.CancelledError),
+        ({"timeout": 1e-9}, core.DeadlineError),
+        ({"nonsense": 1}, core.ConfigError),
+    ):
+        with pytest.raises(error):
+            chain.invoke("go", **options)
+        with pytest.raises(error):
+            list(chain.stream("go", **options))
+    assert isinstance(chain.invoke("go", stop=["2"])["parsing_error"], OutputParserException)
+    *_, last = chain.stream("go", max_tokens=50)
+    assert last.keys() & {"parsed", "parsing_error"}
+    merged = reduce(add, chain.stream("go"))
+    assert (merged["parsed"], merged["raw"].text) == (City(name="Paris", people=2), PARIS)
+
+
+async def test_include_raw_streams_asynchronously():
+    chain = scripted(PARIS)[0].with_structured_output(City, include_raw=True)
+    found = [chunk async for chunk in chain.astream("go", max_tokens=50)]
+    assert found[0].keys() == {"raw"}
+    assert (await chain.ainvoke("go", max_tokens=50))["parsed"] == City(name="Paris", people=2)
+    with pytest.raises(core.ConfigError):
+        await chain.ainvoke("go", nonsense=1)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+async def test_a_stream_of_nothing_but_null_has_one_value(method):
+    called = '<tool_call>\n{"name": "answer", "arguments": {"value": null}}\n</tool_call>'
+    llm, _ = scripted(called if method == "function_calling" else "null")
+    chain = llm.with_structured_output(City | None, method=method)
+    assert list(chain.stream("go")) == [None]
+    assert [found async for found in chain.astream("go")] == [None]
+    assert chain.invoke("go") is None
 
 
 class Tags(BaseModel):

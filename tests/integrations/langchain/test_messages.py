@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from functools import reduce
 from operator import add
@@ -127,6 +128,20 @@ def test_reasoning_of_earlier_turns_is_dropped(thought):
         AIMessage([{"type": "tool_call", **WEATHER}], tool_calls=[WEATHER]),
         AIMessage(content_blocks=[{"type": "tool_call", **WEATHER}]),
         AIMessage([{"type": "tool_use", "id": "c1", "name": "get_weather", "input": {"city": "Paris"}}]),
+        AIMessage(
+            [
+                {
+                    "type": "function_call",
+                    "id": "fc_1",
+                    "call_id": "c1",
+                    "name": "get_weather",
+                    "arguments": '{"city": "Paris"}',
+                }
+            ]
+        ),
+        AIMessage([{"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "x"}], tool_calls=[WEATHER]),
+        AIMessage([{"type": "tool_call_chunk", "id": "c1", "name": "x", "args": "{"}], tool_calls=[WEATHER]),
+        AIMessage([{"type": "input_json_delta", "partial_json": "{"}], tool_calls=[WEATHER]),
         AIMessage(
             "",
             additional_kwargs={
@@ -379,3 +394,15 @@ def test_a_good_call_before_a_broken_one_stays():
     for calls in (message.tool_calls, merge_chunks(chunks).message.tool_calls):
         assert [called["name"] for called in calls] == ["f"]
     assert [called["name"] for called in message.invalid_tool_calls] == ["g"]
+
+
+def test_a_refusal_is_the_text_of_its_turn():
+    assert one(AIMessage([{"type": "refusal", "refusal": "No."}])) == Message(role="assistant", content="No.")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"city": "\ud83d"}, {"\ud83d": 1}, {"day": datetime.date(2026, 1, 1)}, {"list": [{"x": "\ud800"}]}]
+)
+def test_arguments_that_no_member_can_read_are_refused(arguments):
+    with pytest.raises(PromptError, match=r"surrogate|no JSON values"):
+        one(AIMessage("", tool_calls=[{"name": "f", "args": arguments, "id": "c1"}]))

@@ -20,7 +20,7 @@ from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage
 from transformers import AutoTokenizer
 
-from adafuse_core import Ensemble, Message, PromptError, ScriptedMember, TemplateError, ToolCall
+from adafuse_core import ConfigError, Ensemble, Message, PromptError, ScriptedMember, TemplateError, ToolCall
 from adafuse_integrations.llama_index import AdaFuseLLM
 from adafuse_integrations.llama_index.messages import to_message, to_messages
 from tests.integrations.llama_index.conftest import ENDPOINTS, memory, respond, scripted
@@ -67,6 +67,16 @@ class TestCompletions:
         llm, member = scripted("yes", llm={"is_chat_model": False, "system_prompt": "S"})
         await respond(llm, endpoint, "Once upon")
         assert member.prompts == ["S\n\nOnce upon"]
+
+    async def test_a_wrapper_of_queries_is_applied_once(self, endpoint):
+        wrapper = PromptTemplate("<{query_str}>")
+        for chat, expected in ((True, [("user", "<Which?>")]), (False, "<Which?>")):
+            llm, member = scripted("yes", llm={"query_wrapper_prompt": wrapper, "is_chat_model": chat})
+            await respond(llm, endpoint, "Which?")
+            assert said(member.prompts[0]) == expected
+        llm, _ = scripted("yes", llm={"query_wrapper_prompt": wrapper, "completion_to_prompt": lambda text: text})
+        with pytest.raises(ConfigError, match="leave one of them out"):
+            await respond(llm, endpoint, "Which?")
 
     async def test_15_a_custom_completion_to_prompt_writes_the_whole_prompt_once(self, endpoint):
         llm, member = scripted("yes", llm={"completion_to_prompt": lambda text: f"<{text}>", "system_prompt": "S"})

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from adafuse_core import Ensemble
-from tests.integrations.server.running import ANSWER, MESSAGES, QUESTION
+from tests.integrations.server.running import ANSWER, MESSAGES, QUESTION, serving
 
 WEATHER = {
     "type": "function",
@@ -112,6 +112,16 @@ def test_several_answers_are_sampled_with_seeds_in_a_row(small):
     chunks = list(ask(client, n=3, seed=5, stream=True, **options))
     streamed = [text_of(chunk for chunk in chunks if chunk.choices[0].index == index) for index in range(3)]
     assert streamed == several
+
+
+def test_several_answers_are_sampled_apart_if_the_ensemble_has_the_seed(small):
+    options = {"temperature": 3.0, "max_tokens": 12}
+    expected = [ask(small.client(), seed=5 + each, **options).choices[0].message.content for each in range(3)]
+    seeded = Ensemble(generation={"seed": 5})
+    with serving(ensembles={"adafuse": seeded}) as server:
+        several = [choice.message.content for choice in ask(server.client(), n=3, **options).choices]
+    assert several == expected
+    assert len(set(several)) > 1
 
 
 def test_usage_counts_the_prompt_once_and_all_answers(small):

@@ -40,6 +40,28 @@ REFUSED = {
         400,
         None,
     ),
+    "a lone surrogate in a tool's schema": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a\ud800": {}}}}}]},
+        400,
+        None,
+    ),
+    "a lone surrogate in a call": (
+        {
+            "messages": [
+                *MESSAGES,
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": "\\ud83d"}'}}]},
+            ]
+        },
+        400,
+        None,
+    ),
+    "a tool that is strict as text": ({"tools": [{**TOOL, "function": {"name": "f", "strict": "yes"}}]}, 400, None),
+    "a tool whose description is a number": (
+        {"tools": [{**TOOL, "function": {"name": "f", "description": 5}}]},
+        400,
+        None,
+    ),
+    "a tool with an unknown part": ({"tools": [{**TOOL, "function": {"name": "f", "returns": {}}}]}, 400, None),
     "top_p": ({"top_p": 0.5}, 400, "top_p"),
     "a true penalty": ({"presence_penalty": False}, 400, "presence_penalty"),
     "logit_bias": ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
@@ -90,6 +112,12 @@ def test_a_request_that_can_not_be_honoured_is_refused(server, what, stream):
     assert error["code"]
     assert error["param"] == param
     assert error["message"]
+
+
+def test_a_body_without_its_type_is_refused_with_the_header_that_it_needs(server):
+    response = server.post(content=json.dumps(BODY))
+    assert response.status_code == 400
+    assert "Content-Type: application/json" in response.json()["error"]["message"]
 
 
 NEUTRAL = {
