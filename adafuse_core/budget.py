@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,8 @@ from adafuse_core.members.base import Prefix
 from adafuse_core.members.prefixes import Prefixes
 from adafuse_core.rounds import Candidate, LibraryText, Round, Span
 from adafuse_core.text.ids import shared_length
+
+logger = logging.getLogger(__name__)
 
 _SLACK = 4  # tokens: members may write the ending themselves in more tokens than its canonical encoding
 _RESERVES = tuple(0.5**halvings for halvings in range(7))  # fractions of the sample values to reserve, largest first
@@ -32,15 +35,19 @@ class Budget:
         prefixes: One prefix per member. The budget counts tokens of the first one.
         tokens: Maximum tokens of the answer; None for no limit but the members' context windows.
         guide: Grammar state at the beginning of the answer, if there is a grammar.
+        call_start: Text that starts tool calls, if an answer may end inside a call, which is then an invalid one.
 
     Raises:
         ConfigError: The shortest answer that the grammar allows is longer than the budget, or none was found.
         ContextOverflowError: The shortest answer exceeds a member's context window.
     """
 
-    def __init__(self, prefixes: Prefixes, tokens: int | None, guide: Guide | None) -> None:
+    def __init__(
+        self, prefixes: Prefixes, tokens: int | None, guide: Guide | None, call_start: str | None = None
+    ) -> None:
         self._prefixes = prefixes
         self._tokens = tokens
+        self._call_start = call_start
         self._reserve = 0.0
         if guide is not None:
             self._check_room(guide)
@@ -117,8 +124,16 @@ class Budget:
         if guide.may_end:
             truncated = self._reference.truncate(span, self._tokens_left())
             after = guide.after(truncated.text)
-            fits = self._prefixes.fit(truncated)
-            return truncated if fits and after is not None and after.may_end else Span(text="")
+            begun = self._call_start is not None and self._call_start in truncated.text
+            if self._prefixes.fit(truncated) and after is not None and (after.may_end or begun):
+                return truncated
+            logger.warning(
+                "the token budget (max_new_tokens=%s) or a context window was too small for what followed, %r, so the "
+                "answer ends before it. Hint: raise max_new_tokens",
+                self._tokens,
+                span.text,
+            )
+            return Span(text="")
         return Span(text=guide.short_ending or "")
 
     def _shortened(self, span: Span, guide: Guide) -> Span | None:

@@ -28,6 +28,7 @@ def decode(
     guide: Guide | None = None,
     stopped: Callable[[], bool] = lambda: False,
     dropped: Sequence[MemberDropped] = (),
+    call_start: str | None = None,
 ) -> Iterator[Event]:
     """Decode an answer round by round. The token budget counts tokens of the first member.
 
@@ -38,13 +39,14 @@ def decode(
         guide: Grammar state at the beginning of the answer. Forced text is committed without running the members.
         stopped: Whether to end the answer before the next round, such as at a stop string.
         dropped: Members that could not be opened.
+        call_start: Text that starts tool calls, if the budget may end the answer inside a call.
 
     Yields:
         `TextDelta`s with the members' text, a `RoundDone` per round, a `MemberDropped` per member that was left out,
         and one `Finished`. Text that the library wrote is in `Round.library_text`, not in a `TextDelta`.
     """
     yield from dropped
-    budget = Budget(prefixes, params.max_new_tokens, guide)
+    budget = Budget(prefixes, params.max_new_tokens, guide, call_start)
     play: _Play | None = None  # None before the first round, and after a member was left out
     reason: str | None = None
     rounds, library_text, out = 0, list[LibraryText](), list(dropped)

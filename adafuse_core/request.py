@@ -121,7 +121,8 @@ def answer(request: Request, members: Sequence[Member], config: EnsembleConfig) 
             return stop.hit is not None or (calls is not None and calls.repeated)
 
         failures: list[AdaFuseError] = []
-        events = decode(prefixes, config, request.params, guide, stopped, dropped)
+        call_start = dialect.trigger if dialect is not None and _is_free(request) else None
+        events = decode(prefixes, config, request.params, guide, stopped, dropped, call_start)
         read = read_answer(
             _finish_on_error(events, failures, prefixes),
             calls=calls,
@@ -267,9 +268,13 @@ def _call_reader(request: Request, dialect: Dialect | None) -> CallReader | None
     """The parser for tool calls; for unconstrained answers it also accepts formats other than the dialect's."""
     if request.tools is None or dialect is None:
         return None
-    free = not request.tools.forced and request.grammar is None
-    written = WrittenCalls(request.tools) if free and request.params.lenient_tool_calls else None
+    written = WrittenCalls(request.tools) if _is_free(request) and request.params.lenient_tool_calls else None
     return CallReader(dialect, request.tools.names, written)
+
+
+def _is_free(request: Request) -> bool:
+    """Whether the answer may be any text, or calls of tools."""
+    return request.grammar is None and not (request.tools is not None and request.tools.forced)
 
 
 def checked_prompt(prompt: PromptLike, *, may_be_empty: bool = False) -> Prompt:

@@ -247,3 +247,36 @@ def test_a_word_that_is_longer_than_the_budget_is_left_out(tmp_path):
         answer = Ensemble(members=[folder]).generate("go", grammar=grammar, max_new_tokens=budget)
         assert len(json.loads(answer.text)) >= 3
         assert answer.usage.completion_tokens["m"] <= budget
+
+
+def test_a_call_that_does_not_fit_is_an_invalid_call_and_not_nothing(caplog):
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    reply = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    ensemble = Ensemble(members=[ScriptedMember("one", reply), ScriptedMember("two", reply)])
+    kinds = []
+    for budget in range(1, 25):
+        caplog.clear()
+        answer = ensemble.generate(ASK, tools=[tool], max_new_tokens=budget)
+        assert not answer.text
+        if answer.tool_calls:
+            kinds.append("call")
+        elif answer.invalid_tool_calls:
+            (invalid,) = answer.invalid_tool_calls
+            assert reply.startswith(invalid.arguments)
+            assert answer.reason == "length"
+            assert invalid.name in (None, "look")
+            kinds.append("cut")
+        else:
+            assert "was too small for what followed" in caplog.text
+            assert answer.reason == "length"
+            kinds.append("none")
+    assert kinds == sorted(kinds, key=("none", "cut", "call").index)
+    assert {"cut", "call"} <= set(kinds)
+
+
+def test_a_grammar_of_the_caller_is_never_cut():
+    reply = "one two <tool_call> three"
+    ensemble = Ensemble(members=[ScriptedMember("one", reply), ScriptedMember("two", reply)])
+    for budget in range(1, 6):
+        answer = ensemble.generate("go", grammar=Grammar.regex("one( two <tool_call> three)?"), max_new_tokens=budget)
+        assert answer.text in ("one", reply)
