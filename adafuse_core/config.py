@@ -35,6 +35,7 @@ from adafuse_core.small_models import NAMES
 from adafuse_core.strategies import STRATEGIES
 from adafuse_core.strategies.base import Strategy
 from adafuse_core.strategies.beam import Beam
+from adafuse_core.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -271,27 +272,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     return torch_name(value)
-
-
-def read_yaml(path: Path, kind: str, *, hint: str | None = None) -> Any:
-    """The value in a YAML file.
-
-    Args:
-        path: The file.
-        kind: What it should be, for errors.
-        hint: What to do if it can't be read.
-
-    Raises:
-        ConfigError: The file can't be read, or is not YAML.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"can't read {kind} {str(path)!r}: {error.strerror}", hint=hint) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
 
 
 def _named(members: list[MemberConfig], defaults: Mapping[str, Any]) -> tuple[MemberConfig, ...]:

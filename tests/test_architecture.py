@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "forks": set(),
     "disk_cache": set(),
     "json_lines": set(),
+    "yaml_files": {"errors"},
     "checks": {"errors"},
     "text": {"errors", "forks"},
     "events": {"calls", "rounds"},
@@ -41,7 +42,7 @@ MAY_IMPORT = {
         "text",
     },
     "strategies": {"chat", "checks", "chooser", "errors", "fusion", "members", "rounds", "text"},
-    "config": {"backends", "checks", "errors", "member_config", "small_models", "strategies"},
+    "config": {"backends", "checks", "errors", "member_config", "small_models", "strategies", "yaml_files"},
     "budget": {"chat", "errors", "members", "rounds", "text"},
     "member_failures": {"config", "errors", "events", "members", "rounds"},
     "decode": {

@@ -276,6 +276,8 @@ def test_a_yaml_file_is_read(tmp_path):
         (b"members: [a]\nthreshold: 1\n", "unknown ensemble option 'threshold'"),
         (b"members: [a]\ngeneration:\n", "generation"),
         (b"members: \xff\xfe\n", "not valid YAML"),
+        (b"members: [a]\ntau: 0.5\ntau: 0.9\n", "'tau' occurs twice"),
+        (b"members: [{model: a, weight: 1, weight: 2}]\n", "'weight' occurs twice"),
     ],
 )
 def test_a_broken_yaml_file_says_what_is_wrong(tmp_path, content, message):
@@ -284,6 +286,15 @@ def test_a_broken_yaml_file_says_what_is_wrong(tmp_path, content, message):
     with pytest.raises(ConfigError) as caught:
         EnsembleConfig.from_any(path)
     assert message in caught.value.message
+
+
+def test_merged_keys_of_yaml_may_be_overridden(tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(
+        "members:\n- &first {model: a, weight: 1}\n- &second {<<: *first, model: b}\n- {<<: *second, weight: 3}\n"
+    )
+    members = EnsembleConfig.from_any(path).members
+    assert [(member.model, member.weight) for member in members] == [("a", 1), ("b", 1), ("b", 3)]
 
 
 def test_a_missing_file_is_named(tmp_path):

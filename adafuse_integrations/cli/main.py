@@ -8,12 +8,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import adafuse_core
 from adafuse_core import AdaFuseError, ConfigError
 from adafuse_core.checks import option_hint
 from adafuse_integrations.cli import ask, cache, chat, demo, determine, doctor, eval, run, serve
-from adafuse_integrations.cli.exit_status import FAILED, STOPPED, status_of
+from adafuse_integrations.cli.exit_status import FAILED, MISUSE, STOPPED, status_of
 
 COMMANDS = (demo, ask, chat, run, serve, eval, determine, doctor, cache)
 
@@ -47,9 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors have the form of all others, without the usage, which may have many lines."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and exit."""
+        self.exit(MISUSE, f"error: {message}\nHint: see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `run` of the parsed arguments is the function of the command."""
-    parser = argparse.ArgumentParser(prog="adafuse", description=adafuse_core.__doc__.splitlines()[0])
+    parser = Parser(prog="adafuse", description=adafuse_core.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"adafuse {adafuse_core.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -18,8 +18,9 @@ from adafuse_core.checks import (
     known_options,
     strings,
 )
-from adafuse_core.config import EnsembleConfig, default_config, read_yaml
+from adafuse_core.config import EnsembleConfig, default_config
 from adafuse_core.errors import ConfigError
+from adafuse_core.yaml_files import read_yaml
 
 MEMBER_SEPARATOR = ":"  # in names of models: `ENSEMBLE:MEMBER`
 DEFAULT_NAME = "adafuse"

@@ -84,7 +84,9 @@ def test_errors_have_a_message_and_an_exit_status(monkeypatch, capsys, error, st
 def test_wrong_usage_has_exit_status_2(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "usage: adafuse" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["error", "Hint"]
+    assert told[1].endswith("--help")
 
 
 def test_ctrl_c_stops_an_answer():
