@@ -75,6 +75,7 @@ _FOREIGN_OPTIONS = {
 _HINTS = {name: hint for hint, names in _FOREIGN_OPTIONS.items() for name in names}
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
 _MIN_SIMILARITY = 0.75  # ratio of `difflib` from which a name counts as a misspelling of another
+_MIN_SIMILARITY_OF_SHORT = 0.6  # of names of up to four letters, of which one is much
 
 
 def expect(holds: bool, name: str, value: Any, expected: str) -> None:
@@ -234,6 +235,7 @@ def option_hint(option: str, known: Iterable[str], hints: Mapping[str, str] | No
     if option in (hints or {}):
         return (hints or {})[option]
     if written not in by_name:
-        close = difflib.get_close_matches(written, by_name, n=1, cutoff=_MIN_SIMILARITY)
+        cutoff = _MIN_SIMILARITY if len(written) > 4 else _MIN_SIMILARITY_OF_SHORT
+        close = difflib.get_close_matches(written, by_name, n=1, cutoff=cutoff)
         return by_name[close[0]] if close else f"known options: {', '.join(names) or 'none'}"
     return by_name[written]

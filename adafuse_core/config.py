@@ -35,7 +35,7 @@ from adafuse_core.small_models import NAMES
 from adafuse_core.strategies import STRATEGIES
 from adafuse_core.strategies.base import Strategy
 from adafuse_core.strategies.beam import Beam
-from adafuse_core.yaml_files import read_yaml
+from adafuse_core.yaml_files import read_yaml, written
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +196,11 @@ class EnsembleConfig:
             changed["generation"] = self.generation.updated(generation)
         return dataclasses.replace(self, **changed)
 
+    def alone(self, member: str) -> Self:
+        """The config of one member that answers alone and greedily; all other options stay."""
+        options = {"strategy": "single", "member": member, "on_member_failure": "fail"}
+        return self.updated({**options, "generation": {"temperature": 0.0}})
+
     @classmethod
     def from_any(cls, value: Mapping[str, Any] | str | Path | EnsembleConfig) -> Self:
         """A config from the path of a YAML file, or from a mapping with options of ensemble, strategy and members."""
@@ -237,7 +242,7 @@ class EnsembleConfig:
             logger.warning("%s was saved without %s; set them again after reading it", path, ", ".join(secrets))
         comments = "".join(f"# left out, as it is secret: {name}\n" for name in secrets)
         try:
-            text = comments + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+            text = comments + written(values)
             Path(path).write_text(text, encoding="utf-8")
         except yaml.YAMLError as error:
             raise ConfigError(

@@ -20,6 +20,7 @@ from adafuse_core.config import EnsembleConfig, default_config
 from adafuse_core.errors import ConfigError, PromptError
 from adafuse_core.events import Event
 from adafuse_core.generation import Generation, collect
+from adafuse_core.json_lines import strict
 from adafuse_core.member_config import MemberConfig
 from adafuse_core.members.base import Member, Prompt
 from adafuse_core.members.member_set import MemberSet
@@ -237,6 +238,7 @@ class Ensemble:
             One answer per prompt, in the order of `prompts`.
         """
         expect_integer("max_concurrency", max_concurrency, at_least=1)
+        expect(isinstance(return_exceptions, bool), "return_exceptions", return_exceptions, "True or False")
         given = several("prompts", prompts, "generate() answers a single prompt", PromptError)
         return run_batch(
             given, lambda prompt: self.stream(prompt, **options), max_concurrency, return_exceptions=return_exceptions
@@ -315,10 +317,8 @@ class Ensemble:
 
     def describe(self) -> dict[str, Any]:
         """Config and members, with how each member runs, as plain JSON values. Loads the models."""
-        return {
-            **{name: value for name, value in self.config.to_dict().items() if name != "generation"},
-            "members": [member.describe() for member in self.members],
-        }
+        options = {name: value for name, value in self.config.to_dict().items() if name != "generation"}
+        return {**strict(options), "members": [member.describe() for member in self.members]}
 
     def close(self) -> None:
         """Release the models, and free those that no other ensemble uses. The next use loads them again.

@@ -300,9 +300,12 @@ def _check_continued(last: Message) -> None:
 def checked_span(given: str | Span) -> Span:
     """Check a continuation of a prompt; raises `PromptError`."""
     span = given if isinstance(given, Span) else Span(text=given) if isinstance(given, str) else None
-    if span is None or not (span.text or span.ends):
+    if span is None or not isinstance(span.ends, bool) or not (span.text or span.ends):
         raise PromptError(f"got {given!r} as a continuation, expected a text that is not empty, or a Span")
-    return replace(span, text=encodable(span.text))
+    try:
+        return replace(span, text=encodable(span.text))
+    except PromptError as error:
+        raise PromptError(f"of a continuation, {error.message}", hint=error.hint) from error
 
 
 def checked_cancel(cancel: threading.Event | None) -> threading.Event:

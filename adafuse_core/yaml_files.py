@@ -25,11 +25,26 @@ def read_yaml(path: Path, kind: str, *, hint: str | None = None) -> Any:
         value = yaml.load(path.read_text(encoding="utf-8"), _unique_keys(yaml))
     except OSError as error:
         raise ConfigError(f"can't read {kind} {str(path)!r}: {error.strerror}", hint=hint) from error
+    except RecursionError as error:
+        raise ConfigError(f"{str(path)!r} is nested too deeply") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
     if value is None:
         raise ConfigError(f"got the empty file {str(path)!r} as {kind}, expected a mapping", hint=hint)
     return value
+
+
+def written(values: Any) -> str:
+    """Plain values as YAML, in the order of their keys. Texts that YAML would read differently are escaped.
+
+    Raises:
+        yaml.YAMLError: A value is not plain.
+    """
+    import yaml
+
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    same = yaml.safe_load(text) == values  # YAML takes U+0085 for a line end
+    return text if same else str(yaml.safe_dump(values, sort_keys=False))
 
 
 def _unique_keys(yaml: Any) -> Any:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "checks": {"errors"},
     "text": {"errors", "forks"},
     "events": {"calls", "rounds"},
-    "trace": {"errors", "rounds"},
+    "trace": {"checks", "errors", "rounds"},
     "generation": {"calls", "events", "rounds", "trace"},
     "batch": {"errors", "events", "generation"},
     "stopping": {"events"},
@@ -38,8 +38,8 @@ MAY_IMPORT = {
     "engine": {"errors", "forks", "text"},
     "backends": {"checks", "disk_cache", "engine", "errors", "forks", "member_config", "text"},
     "members": {
-        *("backends", "chat", "disk_cache", "errors", "forks", "member_config", "rounds", "small_models", "stopping"),
-        "text",
+        *("backends", "chat", "checks", "disk_cache", "errors", "forks", "member_config", "rounds", "small_models"),
+        *("stopping", "text"),
     },
     "strategies": {"chat", "checks", "chooser", "errors", "fusion", "members", "rounds", "text"},
     "config": {"backends", "checks", "errors", "member_config", "small_models", "strategies", "yaml_files"},
@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "warmup": {"chat"},
     "ensemble": {
         *("batch", "chat", "checks", "config", "errors", "events", "generation", "member_config", "members"),
-        *("request", "rounds", "warmup"),
+        *("json_lines", "request", "rounds", "warmup"),
     },
     "evaluation": {
         "checks",

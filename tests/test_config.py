@@ -288,6 +288,20 @@ def test_a_broken_yaml_file_says_what_is_wrong(tmp_path, content, message):
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize("text", ["\x85a", "a\x85b", "\n\x85", "\x85\u2028é\n", "日本 é", "\x00\x1b"])
+def test_every_text_survives_its_file(tmp_path, text):
+    config = EnsembleConfig(members=["a"], generation={"stop": [text], "cache_namespace": text})
+    config.save(tmp_path / "ensemble.yaml")
+    assert EnsembleConfig.from_any(tmp_path / "ensemble.yaml") == config
+
+
+def test_a_deeply_nested_file_is_refused(tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text("[" * 10_000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        EnsembleConfig.from_any(path)
+
+
 def test_merged_keys_of_yaml_may_be_overridden(tmp_path):
     path = tmp_path / "ensemble.yaml"
     path.write_text(

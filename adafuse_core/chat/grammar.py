@@ -15,6 +15,7 @@ from typing import Any, Self
 from adafuse_core.chat.guide import Guide
 from adafuse_core.chat.json_schemas import json_rules
 from adafuse_core.chat.schema_engine import pattern_literals
+from adafuse_core.checks import expect_encodable
 from adafuse_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,11 @@ ANY_TEXT = "/(?s:.*)/"
 _OPERATORS = re.compile(r"[\\.+*?()|\[\]{}^$&~/#-]")
 _ESCAPED = {"/": r"\/", "\n": r"\n"}
 _LITERALS = re.compile(r'"((?:[^"\\]|\\.)*)"|((?:\\[^\w\s]|[^\\\s"()\[\]{}*+?|.^$&~/])+)')
+
+
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|(?<!/)/(?![/*])(?:[^/\\\n]|\\.)+/')  # texts and patterns in rules
+_COMMENTS = re.compile(r"//.*")
+_SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,11 @@ class Grammar:
     def lark(cls, rules: str) -> Self:
         """Text of a context-free grammar in llguidance's Lark syntax. The first rule is `start`."""
         _expect_text("rules", rules)
+        if special := _SPECIAL_TOKEN.search(_COMMENTS.sub("", _QUOTED.sub("", rules))):
+            raise ConfigError(
+                f"got {special[0]} in the grammar, which is a special token of one vocabulary",
+                hint="a grammar describes text: the end of the answer needs no token",
+            )
         return cls(rules)._checked("grammar", hint="see llguidance's description of its Lark syntax")
 
     def source(self, *, lead: str = "") -> str:
@@ -127,6 +138,7 @@ def pattern(text: str) -> str:
 def _expect_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise ConfigError(f"got {name}={value!r}, expected a string")
+    expect_encodable(name, value)
 
 
 def _unescaped(literal: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from adafuse_core.chat.schema_formats import with_patterns
 from adafuse_core.chat.schema_limits import RelaxedKeyword, relax_schema
 from adafuse_core.chat.schema_paths import DEFINITIONS, LISTS, NAMED
+from adafuse_core.checks import expect_encodable
 from adafuse_core.errors import ConfigError
 
 # The format of `json.dumps`, on which models are trained. Without flexible whitespace, blanks can't repeat forever.
@@ -40,9 +41,14 @@ def json_rules(schema: Mapping[str, Any], *, lenient: bool) -> tuple[str, tuple[
         raise ConfigError(f"got {schema!r} as JSON schema, expected a mapping")
     try:
         text = json.dumps(schema)
+        expect_encodable("JSON schema", json.dumps(schema, ensure_ascii=False))
+        return _rules(text, lenient)
+    except RecursionError as error:
+        raise ConfigError("the JSON schema is nested too deeply") from error
     except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"the JSON schema {schema!r} is not plain JSON: {error}") from error
-    return _rules(text, lenient)
 
 
 @lru_cache(_CACHED)

@@ -157,17 +157,20 @@ def _tool_call(value: Any) -> ToolCall:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"the arguments of tool call {name!r} are not JSON: {arguments!r}") from error
-    if not isinstance(name, str) or not isinstance(arguments, dict):
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"the arguments of tool call {name!r} are not JSON: {arguments[:200]!r}") from error
+    call_id = value.get("id")
+    if not isinstance(name, str) or not isinstance(arguments, dict) or not isinstance(call_id, str | None):
         raise PromptError(f"got {value!r} as a tool call, expected a name and a dict of arguments")
     _check_json(name, arguments)
-    return ToolCall(name=name, arguments=arguments, id=value.get("id"))
+    return ToolCall(name=name, arguments=arguments, id=call_id)
 
 
 def _check_json(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that JSON can't hold, and text that can't be encoded."""
     try:
         encodable(name + json.dumps(arguments, ensure_ascii=False))
-    except (TypeError, ValueError) as error:
+    except PromptError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
         raise PromptError(f"the arguments of tool call {name!r} are no JSON values: {error}") from error

@@ -6,13 +6,12 @@ Variants that clients send are accepted; values that can't be passed on to the m
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adafuse_core.chat.grammar import Grammar
 from adafuse_core.chat.messages import ROLES, Message
-from adafuse_core.checks import expect_encodable
+from adafuse_core.chat.tools import check_function
 from adafuse_core.errors import ConfigError, PromptError
 
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
@@ -20,7 +19,6 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _ASSISTANTS = dict.fromkeys(("ai", "chatbot", "model"), "assistant")
 _ROLES = {"developer": "system", "human": "user", "function": "tool", **_ASSISTANTS}
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens")
-_FUNCTION: Mapping[str, type] = {"name": str, "description": str, "parameters": Mapping, "strict": bool}
 _METADATA = ("reasoning", "reasoning_content", "annotations")  # of answers; chat templates show none of it
 
 
@@ -79,29 +77,13 @@ def function_tool(tool: Any) -> dict[str, Any]:
             f"got {tool!r} as a tool, expected a function with a name",
             hint="tools that run at a provider are not supported",
         )
-    _check_function(function)
+    check_function(function)
     described = {"name": function["name"], "description": function.get("description") or ""}
     strict = {"strict": True} if function.get("strict") else {}
     return {
         "type": "function",
         "function": {**described, "parameters": function.get("parameters") or NO_PARAMETERS, **strict},
     }
-
-
-def _check_function(function: Mapping[str, Any]) -> None:
-    """Refuse parts of a function that are unknown or have a wrong type, and text that can't be encoded."""
-    for key, value in function.items():
-        kind = _FUNCTION.get(key)
-        if kind is None or not (value is None or isinstance(value, kind)):
-            known = ", ".join(_FUNCTION)
-            raise ConfigError(
-                f"got {key!r}: {value!r} in a tool, expected {known}, each of the type of OpenAI's format"
-            )
-    try:
-        written = json.dumps(function, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the tool {function['name']!r} can't be written as JSON: {error}") from error
-    expect_encodable("tool", written)
 
 
 def tool_choice(choice: Any) -> str | None:

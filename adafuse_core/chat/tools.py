@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from adafuse_core.chat.dialects.base import JSON, Arguments
 from adafuse_core.chat.grammar import Grammar
-from adafuse_core.checks import several
+from adafuse_core.checks import expect_encodable, several
 from adafuse_core.errors import ConfigError
 
 CHOICES = ("auto", "any", "required", "none")
+_FUNCTION: Mapping[str, type] = {"name": str, "description": str, "parameters": Mapping, "strict": bool}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,9 @@ class Tools:
         Raises:
             ConfigError: A tool has no valid schema, or `choice` is not the name of a tool.
         """
-        checked = tuple(_schema(tool) for tool in several("tools", schemas or (), "write tools=[...]"))
+        checked = tuple(
+            _schema(tool) for tool in several("tools", () if schemas is None else schemas, "write tools=[...]")
+        )
         names = [tool["function"]["name"] for tool in checked]
         if len(set(names)) < len(names):
             raise ConfigError(f"got tools of the same name: {names}", hint="rename one of them")
@@ -81,13 +85,36 @@ class Tools:
         return [function for function in functions if self.only in (None, function["name"])]
 
 
+def check_function(function: Mapping[str, Any]) -> None:
+    """Refuse parts of a function in OpenAI's format that are unknown or have a wrong type, and text without a form in
+    UTF-8.
+
+    Raises:
+        ConfigError: See above.
+    """
+    for key, value in function.items():
+        kind = _FUNCTION.get(key)
+        if kind is None or not (value is None or isinstance(value, kind)):
+            raise ConfigError(
+                f"got {key!r}: {value!r} in a tool, expected {', '.join(_FUNCTION)}, with values as in OpenAI's format"
+            )
+    try:
+        written = json.dumps(function, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the tool {function.get('name')!r} is not plain JSON: {error}") from error
+    expect_encodable("tool", written)
+
+
 def _schema(tool: Any) -> dict[str, Any]:
     function = tool.get("function") if isinstance(tool, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
         form = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
         raise ConfigError(f"got {tool!r} as a tool, expected {form}")
-    parameters = function.get("parameters") or {}
+    if tool.get("type", "function") != "function":
+        raise ConfigError(f"got a tool of type {tool['type']!r}, expected 'function'")
+    check_function(function)
+    parameters = {} if function.get("parameters") is None else function["parameters"]
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise ConfigError(f"the parameters of tool {name!r} are {parameters!r}, expected the JSON schema of an object")
     whole = {"type": "object", "properties": {}, **parameters}

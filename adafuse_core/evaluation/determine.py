@@ -107,9 +107,9 @@ def part(ensemble: Ensemble, names: Group) -> Ensemble:
     """
     chosen = [place for place, name in enumerate(ensemble.names) if name in names]
     members = [ensemble.config.members[place] for place in chosen]
-    alone = {"strategy": "single", "generation": {"temperature": 0.0}} if len(names) == 1 else {}
+    config = ensemble.config.alone(names[0]) if len(names) == 1 else ensemble.config
     try:
-        smaller = ensemble.config.updated({"members": members, **alone})
+        smaller = config.updated({"members": members})
         return Ensemble(smaller, members=[ensemble.members[place] for place in chosen] if ensemble.ready_made else None)
     except ConfigError as error:
         raise ConfigError(

@@ -60,9 +60,9 @@ def systems_of(
     Raises:
         ConfigError: An option is unknown, or two systems have the same name.
     """
-    greedy = {"temperature": 0.0}  # one member has nothing to sample among
+    objects = ensemble.members if ensemble.ready_made else None
     alone = [
-        System(name=member, ensemble=_changed(ensemble, strategy="single", member=member, generation=greedy))
+        System(name=member, ensemble=Ensemble(ensemble.config.alone(member), members=objects))
         for member in ensemble.names
     ]
     others = [System(name=label, ensemble=_changed(ensemble, **options)) for label, options in (further or {}).items()]

@@ -14,6 +14,7 @@ from adafuse_core.backends.base import Abilities
 from adafuse_core.chat.dialects import DIALECTS
 from adafuse_core.chat.messages import Message
 from adafuse_core.chat.thoughts import THINK
+from adafuse_core.checks import expect, expect_choice, expect_encodable, expect_mapping, expect_number, strings
 from adafuse_core.errors import ContextOverflowError, PromptError, TemplateError
 from adafuse_core.members.base import Opening, Prompt
 from adafuse_core.members.script import Script, count_words
@@ -64,11 +65,16 @@ class ScriptedMember:
         delay: float = 0.0,
         place: str = "script",
     ) -> None:
+        expect(isinstance(reply, str) or callable(reply), "reply", reply, "a text, or a function that returns one")
+        expect_choice("dialect", dialect, DIALECTS)
+        expect_number("delay", delay, at_least=0)
+        expect_mapping("logprobs", {} if logprobs is None else logprobs)
+        expect(not isinstance(alternatives, str), "alternatives", alternatives, "a list of texts")
         self.name = name
         self.place = place
         self.weight = weight
         self.margin = margin
-        self.alternatives = tuple(alternatives)
+        self.alternatives = strings("alternatives", alternatives)
         self.logprobs = dict(logprobs or {})
         self.ends_answer = ends_answer
         self.fail_after = fail_after
@@ -128,6 +134,8 @@ class ScriptedMember:
             )
         self.prompts.append(prompt)
         reply = self._reply(prompt) if callable(self._reply) else self._reply
+        expect(isinstance(reply, str), f"reply of {self.name!r}", reply, "a text")
+        expect_encodable(f"reply of {self.name!r}", reply)
         guide = None if grammar is None else grammar.guide()
         script = Script(reply, ends=self.ends_answer, resumes=guide is not None)
         return ScriptedPrefix(self, script, length, opening.cancel, guide)

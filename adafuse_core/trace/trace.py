@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from adafuse_core.checks import expect
 from adafuse_core.errors import ConfigError
 from adafuse_core.rounds import Round
 from adafuse_core.trace.markup import element, fragment, written
@@ -15,6 +16,15 @@ from adafuse_core.trace.view import legend, round_list, style, words
 
 SUFFIXES = (".html", ".json")  # of files that `Trace.save` writes
 _EXPECTED = 'a trace, such as {"members": [...], "rounds": [...]}'
+_FIELDS: Mapping[str, Any] = {
+    "text": str,
+    "ends": bool,
+    "proposers": Sequence,
+    "margins": Mapping,
+    "candidates": Sequence,
+    "chosen": int,
+    "score": int | float | None,
+}
 _PAGE = "body { margin: 32px auto; max-width: 60rem; padding: 0 16px 40vh; font: 16px/1.5 system-ui, sans-serif; } "
 _PAGE += ":root { color-scheme: light dark; }"
 
@@ -65,9 +75,11 @@ class Trace:
         for played in values["rounds"]:
             _check_round(played)
         members = values.get("members")
-        return cls(
-            members=tuple(_named(values["rounds"]) if members is None else members), rounds=tuple(values["rounds"])
-        )
+        if members is None:
+            members = _named(values["rounds"])
+        if not isinstance(members, list | tuple) or not all(isinstance(name, str) for name in members):
+            raise ConfigError(f"got members={_short(members)}, expected a list of names")
+        return cls(members=tuple(members), rounds=tuple(values["rounds"]))
 
     def to_json(self) -> str:
         """JSON that `from_json` reads."""
@@ -82,7 +94,7 @@ class Trace:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"got a text that is not JSON ({error}), expected {_EXPECTED}") from None
         return cls.from_dict(values)
 
@@ -97,6 +109,7 @@ class Trace:
             ConfigError: The suffix is another one, or the file can't be written.
         """
         suffix = Path(path).suffix
+        expect(isinstance(title, str), "title", title, "a text")
         if suffix not in SUFFIXES:
             raise ConfigError(f"got the path {str(path)!r}, expected one that ends in {' or '.join(SUFFIXES)}")
         try:
@@ -137,10 +150,13 @@ class Trace:
 
 
 def _check_round(played: Any) -> None:
-    expected = ("text", "ends", "proposers", "margins", "candidates", "chosen", "score")
-    missing = [name for name in expected if not isinstance(played, Mapping) or name not in played]
-    if missing:
-        raise ConfigError(f"got the round {_short(played)}, expected the fields {', '.join(expected)}")
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(played, Mapping) or not _is(played, name, kind)]
+    if wrong or not all(_is(each, "text", str) and _is(each, "proposers", Sequence) for each in played["candidates"]):
+        raise ConfigError(f"got the round {_short(played)}, expected the fields {', '.join(_FIELDS)} as of `to_dict()`")
+
+
+def _is(values: Any, name: str, kind: Any) -> bool:
+    return isinstance(values, Mapping) and name in values and isinstance(values[name], kind)
 
 
 def _named(rounds: Sequence[Mapping[str, Any]]) -> list[str]:

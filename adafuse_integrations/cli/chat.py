@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from typing import assert_never
 
@@ -89,6 +90,8 @@ class _Recorder:
 
 def _read(console: Console) -> str | None:
     """The next question; None for "/quit" or the end of the input."""
+    if sys.stdin is None:  # closed before the program began
+        return None
     try:
         question = console.input("[bold green]you>[/bold green] ").strip()
     except EOFError:

@@ -84,7 +84,7 @@ def _members(console: Console, ensemble: Ensemble, painter: Painter) -> None:
         table.add_column(column)
     for member in facts["members"]:
         values = [member[key] for key in ("vocab_size", "context_window", "dtype", "device")]
-        table.add_row(member["name"], *map(str, values))
+        table.add_row(Text(member["name"]), *map(str, values))
     console.print(table)
     settings = ", ".join(f"{name}={facts[name]}" for name in _SETTINGS if name in facts)
     console.print(painter.legend(), f"[dim]· {settings}[/dim]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, unknown = parser().parse_known_args(arguments)
     try:
         _check_unknown(unknown, args)
+        _prepare_streams()
         with _log_on_stderr(logging.WARNING if args.quiet else logging.INFO):
             status: int = args.run(args)
             sys.stdout.flush()
@@ -68,6 +70,19 @@ def parser() -> argparse.ArgumentParser:
         command.add_options(sub)
         sub.set_defaults(run=command.run)
     return parser
+
+
+def _prepare_streams() -> None:
+    """Let characters that a stream can't encode or decode pass as escapes, so that they end no conversation."""
+    if sys.stdout is None:
+        raise AdaFuseError("standard output is closed", hint="redirect it to a file or to /dev/null")
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _check_unknown(unknown: Sequence[str], args: argparse.Namespace) -> None:

@@ -61,9 +61,9 @@ def load(ensemble: Ensemble) -> Ensemble:
 
 def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
     """The config that the arguments describe."""
-    if args.models and args.config:
+    if args.models and args.config is not None:
         raise ConfigError("got both --models and --config", hint="name the models in one of them")
-    base = EnsembleConfig.from_any(args.config) if args.config else default_config()
+    base = default_config() if args.config is None else EnsembleConfig.from_any(args.config)
     options = {**given(args, _ENSEMBLE), **given(args, MEMBER_DEFAULTS), "generation": given(args, GENERATION)}
     if args.models:
         options["members"] = args.models
@@ -72,11 +72,7 @@ def chosen_config(args: argparse.Namespace) -> EnsembleConfig:
 
 def singles(ensemble: Ensemble) -> dict[str, Ensemble]:
     """For each member, an ensemble of this member alone with the same settings, but without sampling."""
-    settings = ensemble.config.generation
-    greedy = {"max_new_tokens": settings.max_new_tokens, "stop": settings.stop}
-    return {
-        name: Ensemble(ensemble.config, strategy="single", member=name, generation=greedy) for name in ensemble.names
-    }
+    return {name: Ensemble(ensemble.config.alone(name)) for name in ensemble.names}
 
 
 def add_option(group: argparse._ArgumentGroup, option: Option) -> None:

@@ -73,7 +73,7 @@ class Painter:
                 case MemberDropped():
                     self._console.print(Text(f"\n{event.member} failed and was left out: {event.error}", "dim"))
                 case Finished():
-                    self._console.print(text)
+                    self._console.print(Text(text), soft_wrap=True)
                     for written in event.library_text:
                         note = f"AdaFuse wrote {written.text!r}: the token budget or a context window was too small"
                         self._console.print(Text(note, "dim"))

@@ -57,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
     """The config that the arguments describe."""
-    base = ServerConfig.from_any(args.server_config) if args.server_config else ServerConfig()
+    base = ServerConfig() if args.server_config is None else ServerConfig.from_any(args.server_config)
     config = base.updated(given(args, _SERVER))
-    if not (given(args, _OF_ENSEMBLE) or args.models or args.config or args.name):
+    if not (given(args, _OF_ENSEMBLE) or args.models) and args.config is None and args.name is None:
         return config
     if not config.has_default_ensemble:
         raise ConfigError(
             f"got options of an ensemble, but {args.server_config!r} has the ensembles {', '.join(config.ensembles)}",
             hint="write the options into the file",
         )
-    return config.updated({"ensembles": {args.name or DEFAULT_NAME: chosen_config(args)}})
+    return config.updated({"ensembles": {DEFAULT_NAME if args.name is None else args.name: chosen_config(args)}})

@@ -48,6 +48,8 @@ def check_trace_options(args: argparse.Namespace) -> None:
     """Raise a `ConfigError` for a file of an unknown kind, before any model is loaded."""
     if args.save_trace is not None and Path(args.save_trace).suffix not in SUFFIXES:
         raise ConfigError(f"got --save-trace {args.save_trace!r}, expected a file that ends in {' or '.join(SUFFIXES)}")
+    if args.save_trace is not None and not Path(args.save_trace).resolve().parent.is_dir():
+        raise ConfigError(f"got --save-trace {args.save_trace!r}, whose folder does not exist", hint="create it first")
 
 
 class TraceRecorder:
@@ -109,9 +111,9 @@ def _headline(number: int, played: Mapping[str, Any], painter: Painter) -> Text:
 def _candidates(played: Mapping[str, Any], trace: Trace, painter: Painter) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("candidate", "proposed by"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("score", *(f"p({name})" for name in trace.members)):
-        table.add_column(Text(heading), justify="right")
+        table.add_column(Text(heading), justify="right", overflow="fold")
     for place, candidate in enumerate(played["candidates"]):
         proposers = candidate["proposers"]
         likely = [probability(candidate, name) for name in trace.members]

@@ -79,8 +79,7 @@ class Models:
 
 def _alone(ensemble: Ensemble, member: str) -> Ensemble:
     """One member of an ensemble, on the same models. Its greedy decoding does not sample."""
-    objects = ensemble.members if ensemble.ready_made else None
-    return Ensemble(ensemble.config, members=objects, strategy="single", member=member, generation={"temperature": 0.0})
+    return Ensemble(ensemble.config.alone(member), members=ensemble.members if ensemble.ready_made else None)
 
 
 def router(models: Models) -> APIRouter:

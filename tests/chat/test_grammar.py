@@ -316,3 +316,27 @@ def test_an_answer_may_follow_a_thought():
     assert not accepts(grammar, answer)
     assert not accepts(grammar, f"hm</think>{answer} hm</think>{answer}")
     assert not begins(grammar, "</think>hm")
+
+
+@pytest.mark.parametrize("rules", ['start: "a" <|im_end|>', "start: <eos>", "start: /a/ <[5]>"])
+def test_special_tokens_are_refused(rules):
+    with pytest.raises(ConfigError, match="special token"):
+        Grammar.lark(rules)
+
+
+def test_angle_brackets_in_texts_patterns_and_comments_are_text():
+    Grammar.lark('start: "<eos>" /<b>|\\/<i>/ // no <eos>\n')
+
+
+@pytest.mark.parametrize("make", [Grammar.regex, lambda text: Grammar.json_schema({"const": text})])
+def test_text_that_no_member_can_write_is_refused(make):
+    with pytest.raises(ConfigError, match="not valid Unicode"):
+        make("a\ud800")
+
+
+def test_deeply_nested_schemas_are_refused():
+    schema = {"type": "string"}
+    for _ in range(3000):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        Grammar.json_schema(schema)

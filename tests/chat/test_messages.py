@@ -166,3 +166,17 @@ def test_a_conversation_takes_dictionaries_and_messages_in_any_mix():
 def test_a_single_message_in_place_of_a_list_is_refused():
     with pytest.raises(PromptError, match="expected a dict"):
         conversation({"role": "user", "content": "a"})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": {"name": "f", "arguments": '{"a": ' + "9" * 5000 + "}"}},
+        {"function": {"name": "f", "arguments": "[" * 100_000}},
+        {"function": {"name": "f", "arguments": {"a": "\ud83d"}}},
+        {"function": {"name": "f", "arguments": {}}, "id": {}},
+    ],
+)
+def test_calls_that_no_template_can_show_are_refused(call):
+    with pytest.raises(PromptError):
+        Message.from_any({"role": "assistant", "tool_calls": [call]})

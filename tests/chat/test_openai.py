@@ -139,10 +139,26 @@ def test_other_tool_choices_are_refused(given):
 
 
 def test_a_tool_has_what_members_are_told():
-    told = openai.function_tool({"type": "function", "function": {"name": "f", "description": None, "x": 1}})
+    told = openai.function_tool({"type": "function", "function": {"name": "f", "description": None}})
     assert told["function"] == {"name": "f", "description": "", "parameters": openai.NO_PARAMETERS}
     strict = {"name": "f", "description": "d", "parameters": SCHEMA, "strict": True}
     assert openai.function_tool({"type": "function", "function": strict})["function"] == strict
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"returns": {}}, "'returns'"),
+        ({"description": 5}, "'description': 5"),
+        ({"strict": "yes"}, "'strict': 'yes'"),
+        ({"parameters": []}, "'parameters'"),
+        ({"parameters": {"const": {1}}}, "not plain JSON"),
+        ({"description": "\ud800"}, "not valid Unicode"),
+    ],
+)
+def test_parts_of_a_function_that_no_member_is_told_are_refused(part, problem):
+    with pytest.raises(ConfigError, match=problem):
+        openai.function_tool({"type": "function", "function": {"name": "f", **part}})
 
 
 @pytest.mark.parametrize("tool", [{"type": "web_search"}, {"type": "function", "function": {}}, "f", None])

@@ -89,7 +89,10 @@ BAD_REQUESTS = {
         {"tools": [tool(parameters={"type": "string"})]},
         "expected the JSON schema of an object",
     ),
-    "parameters as a list": ({"tools": [tool(parameters=["city"])]}, "expected the JSON schema of an object"),
+    "parameters as a list": ({"tools": [tool(parameters=["city"])]}, "'parameters': .* in a tool, expected name"),
+    "parameters of a text": ({"tools": [tool(parameters={"type": "string"})]}, "expected the JSON schema of an object"),
+    "tools that are no list": ({"tools": {}}, "tools"),
+    "another kind of tool": ({"tools": [{**tool(), "type": "web_search"}]}, "of type 'web_search'"),
     "no schema": (
         {"tools": [tool(parameters={"properties": {"a": {"type": "strin"}}}, strict=True)]},
         "tool 'get_weather': #/properties/a/type can't be enforced: Invalid type: strin",

@@ -350,7 +350,7 @@ def test_the_papers_rule_can_be_a_system(data, tmp_path):
 
 
 def test_members_alone_do_not_sample(data):
-    ensemble = Ensemble(members=members(), generation={"temperature": 1.0, "seed": 3})
+    ensemble = Ensemble(members=members(), on_member_failure="drop", generation={"temperature": 1.0, "seed": 3})
     alone, _, together = systems_of(ensemble)
     assert alone.ensemble.config.generation.temperature == 0.0
     assert together.ensemble.config.generation.temperature == 1.0

@@ -191,3 +191,25 @@ def test_cancelling_ends_a_delay():
     assert time.monotonic() - started < 5
     with pytest.raises(CancelledError):
         prefix.score([Span(text="one")])
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"dialect": "zz"}, "dialect='zz'"),
+        ({"logprobs": 5}, "logprobs=5"),
+        ({"reply": 5}, "reply=5"),
+        ({"alternatives": "abc"}, "alternatives='abc'"),
+        ({"alternatives": [1]}, "alternatives="),
+        ({"delay": -1}, "delay=-1"),
+    ],
+)
+def test_wrong_options_are_refused(options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        ScriptedMember(**options)
+
+
+@pytest.mark.parametrize("reply", [5, "\ud800"])
+def test_a_function_has_to_return_text(reply):
+    with pytest.raises(ConfigError, match="reply of 'x'"):
+        Ensemble(members=[ScriptedMember("x", lambda prompt: reply)], strategy="single").generate("hi")

@@ -157,3 +157,26 @@ def test_probabilities_are_those_of_the_whole_candidate(answer):
     assert chosen(played)["proposers"] == ["birch"]
     assert probability(chosen(played), "birch") > 0.5 > probability(chosen(played), "aspen")
     assert probability(chosen(answer.trace.rounds[0]), "aspen") is None
+
+
+ROUND = {"text": "a", "ends": True, "proposers": [], "margins": {}, "candidates": [], "chosen": 0, "score": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"rounds": [], "members": 5}',
+        '{"rounds": [], "members": "ab"}',
+        json.dumps({"rounds": [{**ROUND, "text": 1}]}),
+        json.dumps({"rounds": [{**ROUND, "candidates": [3]}]}),
+        "[" * 100_000,
+    ],
+)
+def test_values_that_are_nearly_a_trace_are_refused(text):
+    with pytest.raises(ConfigError):
+        Trace.from_json(text)
+
+
+def test_a_title_is_a_text(tmp_path):
+    with pytest.raises(ConfigError, match="title=5"):
+        Trace(members=("a",), rounds=()).save(tmp_path / "x.html", title=5)

@@ -203,3 +203,11 @@ def test_text_that_was_held_back_is_printed():
     ensemble = Ensemble(members=[ScriptedMember("a", "<think>hm</think>one two Obs")])
     Painter(console, ["a"]).stream(ensemble.stream([{"role": "user", "content": "go"}], stop="Observation"))
     assert "one two Obs" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("text", ["see [/b] now", "x [red]:smile:[/red]", "keep [bold]"])
+def test_text_at_the_end_of_an_answer_is_no_markup(text):
+    out = io.StringIO()
+    ensemble = Ensemble(members=[ScriptedMember("a", text), ScriptedMember("b", text)])
+    Painter(Console(file=out), ensemble.names).stream(ensemble.stream("go", stop=f"{text.split()[-1]}!"))
+    assert out.getvalue() == f"{text}\n"

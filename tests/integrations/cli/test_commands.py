@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,3 +173,55 @@ def test_the_cache_is_printed_as_json(tmp_path, monkeypatch, capsys):
 def test_the_installed_command_prints_its_version():
     done = subprocess.run([*COMMAND, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"adafuse {adafuse_core.__version__}\n"
+
+
+@pytest.mark.parametrize("options", [["--temperature", "1", "--seed", "1"], ["--on-member-failure", "drop"]])
+def test_options_of_the_ensemble_do_not_concern_members_that_answer_alone(options, capsys):
+    assert main(["ask", "-q", "What is the capital of Peru?", *options]) == DONE
+    assert "aspen" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ask", "hi", "--config", ""], ["serve", "--server-config", ""], ["serve", "--name", ""]]
+)
+def test_an_empty_name_of_a_file_is_no_missing_option(arguments, capsys):
+    assert main(arguments) == MISUSE
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_trace_in_a_folder_that_does_not_exist_is_refused_at_once(capsys, monkeypatch):
+    monkeypatch.setattr(ask, "build_ensemble", lambda args: pytest.fail("loaded"))
+    assert main(["ask", "hi", "--save-trace", "no/folder/x.html"]) == MISUSE
+    assert "whose folder does not exist" in capsys.readouterr().err
+
+
+def test_the_wrong_name_of_a_short_option_is_corrected(capsys):
+    assert main(["ask", "hi", "--tua", "1"]) == MISUSE
+    assert "did you mean 'tau'?" in capsys.readouterr().err
+
+
+CHAT = [sys.executable, "-m", "adafuse_integrations.cli.main", "chat", "-q", "--max-new-tokens", "4"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "typed", "seen"),
+    [
+        ("utf-8", b"caf\xe9\nWho wrote Hamlet?\n", b"lone surrogate"),
+        ("ascii", b"Who wrote Hamlet?\n", b"\\xb7 /new"),
+    ],
+)
+def test_characters_of_another_encoding_end_no_conversation(encoding, typed, seen):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(CHAT, input=typed, capture_output=True, env=environment, check=False)
+    assert done.returncode == DONE
+    assert seen in done.stdout
+    assert b"you> Hamlet" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+def test_closed_streams_are_an_end_and_an_error():
+    command = f"{shlex.join(CHAT)} <&-; echo $?; {shlex.join(CHAT)} >&-; echo $?"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.stdout.splitlines()[-2:] == [b"0", b"1"]
+    assert b"error: standard output is closed" in done.stderr
+    assert b"Traceback" not in done.stderr

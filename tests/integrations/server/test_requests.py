@@ -114,6 +114,13 @@ def test_a_request_that_can_not_be_honoured_is_refused(server, what, stream):
     assert error["message"]
 
 
+def test_members_answer_alone_whatever_happens_if_one_fails():
+    dropping = Ensemble(members=[ScriptedMember("one", "a"), ScriptedMember("two", "b")], on_member_failure="drop")
+    with serving(ensembles={"pair": dropping}) as running:
+        answer = running.post(json={**BODY, "model": "pair:two"}).json()
+    assert answer["choices"][0]["message"]["content"] == "b"
+
+
 def test_a_body_without_its_type_is_refused_with_the_header_that_it_needs(server):
     response = server.post(content=json.dumps(BODY))
     assert response.status_code == 400
