@@ -28,10 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, unknown = parser().parse_known_args(arguments)
     try:
         _check_unknown(unknown, args)
-        _prepare_streams()
+        _prepare_streams(prints=args.run is not serve.run)
         with _log_on_stderr(logging.WARNING if args.quiet else logging.INFO):
             status: int = args.run(args)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except AdaFuseError as error:
         print(f"error: {error}", file=sys.stderr)
         return status_of(error)
@@ -72,9 +73,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare_streams() -> None:
-    """Let characters that a stream can't encode or decode pass as escapes, so that they end no conversation."""
-    if sys.stdout is None:
+def _prepare_streams(*, prints: bool) -> None:
+    """Let characters that a stream can't encode or decode pass as escapes, so that they end no conversation.
+
+    Raises:
+        AdaFuseError: Standard output is closed, and the command prints its result.
+    """
+    if sys.stdout is None and prints:
         raise AdaFuseError("standard output is closed", hint="redirect it to a file or to /dev/null")
     for stream, errors in (
         (sys.stdin, "surrogateescape"),
