@@ -192,8 +192,10 @@ def leads(given: Iterable[Results], name: str, against: str | None) -> Iterator[
 
 def report(result: Mapping[str, Any]) -> str:
     """The Markdown report of the rows so far."""
-    head = ["# The paper in miniature\n", verdict(result["rows"]), f"\n`{result['command']}`, {result['hardware']}.\n"]
-    overall = [] if result["all given models"] is None else [overview(result["all given models"])]
+    found = result["all given models"]
+    first = [verdict(result["rows"]), *([] if found is None else [sentence(found[DEFAULT])])]
+    head = ["# The paper in miniature\n", " ".join(first), f"\n`{result['command']}`, {result['hardware']}.\n"]
+    overall = [] if found is None else [overview(found)]
     return "\n".join([*head, *overall, *(table(name, row) for name, row in result["rows"].items())])
 
 
@@ -204,10 +206,19 @@ def verdict(found: Mapping[str, Any]) -> str:
         difference = row["systems"][DEFAULT]["lead"]["differences"][row["metrics"][0]]
         place = "below" if difference["high"] < 0 else "above" if difference["low"] > 0 else "within"
         places[place].append(name)
-    texts = {place: ", ".join(names) or "no row" for place, names in places.items()}
+    texts = {place: "; ".join(names) or "no row" for place, names in places.items()}
     return (
         f"The default rule is worse than the best member, by more than the 95% interval, in: {texts['below']}. It "
         f"differs by less in: {texts['within']}. It is better, by more than the interval, in: {texts['above']}."
+    )
+
+
+def sentence(figures: Mapping[str, Any]) -> str:
+    """How the default rule does over all rows of given models."""
+    best, published = (shown(figures[key]) for key in ("minus best member", f"minus {PUBLISHED}"))
+    return (
+        f"Over all {figures['answers']} answers of given models, it differs from the best member of each row by {best}, "
+        f"and from the paper's rule by {published}."
     )
 
 
