@@ -217,8 +217,8 @@ def sentence(figures: Mapping[str, Any]) -> str:
     """How the default rule does over all rows of given models."""
     best, published = (shown(figures[key]) for key in ("minus best member", f"minus {PUBLISHED}"))
     return (
-        f"Over all {figures['answers']} answers of given models, it differs from the best member of each row by {best}, "
-        f"and from the paper's rule by {published}."
+        f"Over all {figures['answers']} answers of given models, it is {best} above the best member of each row, and "
+        f"{published} above the paper's rule."
     )
 
 
