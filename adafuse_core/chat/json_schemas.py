@@ -40,15 +40,16 @@ def json_rules(schema: Mapping[str, Any], *, lenient: bool) -> tuple[str, tuple[
     if not isinstance(schema, Mapping):
         raise ConfigError(f"got {schema!r} as JSON schema, expected a mapping")
     try:
-        text = json.dumps(schema)
-        expect_encodable("JSON schema", json.dumps(schema, ensure_ascii=False))
-        return _rules(text, lenient)
+        text, shown = json.dumps(schema), json.dumps(schema, ensure_ascii=False)
     except RecursionError as error:
         raise ConfigError("the JSON schema is nested too deeply") from error
     except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"the JSON schema {schema!r} is not plain JSON: {error}") from error
+    expect_encodable("JSON schema", shown)
+    try:
+        return _rules(text, lenient)
+    except RecursionError as error:
+        raise ConfigError("the JSON schema is nested too deeply") from error
 
 
 @lru_cache(_CACHED)

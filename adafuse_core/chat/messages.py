@@ -169,8 +169,7 @@ def _tool_call(value: Any) -> ToolCall:
 def _check_json(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that JSON can't hold, and text that can't be encoded."""
     try:
-        encodable(name + json.dumps(arguments, ensure_ascii=False))
-    except PromptError:
-        raise
+        written = json.dumps(arguments, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise PromptError(f"the arguments of tool call {name!r} are no JSON values: {error}") from error
+    encodable(name + written)

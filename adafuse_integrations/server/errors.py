@@ -108,11 +108,11 @@ def unreadable_request(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
     path = [str(part) for part in first["loc"] if part != "body"]
-    # Further parts name the alternatives of a type, except where an object has an unknown field.
     if not path and isinstance(first.get("input"), bytes):
         return ApiError(
             400, "the body has no JSON type: send the header 'Content-Type: application/json'", code="invalid_value"
         )
+    # Further parts name the alternatives of a type, except where an object has an unknown field.
     field = ".".join(path if first["type"] == "extra_forbidden" else path[:1]) or None
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"unknown field {field!r}", param=field, code="unknown_field")
