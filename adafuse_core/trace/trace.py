@@ -150,8 +150,10 @@ class Trace:
 
 
 def _check_round(played: Any) -> None:
-    right = all(_is(played, name, kind) for name, kind in _FIELDS.items())
-    if not right or not all(_is(each, "text", str) and _is(each, "proposers", Sequence) for each in played["candidates"]):
+    right = all(_is(played, name, kind) for name, kind in _FIELDS.items()) and all(
+        _is(each, "text", str) and _is(each, "proposers", Sequence) for each in played["candidates"]
+    )
+    if not right:
         raise ConfigError(f"got the round {_short(played)}, expected the fields {', '.join(_FIELDS)} as of `to_dict()`")
 
 
